@@ -1,0 +1,361 @@
+"""Cut the dogs out of the Stanford Dogs photos.
+
+Reads   data/raw (made by make_dataset.py): photos, and an XML file per photo with a box around each dog.
+Writes  data/processed/<breed>/<id>.jpg: the dog in its box, 299 x 299 RGB; data/processed/skipped.csv: what failed, why.
+
+    python data_selection.py                                    # all 120 breeds, 20,580 crops: half a minute on 2 cores
+    python data_selection.py --breeds top10                     # the ten breeds with most photos
+    python data_selection.py --breeds pug "Great Pyrenees" --objects all   # every box of a photo, not only the first
+
+Originals are never changed. A crop that exists is taken as done, so an interrupted run continues when it is started
+again; delete data/processed if the originals have changed.
+"""
+
+import argparse
+import csv
+import difflib
+import multiprocessing
+import os
+import re
+import signal
+import sys
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, as_completed, wait
+from pathlib import Path
+from typing import IO
+from xml.etree import ElementTree
+
+from PIL import Image, ImageOps
+
+from make_dataset import DATA_DIR, annotation_dir, images_dir, progress
+
+CROP_SIZE = 299  # pixels: the input size of Xception
+# JPEG quality 95 without colour subsampling. benchmarks/data.py measures the loss on crops: see `jpeg_*` there.
+JPEG = {"format": "JPEG", "quality": 95, "subsampling": "4:4:4"}
+MAX_XML = 2**20  # bytes; the largest real annotation has 2 kB
+CHUNK = 32  # photos handed to a worker at once, some 0.1 s of work
+SHOWN = 10  # failures named in the terminal
+
+Box = tuple[int, int, int, int]  # xmin, ymin, xmax, ymax in pixels; xmax and ymax are the first column and row outside
+Failure = tuple[str, str]  # file relative to data/raw, what is wrong with it
+
+# ---------------------------------------------------------------- breeds
+
+
+def breed_name(folder: str) -> str:
+    """Breed of a folder: "n02085936-Maltese_dog" and "Maltese dog" give "maltese_dog"."""
+    return re.sub(r"^n\d{8}-", "", folder).lower().replace("-", "_").replace(" ", "_")
+
+
+def breed_folders(data_dir: Path) -> dict[str, str]:
+    """Folder name of each breed, alphabetical by breed; FileNotFoundError if there are no photos."""
+    root = images_dir(data_dir)
+    folders = [entry.name for entry in os.scandir(root) if entry.is_dir()] if root.is_dir() else []
+    if not folders:
+        raise FileNotFoundError(f"no photos in {root}; run make_dataset.py first")
+    return dict(sorted((breed_name(folder), folder) for folder in folders))
+
+
+def count_images(data_dir: Path) -> dict[str, int]:
+    """Number of photos of each breed, most numerous first, ties alphabetical."""
+    root = images_dir(data_dir)
+    counts = {breed: len(_stems(root / folder, ".jpg")) for breed, folder in breed_folders(data_dir).items()}
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+
+def top_breeds(data_dir: Path, number: int = 10) -> list[str]:
+    """The breeds with most photos, alphabetical."""
+    return sorted(list(count_images(data_dir))[:number])
+
+
+def choose_breeds(data_dir: Path, names: list[str]) -> list[str]:
+    """Breeds meant by ["all"], ["top10"] or names in any spelling, alphabetical; ValueError for an unknown one."""
+    if names == ["top10"]:
+        return top_breeds(data_dir)
+    known = list(breed_folders(data_dir))
+    if names == ["all"]:
+        return known
+    chosen = sorted({breed_name(name) for name in names})
+    for breed in chosen:
+        if breed not in known:
+            near = difflib.get_close_matches(breed, known) or [name for name in known if breed in name][:3]
+            hint = f"did you mean {' or '.join(near)}?" if near else f"choose all, top10 or some of: {', '.join(known)}"
+            raise ValueError(f"unknown breed {breed!r}; {hint}")
+    return chosen
+
+
+def _stems(folder: Path, suffix: str) -> set[str]:
+    """Names in a folder that end in `suffix`, without it; none if there is no folder. Reads no file's metadata."""
+    names = os.listdir(folder) if folder.is_dir() else []
+    return {name.removesuffix(suffix) for name in names if name.endswith(suffix) and not name.startswith(".")}
+
+
+# ---------------------------------------------------------------- annotations and pixels
+
+
+def read_annotation(xml_path: Path) -> dict:
+    """Read a Pascal VOC file: {"width": pixels, "height": pixels, "boxes": [Box, ...]}, boxes in the file's order.
+
+    A box that cannot be read is (0, 0, 0, 0), as empty as it is useless, so that it does not cost the other boxes.
+    Raises ValueError, with the file's name, if there is no size, no object or no readable XML.
+    """
+    with open(xml_path, "rb") as file:
+        content = file.read(MAX_XML + 1)
+    try:
+        if len(content) > MAX_XML:
+            raise ValueError(f"larger than {MAX_XML:,} bytes")
+        text = content.decode("utf-8")  # one known encoding, so that nothing hides from the next line
+        if "<!DOCTYPE" in text:
+            raise ValueError("a document type, which could define entities")
+        root = ElementTree.fromstring(text)
+        annotation = {"width": _pixels(root, "size/width"), "height": _pixels(root, "size/height")}
+    except (ValueError, ElementTree.ParseError) as error:
+        raise ValueError(f"{xml_path}: unusable XML: {error}") from None
+    annotation["boxes"] = [_box(element) for element in root.iterfind("object/bndbox")]
+    if not annotation["boxes"]:
+        raise ValueError(f"{xml_path}: no object with a box")
+    return annotation
+
+
+def _pixels(element: ElementTree.Element, tag: str) -> int:
+    text = element.findtext(tag, "")
+    try:
+        return round(float(text))
+    except (ValueError, OverflowError):  # OverflowError: infinite
+        raise ValueError(f"{tag} is {text!r} instead of a number of pixels") from None
+
+
+def _box(element: ElementTree.Element) -> Box:
+    try:
+        return tuple(_pixels(element, side) for side in ("xmin", "ymin", "xmax", "ymax"))
+    except ValueError:
+        return (0, 0, 0, 0)
+
+
+def clip_box(box: Box, width: int, height: int) -> Box | None:
+    """The part of a box inside a picture of this size; None if there is none or the box is inverted."""
+    xmin, ymin, xmax, ymax = max(box[0], 0), max(box[1], 0), min(box[2], width), min(box[3], height)
+    return (xmin, ymin, xmax, ymax) if xmin < xmax and ymin < ymax else None
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Any picture as RGB: transparency over white, 16-bit gray by its upper byte (as Pillow itself reads 16-bit RGB)."""
+    if image.mode.startswith("I;16"):
+        image = image.convert("I").point(lambda value: value * (1 / 256)).convert("L")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def read_photo(file: str | Path | IO[bytes], size: int | None = None) -> Image.Image:
+    """A whole photo, upright, RGB. With `size`, a large JPEG is decoded at a smaller scale, never below 2 x size.
+
+    lambda_function.py has the same lines, so that the service sees the pixels that training saw. Raises OSError.
+    """
+    with Image.open(file) as image:
+        if size:
+            image.draft(None, (2 * size, 2 * size))
+        return to_rgb(ImageOps.exif_transpose(image))
+
+
+def resize(image: Image.Image, size: int) -> Image.Image:
+    """The one resize of the project: squashed to a square, bilinear with antialiasing."""
+    return image.resize((size, size), Image.Resampling.BILINEAR)
+
+
+def crop_dogs(photo_path: Path, xml_path: Path, objects: str = "first") -> list[Image.Image | None]:
+    """Cut the dog in the first box, or in each box (objects="all"), out of a photo: upright, RGB, 299 x 299.
+
+    None stands for a box that is empty, inverted, outside the photo or not readable. Raises ValueError if the XML is
+    not readable or contradicts the photo's size, OSError if the photo cannot be decoded in full.
+    """
+    annotation = read_annotation(xml_path)
+    size = annotation["width"], annotation["height"]
+    with Image.open(photo_path) as photo:
+        # Boxes refer to the picture whose size the XML states: as stored, or upright if only that fits. A square or
+        # upside-down photo fits both ways: as stored, since the annotators' tools of 2007 did not know of EXIF.
+        image = photo if size in (photo.size, (0, 0)) else ImageOps.exif_transpose(photo)  # 0 x 0: size not stated
+        if size not in (image.size, (0, 0)):
+            raise ValueError(f"{xml_path} says {size[0]} x {size[1]} pixels, the photo has {photo.width} x {photo.height}")
+        image.load()  # all of it, whatever the box: a photo cut off below the dog is broken too
+        boxes = [clip_box(box, *image.size) for box in annotation["boxes"]]
+        # Rotating the crop is the same as rotating box and photo, and cheaper; it does nothing if the photo is upright.
+        return [
+            box and resize(to_rgb(ImageOps.exif_transpose(image.crop(box))), CROP_SIZE)
+            for box in (boxes if objects == "all" else boxes[:1])
+        ]
+
+
+# ---------------------------------------------------------------- files
+
+
+def processed_dir(data_dir: Path) -> Path:
+    """Folder of the crops: <breed>/<id>.jpg for a photo's first box, <id>_2.jpg, <id>_3.jpg ... for further ones."""
+    return Path(data_dir) / "processed"
+
+
+def photo_id(crop: str) -> str:
+    """Id of the photo that a crop comes from: "n02085936_37_2" and "n02085936_37.jpg" give "n02085936_37"."""
+    return re.sub(r"^(.+_\d+)_\d+$", r"\1", Path(crop).stem)
+
+
+def crop_breeds(data_dir: Path, breeds: list[str], objects: str = "first") -> dict:
+    """Make the crops of these breeds that are missing, on all cores, and write data/processed/skipped.csv.
+
+    Returns {"done": photos cropped now, "skipped_existing": photos cropped before, "failed": [Failure, ...]}. What
+    fails is tried again, and reported again, in every run. Uses worker processes, which import the calling script
+    again: it must have the usual `if __name__ == "__main__"`.
+    """
+    folders = breed_folders(data_dir)
+    chunks, existing, failed = [], 0, []
+    for breed in breeds:
+        photos, annotations = images_dir(data_dir) / folders[breed], annotation_dir(data_dir) / folders[breed]
+        target = processed_dir(data_dir) / breed
+        missing, present, lonely = _take_stock(photos, annotations, target, objects)
+        existing += present
+        failed += lonely
+        for start in range(0, len(missing), CHUNK):
+            chunks.append((photos, annotations, target, missing[start : start + CHUNK], objects))
+    seen = done = 0
+    show = progress("crops", sum(len(ids) for *_, ids, _ in chunks), unit="photos", scale=1)
+    for number, failures in _in_processes(_crop_chunk, chunks):
+        seen += number
+        done += number - len({file for file, _ in failures})
+        failed += failures
+        show(seen)
+    failed.sort()
+    _write_skipped(processed_dir(data_dir) / "skipped.csv", {folders[breed] for breed in breeds}, failed)
+    return {"done": done, "skipped_existing": existing, "failed": failed}
+
+
+def report(summary: dict, data_dir: Path) -> str:
+    """What crop_breeds did, as a few lines for the terminal."""
+    done, existing, failed = summary["done"], summary["skipped_existing"], summary["failed"]
+    lines = [f"{done:,} photos cropped, {existing:,} were cropped before, {len(failed):,} skipped"]
+    lines += [f"  {file}: {reason}" for file, reason in failed[:SHOWN]]
+    if len(failed) > SHOWN:
+        lines.append(f"  and {len(failed) - SHOWN:,} more, see {processed_dir(data_dir) / 'skipped.csv'}")
+    return "\n".join(lines)
+
+
+def _take_stock(photos: Path, annotations: Path, target: Path, objects: str) -> tuple[list[str], int, list[Failure]]:
+    """Of a breed: the ids of photos to crop, the number cropped already, and photos and XML files without the other."""
+    photo_ids, xml_ids = _stems(photos, ".jpg"), _stems(annotations, "")
+    lonely = [(f"Images/{photos.name}/{stem}.jpg", "has no annotation") for stem in photo_ids - xml_ids]
+    lonely += [(f"Annotation/{photos.name}/{stem}", "has no photo") for stem in xml_ids - photo_ids]
+
+    target.mkdir(parents=True, exist_ok=True)
+    for stem in _stems(target, ".part"):  # left by a killed run
+        (target / f"{stem}.part").unlink()
+    crops, ids = _stems(target, ".jpg"), photo_ids & xml_ids
+    done = ids & crops
+    if objects == "all":
+        done = {stem for stem in done if _all_crops(stem, annotations / stem) <= crops}
+    return sorted(ids - done), len(done), lonely
+
+
+def _all_crops(stem: str, xml_path: Path) -> set[str]:
+    """Names, without .jpg, of the crops of all boxes of a photo; a name no file has if the XML is unusable."""
+    try:
+        return {_crop_name(stem, number) for number in range(1, len(read_annotation(xml_path)["boxes"]) + 1)}
+    except ValueError:
+        return {""}
+
+
+def _crop_name(stem: str, number: int) -> str:
+    return stem if number == 1 else f"{stem}_{number}"
+
+
+def _crop_chunk(photos: Path, annotations: Path, target: Path, ids: list[str], objects: str) -> tuple[int, list[Failure]]:
+    """Crop some photos of a breed; how many, and which failed. Runs in a worker."""
+    failed = []
+    for stem in ids:
+        file = f"Images/{photos.name}/{stem}.jpg"
+        try:
+            crops = crop_dogs(photos / f"{stem}.jpg", annotations / stem, objects)
+        except Exception as error:  # broken files make Pillow raise nearly anything
+            failed.append((file, str(error) or type(error).__name__))
+            continue
+        for number, crop in enumerate(crops, 1):
+            if crop:
+                part = target / f"{stem}.part"
+                crop.save(part, **JPEG)
+                os.replace(part, target / f"{_crop_name(stem, number)}.jpg")
+            else:
+                failed.append((file, f"box {number} is empty, inverted, outside the photo or not readable"))
+    return len(ids), failed
+
+
+def _write_skipped(path: Path, folders: set[str], failed: list[Failure]) -> None:
+    """Write skipped.csv: these failures in these breed folders, and what earlier runs noted about other folders."""
+    if path.exists():
+        with open(path, newline="", encoding="utf-8") as file:
+            earlier = [(row["file"], row["reason"]) for row in csv.DictReader(file)]
+        failed = sorted(failed + [row for row in earlier if row[0].split("/")[1] not in folders])
+    part = path.with_suffix(".part")
+    with open(part, "w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([("file", "reason"), *failed])
+    os.replace(part, path)
+
+
+# ---------------------------------------------------------------- processes
+
+
+def _in_processes(function: Callable, tasks: list[tuple]) -> Iterator:
+    """Results of function(*task), in the order they come, from a process per core. Holds few tasks and results at once.
+
+    Workers are spawned, not forked: safe beside TensorFlow's threads, and the same on every system.
+    """
+    if not tasks:
+        return
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    workers = min(cores, len(tasks), 61)  # 61: what Windows can wait for
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_start_worker) as pool:
+        pending = set()
+        for task in tasks:
+            if len(pending) == 2 * workers:
+                finished, pending = wait(pending, return_when=FIRST_COMPLETED)
+                yield from (future.result() for future in finished)
+            pending.add(pool.submit(function, *task))
+        for future in as_completed(pending):
+            yield future.result()
+
+
+def _start_worker() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle: it lets workers finish a chunk
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    warnings.simplefilter("ignore")  # Pillow's remarks on odd files
+    warnings.simplefilter("error", Image.DecompressionBombWarning)
+
+
+def _end_with_parent() -> None:
+    """A parent that was killed tells nobody: without this its workers would wait for work for ever."""
+    multiprocessing.parent_process().join()
+    os._exit(1)
+
+
+# ---------------------------------------------------------------- command line
+
+
+def main() -> None:
+    """Choose the breeds, crop them, tell what was done."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--breeds", nargs="+", default=["all"], metavar="BREED", help="all (default), top10, or names")
+    parser.add_argument("--objects", choices=["first", "all"], default="first", help="boxes of a photo (default: first)")
+    parser.add_argument("--data-dir", type=Path, default=DATA_DIR, help="where raw/ is (default: %(default)s)")
+    args = parser.parse_args()
+    try:
+        breeds = choose_breeds(args.data_dir, args.breeds)
+        summary = crop_breeds(args.data_dir, breeds, args.objects)
+    except (OSError, ValueError, RuntimeError) as error:
+        sys.exit(f"data_selection.py: {error}")
+    except KeyboardInterrupt:
+        sys.exit("data_selection.py: interrupted; run it again to continue")
+    print(f"{processed_dir(args.data_dir)}: {len(breeds)} breeds, {report(summary, args.data_dir)}")
+
+
+if __name__ == "__main__":
+    main()
