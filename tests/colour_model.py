@@ -1,0 +1,68 @@
+"""Write a tiny model file with the contract of the real one, which tells ten colours apart instead of ten breeds.
+
+    python tests/colour_model.py MODEL.tflite
+
+A picture's "breed" is the colour of COLOURS that its mean colour is nearest to. Far from all of them (a gray picture) the energy
+falls below the threshold, and the answer says that the breed is not known. Runs in a process of its own, since it needs TensorFlow.
+"""
+
+import json
+import sys
+import zipfile
+from pathlib import Path
+
+SIZE = 299
+COLOURS = {
+    "afghan_hound": (220, 40, 40),
+    "bernese_mountain_dog": (40, 180, 40),
+    "great_pyrenees": (250, 250, 250),
+    "irish_wolfhound": (20, 20, 20),
+    "leonberg": (230, 140, 20),
+    "maltese_dog": (40, 60, 220),
+    "pomeranian": (240, 230, 40),
+    "samoyed": (30, 210, 220),
+    "scottish_deerhound": (200, 40, 200),
+    "shih_tzu": (110, 60, 20),
+}
+SHARPNESS = 0.002  # logits per squared distance
+THRESHOLD = -6.0  # of the energy: the mean colour may be some 55 off the nearest of COLOURS
+
+
+def write_model(path: Path, size: int = SIZE, breeds: list[str] | None = None) -> None:
+    """Convert a Keras model that compares mean colours, and append its labels and facts."""
+    import keras
+    import tensorflow as tf
+    from keras import ops
+
+    breeds = breeds or list(COLOURS)
+    colours = tf.constant([COLOURS[breed] for breed in breeds], tf.float32)
+    pixels = keras.Input((size, size, 3), 1)
+    mean = keras.layers.GlobalAveragePooling2D()(pixels)
+    logits = -SHARPNESS * ops.sum((mean[:, None, :] - colours) ** 2, axis=2)
+    outputs = [ops.softmax(logits), ops.logsumexp(logits, axis=1, keepdims=True)]
+    converter = tf.lite.TFLiteConverter.from_keras_model(keras.Model(pixels, outputs))
+    path.write_bytes(converter.convert())
+    append_facts(path, metadata(breeds, size), "\n".join(breeds) + "\n")
+
+
+def metadata(breeds: list[str], size: int = SIZE) -> dict:
+    """The facts that the handler needs, in the form of the contract."""
+    return {
+        "format_version": 1,
+        "classes": breeds,
+        "input": {"height": size, "width": size, "channels": 3, "dtype": "float32", "range": [0, 255], "color": "RGB"},
+        "quantization": "float32",
+        "temperature": 1.0,
+        "unknown_rule": {"score": "energy", "threshold": THRESHOLD},
+    }
+
+
+def append_facts(path: Path, facts: dict, labels: str) -> None:
+    """Append the zip archive of labels and facts to a model file."""
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("labels.txt", labels)
+        archive.writestr("metadata.json", json.dumps(facts))
+
+
+if __name__ == "__main__":
+    write_model(Path(sys.argv[1]))
