@@ -1,0 +1,264 @@
+"""How fast and how large make_dataset.py and data_selection.py are, on archives with the shape of the real ones.
+
+Makes   images.tar and annotation.tar in a temporary folder: 120 breeds, 20,580 photos of 500 x 375 pixels, 0.8 GB.
+Prints  rates against the loops of the original recipe (tarfile.extractall; one crop after the other) in the same run,
+        peak memory, the time of a second run, and what JPEG settings do to crops. Needs Linux and 5 GB of disk.
+
+    python benchmarks/data.py --json data.json          # some 4 minutes on 2 cores
+    python benchmarks/data.py --pictures 2000           # a smaller archive
+    python benchmarks/data.py --archives FOLDER         # existing archives, for instance the real ones
+"""
+
+import argparse
+import contextlib
+import filecmp
+import io
+import json
+import os
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from itertools import chain
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+from data_selection import CROP_SIZE, JPEG, breed_folders, crop_dogs, processed_dir  # noqa: E402
+from make_dataset import annotation_dir, images_dir  # noqa: E402
+
+BREEDS, PICTURES, WIDTH, HEIGHT = 120, 20_580, 500, 375
+DISTINCT = 300  # different pictures; the archive repeats them under other names
+XML = """<annotation>
+\t<folder>{breed:08}</folder>
+\t<filename>{name}</filename>
+\t<source>
+\t\t<database>ImageNet database</database>
+\t</source>
+\t<size>
+\t\t<width>500</width>
+\t\t<height>375</height>
+\t\t<depth>3</depth>
+\t</size>
+\t<segment>0</segment>
+\t<object>
+\t\t<name>Breed_{breed}</name>
+\t\t<pose>Unspecified</pose>
+\t\t<truncated>0</truncated>
+\t\t<difficult>0</difficult>
+\t\t<bndbox>
+\t\t\t<xmin>{box[0]}</xmin>
+\t\t\t<ymin>{box[1]}</ymin>
+\t\t\t<xmax>{box[2]}</xmax>
+\t\t\t<ymax>{box[3]}</ymax>
+\t\t</bndbox>
+\t</object>
+</annotation>"""
+
+# ---------------------------------------------------------------- the archives
+
+
+def make_archives(folder: Path, pictures: int) -> None:
+    """Write images.tar and annotation.tar with this many pictures, spread over 120 breeds."""
+    random = np.random.default_rng(33)
+    encoded = [draw_picture(random) for _ in range(min(DISTINCT, pictures))]
+    with tarfile.open(folder / "images.tar", "w") as images, tarfile.open(folder / "annotation.tar", "w") as annotation:
+        for number in range(pictures):
+            breed = number * BREEDS // pictures
+            name = f"n{breed:08}_{number}"
+            xmin, ymin = random.integers(0, (WIDTH // 3, HEIGHT // 3))
+            xmax, ymax = random.integers((WIDTH // 2, HEIGHT // 2), (WIDTH, HEIGHT))
+            xml = XML.format(breed=breed, name=name, box=(xmin, ymin, xmax, ymax)).encode()
+            add_file(images, f"Images/n{breed:08}-Breed_{breed}/{name}.jpg", encoded[number % len(encoded)])
+            add_file(annotation, f"Annotation/n{breed:08}-Breed_{breed}/{name}", xml)
+
+
+def draw_picture(random: np.random.Generator) -> bytes:
+    """A JPEG whose detail falls with spatial frequency as in photographs (1/f), about 38 kB as the real ones."""
+    fy, fx = np.meshgrid(np.fft.fftfreq(HEIGHT), np.fft.rfftfreq(WIDTH), indexing="ij")
+    slope = 1 / np.maximum(np.hypot(fx, fy), 1 / WIDTH) ** 1.7
+    planes = np.stack([np.fft.irfft2(slope * np.fft.rfft2(random.normal(size=(HEIGHT, WIDTH)))) for _ in range(3)], -1)
+    planes = planes / planes.std(axis=(0, 1)) * (55, 12, 12) + 128  # luma, and weaker colour
+    picture = Image.fromarray(planes.clip(0, 255).astype(np.uint8), "YCbCr")
+    file = io.BytesIO()
+    picture.save(file, "JPEG", quality=90)
+    return file.getvalue()
+
+
+def add_file(archive: tarfile.TarFile, name: str, content: bytes) -> None:
+    """Add a file to a tar archive from memory."""
+    member = tarfile.TarInfo(name)
+    member.size = len(content)
+    archive.addfile(member, io.BytesIO(content))
+
+
+# ---------------------------------------------------------------- the original recipe
+
+
+def extract_all(archives: Path, target: Path) -> None:
+    """Extract as the original recipe does."""
+    for name in ("images.tar", "annotation.tar"):
+        with tarfile.open(archives / name) as archive:
+            archive.extractall(target, filter="data")
+
+
+def crop_one_by_one(data_dir: Path, target: Path) -> None:
+    """Crop as the original recipe does: one photo after the other."""
+    for breed, folder in breed_folders(data_dir).items():
+        (target / breed).mkdir(parents=True)
+        for photo in sorted((images_dir(data_dir) / folder).iterdir()):
+            box = ElementTree.parse(annotation_dir(data_dir) / folder / photo.stem).getroot().find("object/bndbox")
+            box = [int(box.find(side).text) for side in ("xmin", "ymin", "xmax", "ymax")]
+            crop = Image.open(photo).crop(box).resize((CROP_SIZE, CROP_SIZE), Image.Resampling.BILINEAR)
+            crop.save(target / breed / photo.name, **JPEG)
+
+
+# ---------------------------------------------------------------- measuring
+
+
+def timed(function: Callable, *arguments: Path) -> float:
+    """Seconds that a call takes, begun with nothing left to write to the disk."""
+    os.sync()
+    start = time.perf_counter()
+    function(*arguments)
+    return time.perf_counter() - start
+
+
+def run_watched(command: list[str]) -> tuple[float, float]:
+    """Run a command; its seconds, and the peak memory of it and its children together in MB."""
+    os.sync()
+    start, peak = time.perf_counter(), 0
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
+    while process.returncode is None:
+        peak = max(peak, sum(memory(pid) for pid in family(process.pid)))  # rarely: it costs milliseconds
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=0.5)
+    seconds = time.perf_counter() - start
+    if process.returncode:
+        raise RuntimeError(f"{' '.join(command)} failed")
+    return seconds, peak / 1e6
+
+
+def family(pid: int) -> Iterator[int]:
+    """Ids of a process and of all its descendants."""
+    yield pid
+    try:
+        for task in os.listdir(f"/proc/{pid}/task"):
+            for child in Path(f"/proc/{pid}/task/{task}/children").read_text().split():
+                yield from family(int(child))
+    except FileNotFoundError:  # it has just ended
+        return
+
+
+def memory(pid: int) -> int:
+    """Bytes of main memory a process holds; pages shared between n processes count 1/n in each."""
+    try:
+        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+            if line.startswith("Pss:"):
+                return int(line.split()[1]) * 1024
+    except (FileNotFoundError, ProcessLookupError):
+        pass
+    return 0
+
+
+def visible_loss(crops: list[Image.Image], quality: int, subsampling: str) -> tuple[float, float, float]:
+    """What JPEG does to crops: PSNR in dB, % of pixels off by more than 2.3 CIELAB units, mean size in kB.
+
+    2.3 units are the just noticeable difference (Mahy, Van Eycken and Oosterlinck, 1994).
+    """
+    errors, visible, sizes = [], [], []
+    for crop in crops:
+        file = io.BytesIO()
+        crop.save(file, "JPEG", quality=quality, subsampling=subsampling)
+        before, after = np.asarray(crop, float), np.asarray(Image.open(file), float)
+        errors.append(np.mean((before - after) ** 2))
+        visible.append(np.mean(np.linalg.norm(cielab(before) - cielab(after), axis=-1) > 2.3))
+        sizes.append(file.tell() / 1e3)
+    return 10 * np.log10(255**2 / np.mean(errors)), 100 * np.mean(visible), np.mean(sizes)
+
+
+def cielab(rgb: np.ndarray) -> np.ndarray:
+    """CIELAB colours (..., 3) of sRGB values 0..255 (..., 3), white D65."""
+    value = rgb / 255
+    linear = np.where(value > 0.04045, ((value + 0.055) / 1.055) ** 2.4, value / 12.92)
+    to_xyz = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
+    xyz = linear @ to_xyz.T / (0.9505, 1, 1.089)
+    f = np.where(xyz > 216 / 24389, np.cbrt(xyz), (24389 / 27 * xyz + 16) / 116)
+    return np.stack([116 * f[..., 1] - 16, 500 * (f[..., 0] - f[..., 1]), 200 * (f[..., 1] - f[..., 2])], -1)
+
+
+# ---------------------------------------------------------------- the benchmark
+
+
+def measure_extraction(archives: Path, target: Path, data_dir: Path) -> Iterator[tuple[str, float, str]]:
+    """make_dataset.py's checked extraction into `data_dir`, against tarfile.extractall, which writes to `target`."""
+    data_dir.mkdir()
+    seconds_serial = timed(extract_all, archives, target)
+    make_raw = "import pathlib, sys, make_dataset; make_dataset.make_raw(pathlib.Path(sys.argv[1]), sys.argv[2])"
+    seconds, peak = run_watched([sys.executable, "-c", make_raw, str(data_dir), str(archives)])
+    count = sum(1 for _ in images_dir(data_dir).glob("*/*.jpg"))
+    yield "pictures", count, ""
+    yield "extract_rate", count / seconds, "images/s"
+    yield "extract_rate_tarfile", count / seconds_serial, "images/s"
+    yield "extract_speedup", seconds_serial / seconds, "x"
+    yield "extract_peak_memory", peak, "MB"
+
+
+def measure_crops(data_dir: Path, target: Path) -> Iterator[tuple[str, float, str]]:
+    """data_selection.py against the serial loop, which writes to `target`; then a second run with nothing to do."""
+    command = [sys.executable, "data_selection.py", "--data-dir", str(data_dir)]
+    count = sum(1 for _ in images_dir(data_dir).glob("*/*.jpg"))
+    seconds_serial = timed(crop_one_by_one, data_dir, target)
+    seconds, peak = run_watched(command)
+    yield "crop_rate", count / seconds, "images/s"
+    yield "crop_rate_serial", count / seconds_serial, "images/s"
+    yield "crop_speedup", seconds_serial / seconds, "x"
+    yield "crop_peak_memory", peak, "MB"
+    pairs = [(path, processed_dir(data_dir) / path.relative_to(target)) for path in target.glob("*/*.jpg")]
+    yield "crop_files_differing", sum(not filecmp.cmp(*pair, shallow=False) for pair in pairs), ""
+    yield "second_run_time", run_watched(command)[0], "s"
+    yield "second_run_time_all_objects", run_watched([*command, "--objects", "all"])[0], "s"
+
+
+def measure_jpeg(data_dir: Path) -> Iterator[tuple[str, float, str]]:
+    """Loss of JPEG settings on 100 crops, the project's own among them."""
+    photos = sorted(images_dir(data_dir).glob("*/*.jpg"))
+    photos = photos[:: max(len(photos) // 100, 1)]
+    crops = [crop_dogs(photo, annotation_dir(data_dir) / photo.parent.name / photo.stem)[0] for photo in photos]
+    for quality, subsampling in ((75, "4:2:0"), (90, "4:2:0"), (95, "4:2:0"), (90, "4:4:4"), (95, "4:4:4")):
+        psnr, visible, size = visible_loss(crops, quality, subsampling)
+        name = f"jpeg_{quality}_{subsampling.replace(':', '')}"
+        yield f"{name}_psnr", psnr, "dB"
+        yield f"{name}_visible", visible, "% of pixels"
+        yield f"{name}_size", size, "kB"
+
+
+def main() -> None:
+    """Make the archives, measure, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pictures", type=int, default=PICTURES, help="size of the archive (default: %(default)s)")
+    parser.add_argument("--archives", type=Path, help="folder of existing archives to use instead")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to this file too")
+    args = parser.parse_args()
+    figures = {}
+    with tempfile.TemporaryDirectory() as folder:
+        work, data_dir = Path(folder), Path(folder) / "data"
+        archives = args.archives or work
+        if not args.archives:
+            make_archives(work, args.pictures)
+        extraction = measure_extraction(archives, work / "extractall", data_dir)
+        for name, value, unit in chain(extraction, measure_crops(data_dir, work / "serial"), measure_jpeg(data_dir)):
+            figures[name] = round(float(value), 3)
+            print(f"{name} = {figures[name]:g} {unit}".rstrip(), flush=True)
+    if args.json:
+        args.json.write_text(json.dumps(figures, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
