@@ -268,8 +268,8 @@ def list_members(archive: Path) -> list[tuple[str, int, int]]:
     once, and their folders. Names so plain cannot leave the folder they are extracted to.
     """
     top, suffix = ARCHIVES[archive.name]
-    folder_name = re.compile(rf"{top}(/n\d{{8}}-[\w-]+)?", re.ASCII)
-    file_name = re.compile(rf"{top}/n\d{{8}}-[\w-]+/[\w-]+{re.escape(suffix)}", re.ASCII)
+    folder_name = re.compile(rf"{top}(/n\d{{8}}-[\w-]{{1,99}})?", re.ASCII)
+    file_name = re.compile(rf"{top}/n\d{{8}}-[\w-]{{1,99}}/[\w-]{{1,99}}{re.escape(suffix)}", re.ASCII)
     length, end = archive.stat().st_size, 0
     members, seen = [], set()
     try:
@@ -280,8 +280,10 @@ def list_members(archive: Path) -> list[tuple[str, int, int]]:
                 if member.isdir() and (name == "." or folder_name.fullmatch(name)) and member.size == 0:
                     end = member.offset_data
                     continue
-                if not member.isreg() or member.issparse() or not 0 <= member.size <= MAX_MEMBER:
-                    raise ValueError(f"{ascii(name)[:90]} is not a plain file of sensible size")
+                if not member.isreg() or member.issparse():
+                    raise ValueError(f"{ascii(name)[:90]} is a link, a device or something else that is no plain file")
+                if not 0 <= member.size <= MAX_MEMBER:
+                    raise ValueError(f"{ascii(name)[:90]} cannot be {member.size} bytes")
                 end = member.offset_data + -(-member.size // 512) * 512
                 if end > length:
                     raise ValueError(f"it is cut off inside {ascii(name)[:90]}")
@@ -299,9 +301,9 @@ def list_members(archive: Path) -> list[tuple[str, int, int]]:
                 raise ValueError("it is cut off or damaged")
     # What tarfile lets through on damaged headers, beside its own errors
     except (tarfile.TarError, ValueError, OverflowError, MemoryError, RecursionError, EOFError, IndexError) as error:
-        raise ValueError(f"{archive} is not a sound {archive.name}: {str(error) or type(error).__name__}") from None
+        raise ValueError(f"{archive} is unsound: {str(error) or 'unreadable header'}; get another copy") from None
     if not members:
-        raise ValueError(f"{archive} is not a sound {archive.name}: it holds no {top}")
+        raise ValueError(f"{archive} is unsound: it holds no {top}; get another copy")
     return members
 
 

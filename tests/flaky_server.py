@@ -1,0 +1,133 @@
+"""A local HTTP server that serves files badly, one fault per request, for the tests of downloads."""
+
+import hashlib
+import threading
+import time
+from email.utils import formatdate
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+FAULTS = [
+    "cut",  # sends a part, then closes the connection
+    "cut at once",  # closes it before any byte of the file
+    "drop",  # closes it without any answer
+    "stall",  # sends a part, then nothing more
+    "ignore range",  # answers 200 with the whole file whatever was asked
+    "ignore range, cut",
+    "wrong range",  # answers 206 with another range than was asked
+    "shifted range",  # says it sends the range that was asked, but has another total size
+    "too short",  # Content-Length states less than the file has
+    "too long",  # Content-Length states more than the file has
+    "petabyte",  # Content-Length states more than any disk has
+    "no length",  # neither Content-Length nor chunks: the end of the connection is the end of the file
+    "no length, cut",
+    "no validators",  # neither ETag nor Last-Modified
+    "weak validators, cut",
+    "change",  # the file is another from now on
+    "change, cut",
+    "change, ignore range",
+    "redirect",
+    "redirect in circles",
+    "empty",
+    "403",
+    "404",
+    "429",
+    "500",
+    "503",
+]
+
+
+class FlakyServer:
+    """Serves `versions`, a list of {name: bytes}, at `url`; `faults` are used up, one a request for an archive.
+
+    Once the faults are used up the server is a good one: ranges, ETag, If-Range. `log` lists (name, range header,
+    fault, bytes sent). `delay` is the pause in seconds after every 16 KiB.
+    """
+
+    def __init__(self, versions, faults=(), rng=None, delay=0.0):
+        self.versions, self.faults, self.rng, self.delay = list(versions), list(faults), rng, delay
+        self.log = []
+        self.changed = False
+        handler = type("Handler", (FlakyHandler,), {"flaky": self})
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        self.server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self.server.server_port}/"
+        threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.server.shutdown()
+        self.server.server_close()
+
+    def files(self):
+        return self.versions[-1 if self.changed else 0]
+
+
+class FlakyHandler(BaseHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
+
+    def do_GET(self):
+        flaky, name = self.flaky, self.path.lstrip("/").removeprefix("moved/")
+        fault = flaky.faults.pop(0) if name.endswith(".tar") and flaky.faults else ""
+        if fault.startswith("change"):
+            flaky.changed = True
+        body = flaky.files().get(name)
+        if body is None:
+            self.send_error(404)
+        elif fault.isdecimal():
+            self.send_error(int(fault))
+        elif fault.startswith("redirect"):
+            self.send_response(302)
+            self.send_header("Location", self.path if "circles" in fault else f"/moved/{name}")
+            self.end_headers()
+            if "circles" in fault:
+                flaky.faults.insert(0, fault)
+        elif fault != "drop":
+            self.send_file(name, body, fault)
+
+    def send_file(self, name, body, fault):
+        flaky, total, start = self.flaky, len(body), 0
+        tag = f'"{hashlib.sha256(body).hexdigest()[:16]}"'
+        asked = self.headers.get("Range")
+        if asked and "ignore range" not in fault and self.headers.get("If-Range", tag) == tag:
+            start = int(asked.removeprefix("bytes=").removesuffix("-"))
+            if start >= total:
+                self.send_error(416)
+                return
+            stated = {"wrong range": start // 2, "shifted range": start}.get(fault, start)
+            self.send_response(206)
+            self.send_header("Content-Range", f"bytes {stated}-{total - 1}/{total + 7 * (fault == 'shifted range')}")
+            start = stated
+        else:
+            self.send_response(200)
+        body = b"" if fault == "empty" else body[start:]
+        if "no length" not in fault:
+            length = {"too short": len(body) * 2 // 3, "too long": len(body) + 1000, "petabyte": 10**15}.get(
+                fault, len(body)
+            )
+            self.send_header("Content-Length", str(length))
+        if fault == "weak validators, cut":
+            self.send_header("ETag", f"W/{tag}")
+            self.send_header("Last-Modified", formatdate(usegmt=True))  # too fresh to count
+        elif fault != "no validators":
+            self.send_header("ETag", tag)
+        self.end_headers()
+        end = len(body)
+        if "cut" in fault or fault == "stall":
+            end = 0 if fault == "cut at once" else int(end * flaky.rng.random())
+        sent = 0
+        try:
+            while sent < end:
+                chunk = body[sent : min(sent + 16384, end)]
+                self.wfile.write(chunk)
+                sent += len(chunk)
+                time.sleep(flaky.delay)
+            if fault == "stall":
+                self.wfile.flush()
+                time.sleep(3)
+        except OSError:  # the client is gone
+            pass
+        flaky.log.append((name, asked, fault, sent))
+        self.close_connection = True

