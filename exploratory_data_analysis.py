@@ -1,0 +1,261 @@
+"""Look at the Stanford Dogs dataset before training on it.
+
+Reads   data/raw (made by make_dataset.py): the names of the photos, and sizes and boxes from the XML files.
+Writes  plots/eda.png, the ten breeds with most images, and beside it images_per_breed.png, photo_sizes.png,
+        box_coverage.png and boxes_per_photo.png. Prints the same facts in a few lines.
+
+    python exploratory_data_analysis.py             # all 20,580 photos: some 5 seconds
+"""
+
+import argparse
+import math
+import os
+import sys
+import textwrap
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+from data_selection import CROP_SIZE, breed_folders, clip_box, count_images, read_annotation
+from make_dataset import DATA_DIR, annotation_dir
+
+PLOTS_DIR = Path("plots")
+WIDTH = 6.5  # inches: 650 pixels wide on a page, stored with twice as many
+ROWS = 60  # breeds in a column of images_per_breed.png
+
+INK, GRAY, PALE, ACCENT = "#222222", "#6b6b6b", "#dddddd", "#117733"
+# Paul Tol's "muted" colours, told apart by colour-blind people too (and a tenth that fits).
+COLORS = ["#332288", "#6699cc", "#88ccee", "#44aa99", "#117733", "#999933", "#ddcc77", "#cc6677", "#882255", "#aa4499"]
+STYLE = {
+    "font.size": 10,
+    "text.color": INK,
+    "axes.labelcolor": GRAY,
+    "axes.edgecolor": PALE,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "grid.color": "#eeeeee",
+    "xtick.color": GRAY,
+    "ytick.color": GRAY,
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+    "xtick.minor.size": 0,
+    "ytick.minor.size": 0,
+    "xtick.major.pad": 6,
+}
+
+# ---------------------------------------------------------------- facts
+
+
+def read_facts(data_dir: Path) -> dict:
+    """What the annotations say, photo by photo, without opening a photo. N is the number of usable XML files.
+
+    {"sizes": (N, 2) width and height in pixels, "boxes": (N,) number of boxes, "coverage": (N,) share 0..1 of the photo
+    inside its first box, "unusable": list of what is wrong with the other XML files}. Raises ValueError if N is 0.
+    """
+    sizes, boxes, coverage, unusable = [], [], [], []
+    for folder in breed_folders(data_dir).values():
+        for path in (annotation_dir(data_dir) / folder).glob("[!.]*"):
+            try:
+                annotation = read_annotation(path)
+                width, height = annotation["width"], annotation["height"]
+                if width <= 0 or height <= 0:
+                    raise ValueError(f"{path}: no size")
+            except ValueError as error:
+                unusable.append(str(error))
+                continue
+            xmin, ymin, xmax, ymax = clip_box(annotation["boxes"][0], width, height) or (0, 0, 0, 0)
+            sizes.append((width, height))
+            boxes.append(len(annotation["boxes"]))
+            coverage.append((xmax - xmin) * (ymax - ymin) / (width * height))
+    if not sizes:
+        raise ValueError(f"no usable annotation in {annotation_dir(data_dir)}; run make_dataset.py again")
+    return {"sizes": np.array(sizes), "boxes": np.array(boxes), "coverage": np.array(coverage), "unusable": unusable}
+
+
+def describe(counts: dict[str, int], facts: dict) -> str:
+    """The facts as a few lines of text."""
+    names, sizes, boxes = list(counts), facts["sizes"], facts["boxes"]
+    (width, height), number = Counter(map(tuple, sizes.tolist())).most_common(1)[0]
+    (least_width, least_height), (most_width, most_height) = sizes.min(0), sizes.max(0)
+    low, median, high = np.percentile(facts["coverage"], (10, 50, 90))
+    small = np.mean(sizes.min(1) < CROP_SIZE)
+    lines = [
+        f"photos: {sum(counts.values()):,} of {len(names)} breeds, from {counts[names[-1]]} ({label(names[-1])}) "
+        f"to {counts[names[0]]} ({label(names[0])}) a breed",
+        f"most images: {', '.join(f'{label(name)} {counts[name]}' for name in names[:10])}",
+        f"sizes: widths of {least_width} to {most_width} and heights of {least_height} to {most_height} pixels; "
+        f"{number / len(sizes):.0%} are {width} x {height}; {small:.0%} have a side below {CROP_SIZE}",
+        f"boxes: {boxes.sum():,}; {np.mean(boxes > 1):.1%} of the photos have more than one",
+        f"coverage: first boxes fill {median:.0%} of their photo in the median, {low:.0%} to {high:.0%} in 8 of 10 photos",
+    ]
+    if facts["unusable"]:
+        lines.append(f"unusable: {len(facts['unusable'])} XML files, the first is {facts['unusable'][0]}")
+    return "\n".join(lines)
+
+
+def label(breed: str) -> str:
+    """A breed's name for people: "Maltese Dog"."""
+    return breed.replace("_", " ").title()
+
+
+# ---------------------------------------------------------------- plots, each an independent matplotlib Figure
+
+
+def plot_top_breeds(counts: dict[str, int], number: int = 10) -> Figure:
+    """A bar for each of the breeds with most images; `counts` from count_images."""
+    names, values = list(counts)[:number], np.array(list(counts.values())[:number])
+    # Cut the axis where the shortest bar keeps half the length of the longest, if that leaves anything out.
+    start = max(0, 2 * values.min() - values.max()) // 10 * 10 if values.min() < values.max() else 0
+    note = f"The axis starts at {start}, not at 0, so that differences can be seen." if start else ""
+    figure, [axes] = new_plot(0.36 * len(names) + 0.6, f"The {len(names)} breeds with most images", note)
+    colors = [COLORS[row % len(COLORS)] for row in range(len(names))]
+    axes.barh([label(name) for name in names], values - start, left=start, color=colors, height=0.8)
+    for row, (value, color) in enumerate(zip(values, colors, strict=True)):
+        dark = np.dot(to_rgb(color), (0.3, 0.59, 0.11)) < 0.5
+        style = {"color": "white" if dark else INK, "weight": "bold", "ha": "right", "va": "center_baseline"}
+        axes.annotate(f"{value}", (value, row), (-6, 0), textcoords="offset points", **style)
+    width = (values.max() - start) * 1.03
+    if start:  # a torn strip across the bars, where the axis is cut
+        teeth = np.arange(-0.5, len(names) - 0.5, 0.1)
+        tear = start + width * (0.025 + 0.006 * (np.arange(len(teeth)) % 2))
+        axes.plot(tear, teeth, color="white", linewidth=3)
+    axes.set(xlim=(start, start + width), ylim=(len(names) - 0.5, -0.5), xlabel="images")
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    axes.tick_params(axis="y", labelcolor=INK, labelsize=11)
+    axes.grid(axis="x")
+    return figure
+
+
+def plot_images_per_breed(counts: dict[str, int]) -> Figure:
+    """A thin bar for every breed, the ten most numerous in colour; `counts` from count_images."""
+    names, values = [label(name) for name in counts], np.array(list(counts.values()))
+    columns = math.ceil(len(names) / ROWS)
+    rows = math.ceil(len(names) / columns)
+    note = f"{values.sum():,} photos of {len(names)} breeds: {values.min()} to {values.max()} a breed, "
+    note += f"{values.mean():.0f} on average." + " The ten breeds with most images are coloured." * (len(names) > 10)
+    figure, all_axes = new_plot(0.17 * rows + 0.1, "Images per breed", note, columns)
+    colors = [ACCENT if rank < 10 else "#b5bdb8" for rank in range(len(names))]
+    for column, axes in enumerate(all_axes):
+        part = slice(column * rows, (column + 1) * rows)
+        bars = axes.barh(names[part], values[part], color=colors[part], height=0.72)
+        axes.bar_label(bars, padding=3, size=8, color=GRAY)
+        axes.set(xlim=(0, values.max() * 1.15), ylim=(rows - 0.5, -0.5))
+        axes.xaxis.set_visible(False)
+        axes.spines["bottom"].set_visible(False)
+        axes.tick_params(axis="y", labelcolor=INK, labelsize=8)
+    return figure
+
+
+def plot_photo_sizes(sizes: np.ndarray) -> Figure:
+    """A disc for each size of photo, its area the number of photos; `sizes` (N, 2), width and height in pixels."""
+    different, numbers = np.unique(sizes, axis=0, return_counts=True)
+    shares = numbers / len(sizes)
+    note = f"{len(different):,} different sizes; the area of a disc is the number of photos. Dotted: the {CROP_SIZE} "
+    note += f"pixels that Xception sees; {np.mean(sizes.min(1) < CROP_SIZE):.0%} of the photos have a shorter side."
+    figure, [axes] = new_plot(5.7, "Sizes of the photos", note)
+    axes.scatter(*different.T, s=6 + 1500 * shares, color=ACCENT, alpha=0.45, linewidth=0)
+    for (width, height), share in zip(different, shares, strict=True):
+        if share >= 0.1:
+            text = f"{width} x {height}: {share:.0%}"
+            clear = (5 + 20 * math.sqrt(share), 0)  # points: right of the disc
+            style = {"size": 9.5, "color": INK, "va": "center"}
+            axes.annotate(text, (width, height), clear, textcoords="offset points", **style)
+    axes.axhline(CROP_SIZE, color=GRAY, linewidth=0.8, linestyle=":")
+    axes.axvline(CROP_SIZE, color=GRAY, linewidth=0.8, linestyle=":")
+    limits = min(sizes.min(), CROP_SIZE) * 0.8, max(sizes.max(), CROP_SIZE) * 1.25
+    axes.set(xscale="log", yscale="log", xlim=limits, ylim=limits, aspect="equal")
+    axes.set(xlabel="width in pixels", ylabel="height in pixels")
+    ticks = [tick for tick in (50, 100, 200, 500, 1000, 2000, 5000, 10000) if limits[0] <= tick <= limits[1]]
+    axes.set_xticks(ticks, ticks)
+    axes.set_yticks(ticks, ticks)
+    axes.minorticks_off()
+    axes.grid()
+    return figure
+
+
+def plot_box_coverage(coverage: np.ndarray) -> Figure:
+    """How much of the photo the dog's box covers; `coverage` (N,) in 0..1."""
+    low, median = np.percentile(coverage, (10, 50))
+    note = f"Half of the dogs fill less than {median:.0%} of their photo (dashed), a tenth of them less than {low:.0%}."
+    figure, [axes] = new_plot(2.8, "Share of the photo that the dog's box covers", note)
+    weights = np.full(len(coverage), 1 / len(coverage))
+    axes.hist(coverage, np.linspace(0, 1, 21), weights=weights, color=ACCENT, rwidth=0.92)
+    axes.axvline(median, color=INK, linewidth=1.2, linestyle="--")
+    axes.set(xlim=(0, 1), xlabel="share of the photo covered", ylabel="share of the photos")
+    axes.xaxis.set_major_formatter(PercentFormatter(1))
+    axes.yaxis.set_major_formatter(PercentFormatter(1, 0))
+    axes.grid(axis="y")
+    return figure
+
+
+def plot_boxes_per_photo(boxes: np.ndarray) -> Figure:
+    """How many photos have one box, two boxes ...; `boxes` (N,)."""
+    numbers, photos = np.unique(boxes, return_counts=True)
+    note = f"{len(boxes):,} photos have {boxes.sum():,} boxes. By default only the first of a photo is cropped."
+    figure, [axes] = new_plot(0.36 * len(numbers) + 0.1, "Boxes per photo", note)
+    names = [f"{number} box{'es' if number > 1 else ''}" for number in numbers]
+    bars = axes.barh(names, photos, color=ACCENT, height=0.8)
+    shares = [f"{count:,} ({count / len(boxes):.2%})" for count in photos]
+    axes.bar_label(bars, shares, padding=4, color=INK)
+    axes.set(xlim=(0, photos.max() * 1.25), ylim=(len(numbers) - 0.5, -0.5))
+    axes.xaxis.set_visible(False)
+    axes.spines["bottom"].set_visible(False)
+    axes.tick_params(axis="y", labelcolor=INK, labelsize=11)
+    return figure
+
+
+def new_plot(height: float, title: str, note: str, columns: int = 1) -> tuple[Figure, list[Axes]]:
+    """A Figure in the project's style with title, note below it, and side by side Axes `height` inches high in all."""
+    note = textwrap.fill(note, 88)
+    head = 0.42 + 0.17 * (note.count("\n") + bool(note))  # inches
+    with rc_context(STYLE):
+        figure = Figure((WIDTH, head + height), layout="constrained")
+        figure.get_layout_engine().set(rect=(0, 0, 1, height / (head + height)), w_pad=0.1)
+        figure.text(0.1 / WIDTH, 1 - 0.1 / (head + height), title, size=13, weight="bold", va="top")
+        figure.text(0.1 / WIDTH, 1 - 0.36 / (head + height), note, size=9.5, color=GRAY, va="top", linespacing=1.3)
+        return figure, list(figure.subplots(1, columns, squeeze=False)[0])
+
+
+def save_plot(figure: Figure, path: Path) -> None:
+    """Write a PNG, 1300 pixels wide, under a temporary name first."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part")
+    figure.savefig(part, format="png", dpi=200)
+    os.replace(part, path)
+
+
+# ---------------------------------------------------------------- command line
+
+
+def main() -> None:
+    """Count, read the annotations, plot, tell."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data-dir", type=Path, default=DATA_DIR, help="where raw/ is (default: %(default)s)")
+    parser.add_argument("--plots-dir", type=Path, default=PLOTS_DIR, help="where to write (default: %(default)s)")
+    args = parser.parse_args()
+    try:
+        counts, facts = count_images(args.data_dir), read_facts(args.data_dir)
+        plots = {
+            "eda": plot_top_breeds(counts),
+            "images_per_breed": plot_images_per_breed(counts),
+            "photo_sizes": plot_photo_sizes(facts["sizes"]),
+            "box_coverage": plot_box_coverage(facts["coverage"]),
+            "boxes_per_photo": plot_boxes_per_photo(facts["boxes"]),
+        }
+        for name, figure in plots.items():
+            save_plot(figure, args.plots_dir / f"{name}.png")
+    except (OSError, ValueError) as error:
+        sys.exit(f"exploratory_data_analysis.py: {error}")
+    print(describe(counts, facts))
+    print(f"plots: {', '.join(str(args.plots_dir / name) + '.png' for name in plots)}")
+
+
+if __name__ == "__main__":
+    main()
