@@ -161,9 +161,11 @@ def read_photo(file: str | Path | IO[bytes], size: int | None = None) -> Image.I
         return to_rgb(ImageOps.exif_transpose(image))
 
 
-def resize(image: Image.Image, size: int) -> Image.Image:
-    """The one resize of the project: squashed to a square, bilinear with antialiasing."""
-    return image.resize((size, size), Image.Resampling.BILINEAR)
+def resize(image: Image.Image, size: int, share: float = 1.0) -> Image.Image:
+    """The one resize of the project: the central `share` of both sides, squashed to a square, bilinear, antialiased."""
+    left, top = image.width * (1 - share) / 2, image.height * (1 - share) / 2
+    box = (left, top, image.width - left, image.height - top)
+    return image.resize((size, size), Image.Resampling.BILINEAR, box)
 
 
 def crop_dogs(photo_path: Path, xml_path: Path, objects: str = "first") -> list[Image.Image | None]:
