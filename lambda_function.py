@@ -1,46 +1,59 @@
 """Dog breeds on AWS Lambda: says which breed a picture shows.
 
-Reads   top_10_dog_breeds.tflite beside this file (or the file that the variable MODEL_FILE names), once, at start.
-Takes   {"url": U}, {"image": base64}, {"urls": [...]} or {"images": [...]}, with an optional "top_k", as a direct
-        invocation or over HTTP: API Gateway (REST and HTTP API), a function URL or an Application Load Balancer, where
-        the body may also be the picture itself, and GET takes ?url=...&top_k=...
-Gives   {"prediction": {breed: probability, ...}, "known": true}, best first, or {"error": {"code": ..., "message": ...}};
-        for lists {"predictions": [one of these for each]}. Standard output has one line of JSON a request.
+Reads   top_10_dog_breeds.tflite beside this file, or the file that the variable MODEL_FILE names, once, at start.
+Takes   {"url": U}, {"image": base64}, {"urls": [...]} or {"images": [...]}, with "top_k" if wanted, from a direct
+        invocation or over HTTP (API Gateway, function URL, Application Load Balancer), where the body may also be the
+        picture itself and GET takes ?url=...&top_k=...
+Gives   {"prediction": {breed: probability}, "known": true}, best first; for lists {"predictions": [one for each]};
+        or {"error": {"code", "message"}}. Prints one line of JSON a request, without pictures and without URLs.
 
-Give the function 1024 MB and 15 s or more. Needs nothing of the project: the image holds this file and the model.
+Give the function 1024 MB and 15 s. It stands alone: the image holds this file and the model.
 """
 
 import base64
-import binascii
+import contextlib
+import hashlib
+import http
 import importlib
-import importlib.util
 import io
 import json
 import os
+import re
 import socket
+import sys
 import time
 import traceback
-import urllib.parse
+import warnings
 import zipfile
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import unquote_plus, urljoin, urlsplit
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, WebPImagePlugin  # noqa: F401  registers WebP; else Pillow imports all its formats
 
+MAX_PICTURES = 10  # in a list
 MAX_BYTES = 10_000_000  # of a picture
 MAX_PIXELS = 50_000_000  # of a picture, checked before it is decoded
-MAX_PICTURES = 10  # of a list
-MAX_SECONDS = 8.0  # for all downloads of a request together
+MAX_MEMORY = 256 * 2**20  # bytes that decoding a picture may take
+MAX_SCANS = 10  # of a progressive JPEG with MAX_PIXELS, what encoders write; smaller ones may have more
+MAX_READS = 10_000  # of a picture's file: Pillow walks through its parts in Python, and there can be millions
+MAX_SECONDS = 8  # for the downloads of a request, all together
 MAX_REDIRECTS = 3
 MAX_URL = 2048  # characters
 PORTS = {"http": 80, "https": 443}
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
+HEADERS = {
+    "User-Agent": "dog-breeds/1.0 (classifies a picture that its user named)",
+    "Accept": "image/*",
+    "Accept-Encoding": "identity",
+}
 PATHS = ("/", "/predict")
 METHODS = ("GET", "HEAD", "OPTIONS", "POST")
-USER_AGENT = "dog-breeds/1.0 (a classifier of dog pictures; fetches what its users name)"
-STATUS = {  # of an error's code, over HTTP
+FORMATS = {"JPEG": b"\xff\xd8\xff", "PNG": b"\x89PNG\r\n\x1a\n", "WEBP": b"RIFF", "GIF": b"GIF8", "BMP": b"BM"}
+STATUS = {  # HTTP status of each error code
     "invalid_request": 400,
     "url_refused": 400,
     "not_found": 404,
@@ -55,388 +68,435 @@ STATUS = {  # of an error's code, over HTTP
 
 
 class RequestError(Exception):
-    """What is wrong with a request: a code of STATUS, and a message for the person who asked."""
-
-    def __init__(self, code: str, message: str) -> None:
-        super().__init__(message)
-        self.code = code
-        self.answer = {"error": {"code": code, "message": message}}
+    """Why there is no prediction: RequestError(a code of STATUS, a message for the person who asked)."""
 
 
 # ---------------------------------------------------------------- model
 
 
 class Model(NamedTuple):
-    """A loaded model: its runtime, its classes in output order, its input size in pixels, its rule for "known"."""
+    """A loaded model file."""
 
     interpreter: Any
-    classes: list[str]
-    size: int
-    threshold: float
-    input: int
-    probabilities: int
-    energy: int
+    classes: list[str]  # in the order of the probabilities
+    size: int  # of the input: pixels a side
+    threshold: float  # energy from which a breed counts as known
+    tensors: list[int]  # indices of pixels, probabilities and energy
 
 
 def load_model(path: Path) -> Model:
-    """Load a .tflite and the facts in the zip archive at its end; ValueError or OSError if it is not what is needed."""
+    """Load a .tflite file and the facts in the zip archive at its end; ValueError if the two do not make a model."""
     try:
         with zipfile.ZipFile(path) as archive:
             labels = archive.read("labels.txt").decode().splitlines()
-            metadata = json.loads(archive.read("metadata.json"))
-        classes, size = metadata["classes"], metadata["input"]["height"]
-        threshold = float(metadata["unknown_rule"]["threshold"])
-    except (zipfile.BadZipFile, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path.name} lacks its labels or facts, or is damaged ({error}); {_REMEDY}") from error
-    try:
-        interpreter = _runtime().Interpreter(str(path), num_threads=_cpus())
+            facts = json.loads(archive.read("metadata.json"))
+            length = min(entry.header_offset for entry in archive.infolist())
+        classes, size, threshold = facts["classes"], facts["input"]["height"], facts["unknown_rule"]["threshold"]
+        digest = facts.get("model_sha256")
+        if digest and digest != hashlib.sha256(path.read_bytes()[:length]).hexdigest():
+            raise ValueError("its bytes have changed since it was made")
+        if labels != classes or len(set(classes)) < len(classes):
+            raise ValueError("labels.txt does not match the classes of metadata.json")
+        # Only one of the two runtimes may be in a process, and no TensorFlow beside it: together they crash.
+        default = "ai_edge_litert" if find_spec("ai_edge_litert") else "tflite_runtime"
+        runtime = importlib.import_module(os.environ.get("DOG_BREEDS_RUNTIME", default) + ".interpreter")
+        interpreter = runtime.Interpreter(str(path), num_threads=cpus())
         interpreter.allocate_tensors()
-    except (ValueError, RuntimeError) as error:
-        raise ValueError(f"{path.name} is damaged or not a model for this runtime ({error}); {_REMEDY}") from error
-    inputs, outputs = interpreter.get_input_details(), interpreter.get_output_details()
-    indices = {tuple(int(side) for side in output["shape"]): output["index"] for output in outputs}
-    shapes = [tuple(int(side) for side in detail["shape"]) for detail in inputs]
-    wanted = {(1, len(labels)), (1, 1)}
-    if labels != classes or len(set(labels)) != len(labels) or len(labels) < 2:
-        raise ValueError(f"{path.name}: labels.txt and the classes of metadata.json differ; {_REMEDY}")
-    if shapes != [(1, size, size, 3)] or set(indices) != wanted or len(outputs) != 2:
-        raise ValueError(
-            f"{path.name} maps {shapes} to {sorted(indices)}, not a picture to {sorted(wanted)}; {_REMEDY}"
-        )
-    if any(detail["dtype"] != np.float32 for detail in inputs + outputs):
-        raise ValueError(f"{path.name} takes or gives other numbers than float32; {_REMEDY}")
-    return Model(interpreter, classes, size, threshold, inputs[0]["index"], indices[1, len(labels)], indices[1, 1])
+        details = interpreter.get_input_details() + interpreter.get_output_details()
+        tensors = {tuple(detail["shape"].tolist()): detail["index"] for detail in details}
+        shapes = [(1, size, size, 3), (1, len(classes)), (1, 1)]
+        kinds = {detail["dtype"] for detail in details}
+        if len(details) != len(tensors) or set(tensors) != set(shapes) or kinds != {np.float32}:
+            raise ValueError(f"its tensors have the shapes {sorted(tensors)}, not float32 {shapes}")
+        return Model(interpreter, classes, size, float(threshold), [tensors[shape] for shape in shapes])
+    except (zipfile.BadZipFile, AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"{path.name} is damaged, or was not made by convert_model.py: {error}") from error
 
 
-_REMEDY = "make it with convert_model.py"
-
-
-def _runtime() -> Any:
-    """The module with the Interpreter. Only ever one of the two in a process: together they crash."""
-    wanted = os.environ.get("DOG_BREEDS_RUNTIME") or (
-        "ai_edge_litert" if importlib.util.find_spec("ai_edge_litert") else "tflite_runtime"
-    )
-    return importlib.import_module(f"{wanted}.interpreter")
-
-
-def _cpus() -> int:
+def cpus() -> int:
     """CPUs that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def predict(pixels: np.ndarray, top_k: int | None) -> dict:
-    """Answer for the pixels (size, size, 3) float32 0..255 of a picture."""
-    MODEL.interpreter.set_tensor(MODEL.input, pixels[None])
-    MODEL.interpreter.invoke()
-    probabilities = MODEL.interpreter.get_tensor(MODEL.probabilities)[0]
-    energy = MODEL.interpreter.get_tensor(MODEL.energy)[0, 0]
-    best = np.argsort(-probabilities, kind="stable")[:top_k]
-    return {
-        "prediction": {MODEL.classes[index]: round(float(probabilities[index]), 6) for index in best},
-        "known": bool(energy >= MODEL.threshold),
-    }
+def classify(pixels: np.ndarray, top_k: int | None) -> dict:
+    """Prediction for the pixels of a picture, float32 (size, size, 3) in 0..255."""
+    interpreter, (inputs, probabilities, energy) = MODEL.interpreter, MODEL.tensors
+    interpreter.set_tensor(inputs, pixels[None])
+    interpreter.invoke()
+    values = interpreter.get_tensor(probabilities)[0].tolist()
+    ranking = sorted(zip(MODEL.classes, values, strict=True), key=lambda item: -item[1])[:top_k]
+    known = interpreter.get_tensor(energy).item() >= MODEL.threshold
+    return {"prediction": {breed: round(probability, 6) for breed, probability in ranking}, "known": known}
 
 
 # ---------------------------------------------------------------- pictures
 
 
 def read_picture(data: bytes, size: int, log: dict) -> np.ndarray:
-    """Pixels (size, size, 3) float32 RGB 0..255 of the picture in these bytes, as training prepares a photo."""
+    """Pixels of a picture as the model takes them, float32 RGB (size, size, 3) in 0..255, as training prepares them."""
+    log["bytes"] = len(data)
     if len(data) > MAX_BYTES:
         raise RequestError("too_large", f"the picture has more than {MAX_BYTES:,} bytes")
-    log["bytes"] = len(data)
+    if not data.startswith(tuple(FORMATS.values())):
+        raise RequestError("unsupported_type", f"the picture is none of {', '.join(FORMATS)}")
     try:
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
-    except Image.DecompressionBombError:
-        raise RequestError("too_large", f"the picture has more than {MAX_PIXELS:,} pixels") from None
-    except Exception:  # damaged files make Pillow raise nearly anything
-        raise RequestError("unsupported_type", f"the picture is not a readable {', '.join(FORMATS)}") from None
-    log["size"] = list(image.size)
-    if image.width * image.height > MAX_PIXELS:
+        with limited_memory():
+            image = Image.open(CountedReads(data), formats=list(FORMATS))
+            log["size"] = image.size
+            check_costs(image, data)
+            image.draft(None, (2 * size, 2 * size))  # a large JPEG is decoded at a smaller scale
+            image.load()
+            with contextlib.suppress(LookupError, OSError, SyntaxError, TypeError, ValueError):  # damaged EXIF data
+                ImageOps.exif_transpose(image, in_place=True)
+            return np.asarray(in_rgb(image).resize((size, size), Image.Resampling.BILINEAR), np.float32)
+    except RequestError:
+        raise
+    except MemoryError:
+        raise RequestError("too_large", "the picture needs too much memory; send it smaller, or as JPEG") from None
+    except Exception as error:  # Pillow raises nearly anything for a damaged file
+        log["detail"] = repr(error)[:200]
+        raise RequestError("invalid_image", "the picture is damaged, incomplete or of an odd kind") from None
+
+
+def check_costs(image: Image.Image, data: bytes) -> None:
+    """RequestError if an opened picture is going to be too much work."""
+    pixels = image.width * image.height
+    if pixels > MAX_PIXELS:
         raise RequestError("too_large", f"the picture has more than {MAX_PIXELS:,} pixels")
+    if data.startswith(FORMATS["JPEG"]):
+        start = image.fp.tell()  # of the first scan. Each visits all pixels, and an empty one has a dozen bytes
+        scans = 1 + data.count(b"\xff\xda", start, data.find(b"\xff\xd9", start))
+        if scans > 1 and scans * pixels > MAX_SCANS * MAX_PIXELS:
+            raise RequestError("too_large", "the picture has too many scans; send it as a plain JPEG")
+
+
+def in_rgb(image: Image.Image) -> Image.Image:
+    """Any picture as RGB, transparency over white. Works in strips: whole, the steps would take 16 bytes a pixel."""
+    if image.mode == "RGB" and not image.has_transparency_data:
+        return image
+    whole = Image.new("RGB", image.size)
+    for top in range(0, image.height, 256):
+        strip = image.crop((0, top, image.width, min(top + 256, image.height)))
+        if strip.mode.startswith("I;16"):  # the upper byte, as Pillow itself reads 16-bit RGB
+            strip = strip.convert("I").point(lambda value: value * (1 / 256)).convert("L")
+        if strip.has_transparency_data:
+            strip = strip.convert("RGBA")
+            strip = Image.alpha_composite(Image.new("RGBA", strip.size, "white"), strip)
+        whole.paste(strip.convert("RGB"), (0, top))
+    return whole
+
+
+class CountedReads(io.BytesIO):
+    """A file in memory that fails after MAX_READS reads, before a file of a million parts costs seconds."""
+
+    reads = 0
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Read as usual; OSError once there were too many reads."""
+        self.reads += 1
+        if self.reads > MAX_READS:
+            raise OSError("too many parts")
+        return super().read(size)
+
+
+@contextlib.contextmanager
+def limited_memory() -> Iterator[None]:
+    """Within this the process gets at most MAX_MEMORY bytes more than it has; past that, a MemoryError.
+
+    Not every picture says what it will cost: WebP takes 16 bytes a pixel, and 60 kB of EXIF data can take 300 MB.
+    Works on Linux, as Lambda is, and does nothing elsewhere.
+    """
+    if sys.platform != "linux":
+        yield
+        return
+    import resource
+
+    limits = resource.getrlimit(resource.RLIMIT_DATA)
+    pages = int(Path("/proc/self/statm").read_text().split()[5])
+    resource.setrlimit(resource.RLIMIT_DATA, (pages * resource.getpagesize() + MAX_MEMORY, limits[1]))
     try:
-        image.draft(None, (2 * size, 2 * size))  # a large JPEG is decoded at a smaller scale
-        ImageOps.exif_transpose(image, in_place=True)
-    except Exception:
-        raise RequestError("invalid_image", "the picture is damaged or incomplete") from None
-    return np.asarray(to_rgb(image).resize((size, size), Image.Resampling.BILINEAR), np.float32)
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, limits)
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Any picture as RGB: transparency over white, 16-bit gray by its upper byte (as Pillow itself reads 16-bit RGB)."""
-    if image.mode.startswith("I;16"):
-        image = image.convert("I").point(lambda value: value * (1 / 256)).convert("L")
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image if image.mode == "RGB" else image.convert("RGB")
-
-
-def decode_base64(text: Any) -> bytes:
-    """Bytes of a base64 text or a data URL."""
-    if not isinstance(text, str):
-        raise RequestError("invalid_request", "image must be a base64 text")
-    if text.startswith("data:"):
-        text = text.partition(",")[2]
-    if len(text) > MAX_BYTES * 1.4:
-        raise RequestError("too_large", f"the picture has more than {MAX_BYTES:,} bytes")
+def decode_base64(text: Any, name: str) -> bytes:
+    """Bytes of the field of this name, which holds base64 text or a data URL."""
     try:
-        return base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError):
-        raise RequestError("invalid_request", "image is not valid base64") from None
+        return base64.b64decode("".join(re.sub("^data:[^,]*,", "", text).split()), validate=True)
+    except (TypeError, ValueError):
+        raise RequestError("invalid_request", f"{name} must be base64 text") from None
 
 
 # ---------------------------------------------------------------- downloads
 
+LATE = RequestError("download_timeout", f"the download took more than {MAX_SECONDS} seconds")
 
-def download_all(urls: list, logs: list[dict]) -> list:
-    """Download side by side; for each URL its bytes or a RequestError, after MAX_SECONDS at the latest."""
-    deadline = time.monotonic() + MAX_SECONDS
-    connections: list = []
+
+def download_all(urls: list) -> list[bytes | Exception]:
+    """Download side by side. What is not there after MAX_SECONDS is given up, whatever it is waiting for."""
+    deadline, sockets = time.monotonic() + MAX_SECONDS, []
     pool = ThreadPoolExecutor(len(urls))
-    futures = [pool.submit(download, url, deadline, connections, log) for url, log in zip(urls, logs, strict=True)]
+    futures = [pool.submit(download, url, deadline, sockets) for url in urls]
     pool.shutdown(wait=False)
     wait(futures, MAX_SECONDS)
-    for connection in connections:  # ends a download that trickles: its thread sees the end of the stream
-        if connection.sock is not None:
-            try:
-                connection.sock.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass
-    late = RequestError("download_timeout", f"the download took more than {MAX_SECONDS:g} seconds")
-    return [(future.exception() or future.result()) if future.done() else late for future in futures]
+    for sock in sockets:  # ends the threads that still read: a server that trickles outlasts all other time-outs
+        with contextlib.suppress(OSError):
+            sock.shutdown(socket.SHUT_RDWR)
+    return [(future.exception() or future.result()) if future.done() else LATE for future in futures]
 
 
-def download(url: Any, deadline: float, connections: list, log: dict) -> bytes:
-    """Bytes behind a public URL."""
-    from AntiSSRF import AntiSSRFError
+def download(url: Any, deadline: float, sockets: list) -> bytes:
+    """Bytes of the picture at a URL on the public internet. Appends the sockets that it opens to `sockets`."""
+    from AntiSSRF import AntiSSRFError  # imported here, with requests: 0.2 s that other requests need not wait
+    from requests import Request
 
-    start = time.monotonic()
+    if not isinstance(url, str) or len(url) > MAX_URL or not url.isprintable() or re.search(r"[ \\]", url):
+        raise RequestError("url_refused", f"the URL must be a text of at most {MAX_URL} printable characters")
     try:
-        with public_session(deadline, connections) as session:
+        with public_session(deadline, sockets) as session:
             for _ in range(MAX_REDIRECTS + 1):
-                request = session.prepare_request(checked_request(url))
+                request = Request("GET", url, HEADERS).prepare()
                 check_url(request.url)
-                left = deadline - time.monotonic()
-                with session.send(request, stream=True, allow_redirects=False, timeout=max(left, 0.001)) as response:
-                    if response.is_redirect:
-                        url = urllib.parse.urljoin(request.url, session.get_redirect_target(response))
-                        continue
-                    return read_body(response)
-            raise RequestError("download_failed", f"the URL redirects more than {MAX_REDIRECTS} times")
-    except AntiSSRFError:
+                seconds = max(deadline - time.monotonic(), 0.001)
+                # Straight to the adapter: the session would read the body of a redirect without limit, keep cookies,
+                # and use proxies of the environment.
+                with session.get_adapter(url).send(request, stream=True, timeout=seconds) as response:
+                    if not response.is_redirect:
+                        return read_body(response)
+                    url = urljoin(request.url, session.get_redirect_target(response))
+        raise RequestError("download_failed", f"the URL leads through more than {MAX_REDIRECTS} redirects")
+    except (AntiSSRFError, socket.gaierror, UnicodeError):  # alike, so that nobody learns which names exist inside
         raise RequestError("url_refused", "the host of the URL has no public address") from None
-    except (OSError, UnicodeError, ValueError):
-        if time.monotonic() >= deadline:
-            raise RequestError("download_timeout", f"the download took more than {MAX_SECONDS:g} seconds") from None
-        raise RequestError("download_failed", "the picture could not be downloaded") from None
-    finally:
-        log["download_ms"] = _ms(start)
+    except (OSError, ValueError):
+        if time.monotonic() > deadline:
+            raise LATE from None
+        raise RequestError("download_failed", "the server of the URL did not answer as it should") from None
 
 
-def public_session(deadline: float, connections: list) -> Any:
-    """A requests session that connects to public addresses only."""
+def public_session(deadline: float, sockets: list) -> Any:
+    """A requests session for public addresses only. Collects its sockets, and opens none after the deadline.
+
+    AntiSSRF resolves a name, refuses it unless all its addresses are public, and connects to one of these addresses.
+    """
     from AntiSSRF import AntiSSRFPolicy, PolicyConfigOptions
 
     policy = AntiSSRFPolicy(PolicyConfigOptions.EXTERNAL_ONLY_LATEST)
+    policy.add_denied_addresses(["::/96", "::ffff:0:0:0/96"])  # hold IPv4 addresses, and are missing in its list
     policy.allow_plain_text_http = True
+    policy.add_xff_header = False  # it would make the request a proxy's
     session = policy.get_antissrf_session()
-    session.trust_env = False
-    session.headers = {"User-Agent": USER_AGENT, "Accept": "image/*", "Accept-Encoding": "identity"}
+
+    def watched(pool: type) -> type:
+        class Connection(pool.ConnectionCls):
+            def connect(self) -> None:
+                super().connect()
+                sockets.append(self.sock)
+                if time.monotonic() > deadline:
+                    raise TimeoutError
+
+        return type(pool.__name__, (pool,), {"ConnectionCls": Connection})
+
+    for adapter in session.adapters.values():
+        pools = adapter.poolmanager.pool_classes_by_scheme
+        adapter.poolmanager.pool_classes_by_scheme = {scheme: watched(pool) for scheme, pool in pools.items()}
     return session
 
 
-def checked_request(url: Any) -> Any:
-    """A request for a URL."""
-    import requests
-
-    if not isinstance(url, str) or len(url) > MAX_URL or not url.isprintable() or "\\" in url or " " in url:
-        raise RequestError("url_refused", "the URL is not valid")
-    return requests.Request("GET", url)
-
-
 def check_url(url: str) -> None:
-    """Refuse what is not a plain http or https URL."""
-    parts = urllib.parse.urlsplit(url)
-    if PORTS.get(parts.scheme) is None or parts.username is not None or parts.password is not None:
-        raise RequestError("url_refused", "only http and https URLs without user names")
+    """RequestError unless a URL is http or https, without credentials, on the default port."""
+    parts = urlsplit(url)
+    if parts.scheme not in PORTS or not parts.hostname:
+        raise RequestError("url_refused", "the URL must begin with http:// or https://")
+    if "@" in parts.netloc:
+        raise RequestError("url_refused", "the URL must not hold a user name or password")
     if parts.port not in (None, PORTS[parts.scheme]):
-        raise RequestError("url_refused", "only the default ports")
+        raise RequestError("url_refused", "the URL must not name another port than the default one")
 
 
 def read_body(response: Any) -> bytes:
-    """Bytes of a response, at most MAX_BYTES."""
+    """Body of a plain answer of at most MAX_BYTES."""
     if response.status_code != 200:
-        raise RequestError("download_failed", f"the server answered with status {response.status_code}")
-    if response.headers.get("Content-Encoding", "identity") != "identity":
-        raise RequestError("download_failed", "the server sent the picture compressed")
-    data = bytearray()
-    for chunk in response.iter_content(65536):
-        data += chunk
-        if len(data) > MAX_BYTES:
+        raise RequestError("download_failed", f"the server of the URL answered with status {response.status_code}")
+    if response.headers.get("Content-Encoding", "identity") != "identity":  # could unpack to any size
+        raise RequestError("download_failed", "the server of the URL sent a compressed answer, though asked not to")
+    body = bytearray()
+    for block in response.iter_content(2**16):
+        body += block
+        if len(body) > MAX_BYTES:
             raise RequestError("too_large", f"the picture has more than {MAX_BYTES:,} bytes")
-    return bytes(data)
+    return bytes(body)
 
 
 # ---------------------------------------------------------------- events
 
 
-def http_request(event: dict) -> dict | None:
-    """What an HTTP event asks for, the same for every kind of event; None for a direct invocation."""
-    context = event.get("requestContext")
-    if not isinstance(context, dict):
+class HttpRequest(NamedTuple):
+    """What matters of an HTTP event."""
+
+    service: str  # the form of event and response: "alb", "2.0" (HTTP API, function URL) or "1.0" (REST API)
+    method: str
+    path: str
+    content_type: str
+    query: dict[str, str]
+    body: Any
+    is_base64: bool
+    lists: bool  # a load balancer that wants headers as lists
+
+
+def http_request(event: Any) -> HttpRequest | None:
+    """The HTTP request in an event; None if it is a direct invocation."""
+    event = as_dict(event)
+    context = as_dict(event.get("requestContext"))
+    if not context and "httpMethod" not in event:
         return None
-    kind = "alb" if "elb" in context else "v2" if isinstance(context.get("http"), dict) else "v1"
-    if kind == "v2":
-        method, path = context["http"].get("method"), event.get("rawPath")
-    else:
-        method, path = event.get("httpMethod"), event.get("path")
-    headers = {**_dict(event.get("headers")), **_firsts(event.get("multiValueHeaders"))}
-    query = {**_dict(event.get("queryStringParameters")), **_firsts(event.get("multiValueQueryStringParameters"))}
-    if kind == "alb":
-        query = {urllib.parse.unquote_plus(str(k)): urllib.parse.unquote_plus(str(v)) for k, v in query.items()}
-    path, stage = str(path or "/"), context.get("stage")
-    if isinstance(stage, str) and path.split("/")[1:2] == [stage]:
-        path = path[len(stage) + 1 :]
-    return {
-        "kind": kind,
-        "multi": isinstance(event.get("multiValueHeaders"), dict) and kind == "alb",
-        "method": str(method).upper(),
-        "path": "/" + path.strip("/"),
-        "type": str({str(k).lower(): v for k, v in headers.items()}.get("content-type", ""))
-        .split(";")[0]
-        .strip()
-        .lower(),
-        "query": query,
-        "body": event.get("body"),
-        "base64": event.get("isBase64Encoded") is True,
-    }
+    v2 = as_dict(context.get("http"))
+    service = "alb" if "elb" in context else "2.0" if v2 else "1.0"
+    lists = service == "alb" and "multiValueHeaders" in event
+    query = as_dict(event.get("multiValueQueryStringParameters" if lists else "queryStringParameters"))
+    headers = as_dict(event.get("multiValueHeaders" if lists else "headers"))
+    if lists:
+        query, headers = (
+            {key: v[-1] for key, v in many.items() if v and isinstance(v, list)} for many in (query, headers)
+        )
+    if service == "alb":  # it passes the query as it came
+        query = {unquote_plus(key): unquote_plus(str(value)) for key, value in query.items()}
+    path = str(event.get("rawPath") if v2 else event.get("path")).strip("/")
+    stage = context.get("stage")  # HTTP APIs put it in front of the path
+    if isinstance(stage, str) and path.split("/")[0] == stage:
+        path = path[len(stage) :].strip("/")
+    return HttpRequest(
+        service=service,
+        method=str(v2.get("method") if v2 else event.get("httpMethod")).upper(),
+        path="/" + path,
+        content_type=str({key.lower(): value for key, value in headers.items()}.get("content-type", "")),
+        query=query,
+        body=event.get("body") or "",
+        is_base64=event.get("isBase64Encoded") is True,
+        lists=lists,
+    )
 
 
-def fields_of(request: dict) -> dict:
-    """The fields (url, image, urls, images, top_k) of an HTTP request."""
-    if request["path"] not in PATHS:
-        raise RequestError("not_found", f"no such path; use {PATHS[-1]}")
-    if request["method"] not in METHODS:
-        raise RequestError("method_not_allowed", f"use {', '.join(METHODS)}")
-    query = request["query"]
-    top_k = query.get("top_k")
-    query = {**query, "top_k": int(top_k)} if isinstance(top_k, str) and top_k.isdecimal() else query
-    if request["method"] == "GET":
-        return {key: query[key] for key in ("url", "top_k") if key in query}
-    body = request["body"] or ""
-    if request["type"].startswith("image/"):
-        if not request["base64"]:
-            raise RequestError("unsupported_type", "the gateway did not pass the picture as binary")
-        return {"image": body, **{key: query[key] for key in ("top_k",) if key in query}}
-    if request["type"] not in ("", "application/json"):
-        raise RequestError("unsupported_type", "send application/json or image/...")
-    try:
-        return json.loads(decode_base64(body) if request["base64"] else body)
-    except (TypeError, ValueError, RecursionError):
-        raise RequestError("invalid_request", "the body is not valid JSON") from None
-
-
-def _dict(value: Any) -> dict:
+def as_dict(value: Any) -> dict:
+    """The value if it is a dict, else an empty one."""
     return value if isinstance(value, dict) else {}
 
 
-def _firsts(value: Any) -> dict:
-    return {key: values[-1] for key, values in _dict(value).items() if isinstance(values, list) and values}
+def fields_of(request: HttpRequest) -> Any:
+    """The direct invocation that an HTTP request stands for; None if it asks for no work."""
+    if request.path not in PATHS:
+        raise RequestError("not_found", f"there is nothing at this path; use {' or '.join(PATHS)}")
+    if request.method not in METHODS:
+        raise RequestError("method_not_allowed", f"use one of {', '.join(METHODS)}")
+    if request.method in ("HEAD", "OPTIONS"):
+        return None
+    fields = {key: value for key, value in request.query.items() if key in ("url", "top_k")}
+    with contextlib.suppress(ValueError):
+        fields["top_k"] = int(fields.get("top_k", ""))
+    kind = request.content_type.partition(";")[0].strip().lower()
+    if request.method == "GET":
+        return fields
+    if kind.startswith("image/"):
+        if not request.is_base64:
+            raise RequestError("unsupported_type", "the gateway does not pass image/* as binary; send base64 in JSON")
+        return {**fields, "image": request.body}
+    if kind not in ("application/json", ""):
+        raise RequestError("unsupported_type", "the Content-Type must be application/json or image/...")
+    try:
+        return json.loads(decode_base64(request.body, "the body") if request.is_base64 else request.body)
+    except (TypeError, ValueError, RecursionError):
+        raise RequestError("invalid_request", "the body is not JSON") from None
+
+
+def http_response(request: HttpRequest, status: int, answer: dict | None) -> dict:
+    """The response to an HTTP request, in the form that its service expects."""
+    headers = {"Content-Type": "application/json"}
+    if request.method == "OPTIONS" or status == STATUS["method_not_allowed"]:
+        headers["Allow"] = ", ".join(METHODS)
+    body = json.dumps(answer) if answer and request.method != "HEAD" else ""
+    response = {"statusCode": status, "headers": headers, "body": body, "isBase64Encoded": False}
+    if request.service == "alb":
+        response["statusDescription"] = f"{status} {http.HTTPStatus(status).phrase}"
+    if request.lists:
+        response["multiValueHeaders"] = {key: [value] for key, value in response.pop("headers").items()}
+    return response
 
 
 # ---------------------------------------------------------------- handler
 
 
 def lambda_handler(event: Any, context: Any = None) -> dict:
-    """Answer an event; see the head of this file."""
-    log = {"request_id": getattr(context, "aws_request_id", None), "outcome": "ok"}
-    request = http_request(event) if isinstance(event, dict) else None
-    log["event"] = request["kind"] if request else "direct"
-    status = 200
+    """Answer an event. What is wrong with a request is an answer too; a fault of ours is logged and raised."""
+    log = {"request_id": getattr(context, "aws_request_id", None), "event": "direct"}
+    request = http_request(event)
     try:
-        if request and request["method"] in ("HEAD", "OPTIONS") and request["path"] in PATHS:
-            answer = None
-        else:
-            answer = answer_to(fields_of(request) if request else event, log)
+        if request:
+            log["event"] = request.service
+            event = fields_of(request)
+        answer = None if request and event is None else answer_fields(event, log)
     except RequestError as error:
-        answer, status, log["outcome"] = error.answer, STATUS[error.code], error.code
+        answer = error_answer(error)
     except Exception:
-        log.update(outcome="internal_error", traceback=traceback.format_exc())
+        log["traceback"] = traceback.format_exc()
+        answer = error_answer(RequestError("internal_error", "the service failed; the fault is ours and is logged"))
         if not request:
             raise
-        answer, status = RequestError("internal_error", "the service failed").answer, 500
     finally:
+        log["outcome"] = answer["error"]["code"] if answer and "error" in answer else "ok"
         print(json.dumps(log), flush=True)
-    return http_response(request, status, answer) if request else answer
+    return http_response(request, STATUS.get(log["outcome"], 200), answer) if request else answer
 
 
-def http_response(request: dict, status: int, answer: dict | None) -> dict:
-    """A response in the form that the kind of event wants."""
-    headers = {"Content-Type": "application/json"}
-    if request["method"] == "OPTIONS" or status == 405:
-        headers["Allow"] = ", ".join(METHODS)
-    response = {
-        "statusCode": status,
-        "headers": headers,
-        "body": json.dumps(answer) if answer else "",
-        "isBase64Encoded": False,
-    }
-    if request["kind"] == "alb":
-        response["statusDescription"] = f"{status} OK"
-        if request["multi"]:
-            response["multiValueHeaders"] = {key: [value] for key, value in response.pop("headers").items()}
-    return response
-
-
-def answer_to(fields: Any, log: dict) -> dict:
-    """Prediction or predictions for the fields of a request."""
+def answer_fields(fields: Any, log: dict) -> dict:
+    """The answer to the fields of a request."""
     if not isinstance(fields, dict):
         raise RequestError("invalid_request", "the request must be a JSON object")
-    given = [key for key in ("url", "image", "urls", "images") if key in fields]
-    if len(given) != 1:
-        raise RequestError("invalid_request", "give one of url, image, urls and images")
-    source, top_k = given[0], fields.get("top_k")
+    sources = [name for name in ("url", "image", "urls", "images") if name in fields]
+    if len(sources) != 1:
+        raise RequestError("invalid_request", "the request must have one of url, image, urls and images")
+    source, top_k = sources[0], fields.get("top_k")
     if top_k is not None and (type(top_k) is not int or not 1 <= top_k <= len(MODEL.classes)):
         raise RequestError("invalid_request", f"top_k must be a whole number from 1 to {len(MODEL.classes)}")
     log["source"] = source
-    items = fields[source] if source in ("urls", "images") else [fields[source]]
+    items = fields[source] if source.endswith("s") else [fields[source]]
     if not isinstance(items, list) or not 1 <= len(items) <= MAX_PICTURES:
-        raise RequestError("invalid_request", f"{source} must be a list of 1 to {MAX_PICTURES}")
-    logs = [{} for _ in items]
-    items = download_all(items, logs) if source in ("url", "urls") else items
-    if source in ("url", "image"):
-        try:
-            return answer_picture(items[0], top_k, logs[0])
-        finally:
-            log.update(logs[0])
-    answers = []
-    for item, item_log in zip(items, logs, strict=True):
-        try:
-            answers.append(answer_picture(item, top_k, item_log))
-        except RequestError as error:
-            item_log["outcome"] = error.code
-            answers.append(error.answer)
-    log["pictures"] = logs
-    return {"predictions": answers}
+        raise RequestError("invalid_request", f"{source} must be a list of 1 to {MAX_PICTURES} items")
+    if source.startswith("url"):
+        start = time.monotonic()
+        items = download_all(items)
+        log["download_ms"] = milliseconds_since(start)
+    if not source.endswith("s"):
+        return answer_picture(items[0], top_k, log)
+    log["pictures"] = [{} for _ in items]
+    return {"predictions": [answer_picture(item, top_k, log) for item, log in zip(items, log["pictures"], strict=True)]}
 
 
 def answer_picture(item: Any, top_k: int | None, log: dict) -> dict:
-    """Prediction for a picture: its bytes, its base64 text or the error that its download ended with."""
-    if isinstance(item, Exception):
-        raise item
-    data = item if isinstance(item, bytes) else decode_base64(item)
-    start = time.monotonic()
-    pixels = read_picture(data, MODEL.size, log)
-    log["decode_ms"] = _ms(start)
-    start = time.monotonic()
-    answer = predict(pixels, top_k)
-    log.update(inference_ms=_ms(start), top_class=next(iter(answer["prediction"])))
-    return answer
+    """The answer to a picture: to its base64 text, its bytes, or the exception that its download ended with."""
+    try:
+        if isinstance(item, Exception):
+            raise item
+        start = time.monotonic()
+        pixels = read_picture(item if isinstance(item, bytes) else decode_base64(item, "image"), MODEL.size, log)
+        log["decode_ms"] = milliseconds_since(start)
+        start = time.monotonic()
+        answer = classify(pixels, top_k)
+        log.update(inference_ms=milliseconds_since(start), top_class=next(iter(answer["prediction"])), outcome="ok")
+        return answer
+    except RequestError as error:
+        log["outcome"] = error.args[0]
+        return error_answer(error)
 
 
-def _ms(start: float) -> float:
+def error_answer(error: RequestError) -> dict:
+    """The answer that takes the place of a prediction."""
+    return {"error": {"code": error.args[0], "message": error.args[1]}}
+
+
+def milliseconds_since(start: float) -> float:
+    """Milliseconds since a time of time.monotonic()."""
     return round((time.monotonic() - start) * 1000, 1)
 
 
+warnings.filterwarnings("ignore", module="PIL")  # remarks on odd pictures, a line for each odd tag
 MODEL = load_model(Path(os.environ.get("MODEL_FILE") or Path(__file__).with_name("top_10_dog_breeds.tflite")))

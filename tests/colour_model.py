@@ -2,8 +2,8 @@
 
     python tests/colour_model.py MODEL.tflite
 
-A picture's "breed" is the colour of COLOURS that its mean colour is nearest to. Far from all of them (a gray picture) the energy
-falls below the threshold, and the answer says that the breed is not known. Runs in a process of its own, since it needs TensorFlow.
+A picture's "breed" is the one of COLOURS nearest to the mean colour of its upper left quarter. Where none is near, as
+for gray, the energy is below the threshold: the breed is not known. A process of its own, since it needs TensorFlow.
 """
 
 import json
@@ -29,7 +29,7 @@ THRESHOLD = -6.0  # of the energy: the mean colour may be some 55 off the neares
 
 
 def write_model(path: Path, size: int = SIZE, breeds: list[str] | None = None) -> None:
-    """Convert a Keras model that compares mean colours, and append its labels and facts."""
+    """Convert a Keras model that compares colours, and append its labels and facts."""
     import keras
     import tensorflow as tf
     from keras import ops
@@ -37,7 +37,7 @@ def write_model(path: Path, size: int = SIZE, breeds: list[str] | None = None) -
     breeds = breeds or list(COLOURS)
     colours = tf.constant([COLOURS[breed] for breed in breeds], tf.float32)
     pixels = keras.Input((size, size, 3), 1)
-    mean = keras.layers.GlobalAveragePooling2D()(pixels)
+    mean = ops.mean(pixels[:, : size // 2, : size // 2], axis=(1, 2))
     logits = -SHARPNESS * ops.sum((mean[:, None, :] - colours) ** 2, axis=2)
     outputs = [ops.softmax(logits), ops.logsumexp(logits, axis=1, keepdims=True)]
     converter = tf.lite.TFLiteConverter.from_keras_model(keras.Model(pixels, outputs))
