@@ -42,6 +42,8 @@ FASTEST_FIRST = ("int8", "float32")
 CALIBRATION_PICTURES = 100
 RUNTIMES = ("ai_edge_litert", "tflite_runtime")  # in the order of preference
 
+Picture = tuple[Path, float]  # a file, and the central share of its sides that the model is to see
+
 # --- Conversion ------------------------------------------------------------------------------------------------------
 
 
@@ -62,7 +64,7 @@ def serving_model(model: "keras.Model") -> "keras.Model":
     return keras.Model(pixels, {"probabilities": probabilities, "energy": energy})
 
 
-def to_tflite(model: "keras.Model", quantization: str, pictures: Sequence[Path]) -> bytes:
+def to_tflite(model: "keras.Model", quantization: str, pictures: Sequence[Picture]) -> bytes:
     """Return the model as a TensorFlow Lite flatbuffer; `pictures` calibrate the ranges of int8 activations."""
     import tensorflow as tf
 
@@ -76,8 +78,8 @@ def to_tflite(model: "keras.Model", quantization: str, pictures: Sequence[Path])
 
     def calibration_set() -> Iterator[list[np.ndarray]]:
         size = model.input.shape[1]
-        for path in pictures:
-            yield [load_input(path, size)]
+        for picture in pictures:
+            yield [load_input(picture, size)]
 
     converter.representative_dataset = calibration_set
     # The head stays float: it is tiny, and a logit in steps of 1/256 of its range would spoil the probabilities.
@@ -92,9 +94,10 @@ def to_tflite(model: "keras.Model", quantization: str, pictures: Sequence[Path])
 # --- The serving runtime, in a process of its own --------------------------------------------------------------------
 
 
-def load_input(path: Path, size: int) -> np.ndarray:
+def load_input(picture: Picture, size: int) -> np.ndarray:
     """Return a picture as the model takes it: float32 RGB 0..255, [1, size, size, 3]."""
-    return np.asarray(resize(read_photo(path, size), size), np.float32)[None]
+    path, share = picture
+    return np.asarray(resize(read_photo(path, size), size, share), np.float32)[None]
 
 
 def start_interpreter(file: Path, runtime: str, threads: int) -> None:
@@ -104,10 +107,10 @@ def start_interpreter(file: Path, runtime: str, threads: int) -> None:
     interpreter.allocate_tensors()
 
 
-def predict_file(path: Path) -> tuple[np.ndarray, float]:
+def predict_file(picture: Picture) -> tuple[np.ndarray, float]:
     """Return probabilities float32 [N] and energy of a picture."""
     pixels = interpreter.get_input_details()[0]
-    interpreter.set_tensor(pixels["index"], load_input(path, pixels["shape"][1]))
+    interpreter.set_tensor(pixels["index"], load_input(picture, pixels["shape"][1]))
     interpreter.invoke()
     outputs = [interpreter.get_tensor(output["index"])[0] for output in interpreter.get_output_details()]
     energy, probabilities = sorted(outputs, key=len)
@@ -115,19 +118,19 @@ def predict_file(path: Path) -> tuple[np.ndarray, float]:
 
 
 def predict_files(
-    file: Path, paths: Sequence[Path], runtime: str = RUNTIMES[0], threads: int = 0
+    file: Path, pictures: Sequence[Picture], runtime: str = RUNTIMES[0], threads: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
     """Run a .tflite file on pictures in the serving runtime; return probabilities [n, N] and energies [n].
 
     By default it uses as many threads as the process may use CPUs.
     """
     threads = threads or (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
-    show = progress(f"{runtime} on {threads} threads", len(paths), unit="pictures", scale=1)
+    show = progress(f"{runtime} on {threads} threads", len(pictures), unit="pictures", scale=1)
     outputs = []
     new_process = multiprocessing.get_context("spawn")
     try:
         with ProcessPoolExecutor(1, new_process, start_interpreter, (file, runtime, threads)) as pool:
-            for output in pool.map(predict_file, paths):
+            for output in pool.map(predict_file, pictures):
                 outputs.append(output)
                 show(len(outputs))
     except BrokenProcessPool:
@@ -197,6 +200,7 @@ def collect_facts(model_path: Path, report: dict, quantization: str, results: di
         "format_version": 1,
         "classes": report["classes"],
         "input": {"height": size, "width": size, "channels": 3, "dtype": "float32", "range": [0, 255], "color": "RGB"},
+        "photo_share": report["photo_share"],  # the central part of a photo that the model is to see
         "quantization": quantization,
         "temperature": report["temperature"],  # already in the weights
         "unknown_rule": report["unknown_rule"],
@@ -223,7 +227,7 @@ def convert(
     """
     import keras
 
-    from training import crop_path, in_split, photo_path, plain_set, read_report, read_split
+    from training import crop_view, in_split, photo_view, plain_set, read_report, read_split
 
     report = read_report(model_path)
     data_dir = data_dir or Path(report["data_dir"])
@@ -234,14 +238,14 @@ def convert(
     for name, whole_photos in (("crops", False), ("whole_photos", True)):
         features, labels = plain_set(data_dir, test, report["classes"], whole_photos, report["size"])
         before[name] = keras_predict(model, features)[0]
-    paths = [crop_path(data_dir, image) for image in test] + [photo_path(data_dir, image) for image in test]
-    calibration = [photo_path(data_dir, image) for image in train[:: -(-len(train) // CALIBRATION_PICTURES)]]
+    pictures = [view(data_dir, image)[:2] for view in (crop_view, photo_view) for image in test]
+    calibration = [photo_view(data_dir, image)[:2] for image in train[:: -(-len(train) // CALIBRATION_PICTURES)]]
 
     part = output.with_name(output.name + ".part")
     for candidate in [quantization] if quantization else FASTEST_FIRST:
         print(f"converting to {candidate}", flush=True)
         part.write_bytes(to_tflite(model, candidate, calibration))
-        after = predict_files(part, paths)[0].reshape(2, len(test), -1)
+        after = predict_files(part, pictures)[0].reshape(2, len(test), -1)
         results = {name: compare(before[name], p, labels) for name, p in zip(before, after, strict=True)}
         print_results(results)
         loss = max(map(lost_points, results.values()))
