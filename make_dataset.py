@@ -547,6 +547,7 @@ def quiet() -> Iterator[None]:
 
 # The demo breeds, under real folder names. Lengths are shares of a square canvas in which the dog stands facing right:
 # leg and snout are lengths, body is length and depth, head a radius, neck the rise of the head, fur the depth of tufts.
+# coat is the main colour, light that of mane, beard, socks and muzzle; what only some breeds have stands last.
 DEMO_BREEDS = {
     "n02085936-Maltese_dog": {
         "pictures": 28, "leg": 0.13, "body": (0.42, 0.23), "head": 0.125, "snout": 0.050, "neck": 0.08, "fur": 0.04,
