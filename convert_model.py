@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from data_selection import read_photo, resize
-from make_dataset import progress
+from make_dataset import progress, quiet
 
 if TYPE_CHECKING:
     import keras
@@ -244,7 +244,9 @@ def convert(
     part = output.with_name(output.name + ".part")
     for candidate in [quantization] if quantization else FASTEST_FIRST:
         print(f"converting to {candidate}", flush=True)
-        part.write_bytes(to_tflite(model, candidate, calibration))
+        with quiet():  # the converter describes every variable
+            content = to_tflite(model, candidate, calibration)
+        part.write_bytes(content)
         after = predict_files(part, pictures)[0].reshape(2, len(test), -1)
         results = {name: compare(before[name], p, labels) for name, p in zip(before, after, strict=True)}
         print_results(results)

@@ -231,7 +231,8 @@ def load_backbone(data_dir: Path, size: int, devices: tuple[str, ...] = ()) -> t
         return tf.reduce_mean(tf.cast(maps, tf.float32), axis=[1, 2])
 
     # With its weights as constants, TensorFlow fuses each convolution with its normalisation and activation.
-    frozen = convert_variables_to_constants_v2(features.get_concrete_function())
+    with quiet():
+        frozen = convert_variables_to_constants_v2(features.get_concrete_function())
     run = tf.function(
         lambda batch: strategy.run(lambda pixels: frozen(pixels)[0], args=(batch,)), reduce_retracing=True
     )
