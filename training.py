@@ -152,11 +152,11 @@ def split_images(images: dict[str, list[str]], seed: int) -> dict[str, str]:
 
 def read_split(path: Path) -> dict[str, str]:
     """Read a CSV file with the columns image and split; return image -> split."""
-    with open(path, newline="") as file:
+    with open(path, newline="", encoding="utf-8-sig", errors="replace") as file:  # -sig: as spreadsheets write it
         rows = csv.DictReader(file)
         if not {"image", "split"} <= set(rows.fieldnames or ()):
             raise ValueError(f"{path}: the first line must name the columns image and split")
-        split = {row["image"]: row["split"] for row in rows}
+        split = {row["image"]: row["split"] or "" for row in rows}
     wrong = sorted(set(split.values()) - {"train", "validation", "test"})
     if wrong:
         raise ValueError(f"{path}: unknown split {wrong[0]!r}; use train, validation or test")
@@ -233,9 +233,12 @@ def load_backbone(data_dir: Path, size: int, devices: tuple[str, ...] = ()) -> t
     # With its weights as constants, TensorFlow fuses each convolution with its normalisation and activation.
     with quiet():
         frozen = convert_variables_to_constants_v2(features.get_concrete_function())
-    run = tf.function(
-        lambda batch: strategy.run(lambda pixels: frozen(pixels)[0], args=(batch,)), reduce_retracing=True
-    )
+
+    def run(batch: tf.Tensor) -> tf.Tensor:
+        return strategy.run(lambda pixels: frozen(pixels)[0], args=(batch,))
+
+    if len(devices) > 1:
+        run = tf.function(run, reduce_retracing=True)
     return strategy, lambda batch: np.concatenate([t.numpy() for t in strategy.experimental_local_results(run(batch))])
 
 
@@ -262,31 +265,35 @@ def extract_features(
     features = np.empty((len(views), 2048), np.float32)
     missing = dict(wanted)
     for shard in sorted(cache.glob("*.npz")):
-        with np.load(shard) as arrays:
-            found = [(i, key) for i, key in enumerate(map(bytes, arrays["keys"])) if missing.pop(key, None)]
-            if found:
-                rows = arrays["features"]
-                for i, key in found:
-                    features[wanted[key]] = rows[i]
+        try:
+            with np.load(shard) as arrays:
+                keys, rows = [bytes(key) for key in arrays["keys"]], arrays["features"]
+        except Exception:  # a damaged archive makes NumPy raise nearly anything
+            print(f"features: {shard} is damaged; computing its views again", flush=True)
+            shard.unlink()
+            continue
+        for key, row in zip(keys, rows, strict=True):
+            if missing.pop(key, None):
+                features[wanted[key]] = row
     print(f"features: {len(wanted) - len(missing):,} of {len(wanted):,} views from the cache", flush=True)
     if not missing:
         return features
 
     keys = list(missing)
     todo = [views[wanted[key][0]] for key in keys]
-    show = progress("features", len(keys), unit="views", scale=1)
     done, pending = 0, []
-    for batch in run_backbone(todo, data_dir, size, devices):
-        pending.append(batch)
-        done += len(batch)
-        waiting = sum(map(len, pending))
-        if waiting >= ROWS_PER_SHARD or done == len(keys):
-            rows = np.concatenate(pending)
-            save_shard(cache, keys[done - waiting : done], rows)
-            for key, row in zip(keys[done - waiting : done], rows, strict=True):
-                features[wanted[key]] = row
-            pending = []
-        show(done)
+    with progress("features", len(keys), unit="views", scale=1) as show:
+        for batch in run_backbone(todo, data_dir, size, devices):
+            pending.append(batch)
+            done += len(batch)
+            waiting = sum(map(len, pending))
+            if waiting >= ROWS_PER_SHARD or done == len(keys):
+                rows = np.concatenate(pending)
+                save_shard(cache, keys[done - waiting : done], rows)
+                for key, row in zip(keys[done - waiting : done], rows, strict=True):
+                    features[wanted[key]] = row
+                pending = []
+            show(done)
     return features
 
 
