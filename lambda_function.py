@@ -12,11 +12,13 @@ Give the function 1024 MB and 15 s. It stands alone: the image holds this file a
 
 import base64
 import contextlib
+import ctypes
 import hashlib
 import http
 import importlib
 import io
 import json
+import mmap
 import os
 import re
 import socket
@@ -38,7 +40,7 @@ from PIL import Image, ImageOps, WebPImagePlugin  # noqa: F401  registers WebP; 
 MAX_PICTURES = 10  # in a list
 MAX_BYTES = 10_000_000  # of a picture
 MAX_PIXELS = 50_000_000  # of a picture, checked before it is decoded
-MAX_MEMORY = 256 * 2**20  # bytes that decoding a picture may take
+MAX_MEMORY = 280_000_000  # bytes that decoding a picture may take
 MAX_SCANS = 10  # of a progressive JPEG with MAX_PIXELS, what encoders write; smaller ones may have more
 MAX_READS = 10_000  # of a picture's file: Pillow walks through its parts in Python, and there can be millions
 MAX_SECONDS = 8  # for the downloads of a request, all together
@@ -146,16 +148,17 @@ def read_picture(data: bytes, size: int, log: dict) -> np.ndarray:
             check_costs(image, data)
             image.draft(None, (2 * size, 2 * size))  # a large JPEG is decoded at a smaller scale
             image.load()
-            with contextlib.suppress(LookupError, OSError, SyntaxError, TypeError, ValueError):  # damaged EXIF data
-                ImageOps.exif_transpose(image, in_place=True)
+            turn_upright(image)
             return np.asarray(in_rgb(image).resize((size, size), Image.Resampling.BILINEAR), np.float32)
     except RequestError:
         raise
+    except Image.DecompressionBombError:
+        raise RequestError("too_large", f"the picture has more than {MAX_PIXELS:,} pixels") from None
     except MemoryError:
         raise RequestError("too_large", "the picture needs too much memory; send it smaller, or as JPEG") from None
     except Exception as error:  # Pillow raises nearly anything for a damaged file
         log["detail"] = repr(error)[:200]
-        raise RequestError("invalid_image", "the picture is damaged, incomplete or of an odd kind") from None
+        raise RequestError("invalid_image", "the picture is damaged, incomplete or too large to decode") from None
 
 
 def check_costs(image: Image.Image, data: bytes) -> None:
@@ -168,6 +171,16 @@ def check_costs(image: Image.Image, data: bytes) -> None:
         scans = 1 + data.count(b"\xff\xda", start, data.find(b"\xff\xd9", start))
         if scans > 1 and scans * pixels > MAX_SCANS * MAX_PIXELS:
             raise RequestError("too_large", "the picture has too many scans; send it as a plain JPEG")
+
+
+def turn_upright(image: Image.Image) -> None:
+    """Turn a picture in place as its EXIF data say; damaged data say nothing."""
+    try:
+        ImageOps.exif_transpose(image, in_place=True)
+    except MemoryError:
+        raise
+    except Exception:
+        return
 
 
 def in_rgb(image: Image.Image) -> Image.Image:
@@ -211,13 +224,21 @@ def limited_memory() -> Iterator[None]:
         return
     import resource
 
+    LIBC.malloc_trim(0)  # gives back what the picture before has left
     limits = resource.getrlimit(resource.RLIMIT_DATA)
-    pages = int(Path("/proc/self/statm").read_text().split()[5])
-    resource.setrlimit(resource.RLIMIT_DATA, (pages * resource.getpagesize() + MAX_MEMORY, limits[1]))
+    # Data that is reserved but no longer resident may be used again, so what counts is how much is resident.
+    used = DATA_AT_START + memory()[0] - RESIDENT_AT_START
+    resource.setrlimit(resource.RLIMIT_DATA, (used + MAX_MEMORY, limits[1]))
     try:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_DATA, limits)
+
+
+def memory() -> tuple[int, int]:
+    """Bytes of memory that are resident, and that are reserved for data."""
+    pages = Path("/proc/self/statm").read_text().split()
+    return int(pages[1]) * mmap.PAGESIZE, int(pages[5]) * mmap.PAGESIZE
 
 
 def decode_base64(text: Any, name: str) -> bytes:
@@ -230,7 +251,7 @@ def decode_base64(text: Any, name: str) -> bytes:
 
 # ---------------------------------------------------------------- downloads
 
-LATE = RequestError("download_timeout", f"the download took more than {MAX_SECONDS} seconds")
+LATE = ("download_timeout", f"the download took more than {MAX_SECONDS} seconds")
 
 
 def download_all(urls: list) -> list[bytes | Exception]:
@@ -243,7 +264,7 @@ def download_all(urls: list) -> list[bytes | Exception]:
     for sock in sockets:  # ends the threads that still read: a server that trickles outlasts all other time-outs
         with contextlib.suppress(OSError):
             sock.shutdown(socket.SHUT_RDWR)
-    return [(future.exception() or future.result()) if future.done() else LATE for future in futures]
+    return [(future.exception() or future.result()) if future.done() else RequestError(*LATE) for future in futures]
 
 
 def download(url: Any, deadline: float, sockets: list) -> bytes:
@@ -270,7 +291,7 @@ def download(url: Any, deadline: float, sockets: list) -> bytes:
         raise RequestError("url_refused", "the host of the URL has no public address") from None
     except (OSError, ValueError):
         if time.monotonic() > deadline:
-            raise LATE from None
+            raise RequestError(*LATE) from None
         raise RequestError("download_failed", "the server of the URL did not answer as it should") from None
 
 
@@ -500,3 +521,6 @@ def milliseconds_since(start: float) -> float:
 
 warnings.filterwarnings("ignore", module="PIL")  # remarks on odd pictures, a line for each odd tag
 MODEL = load_model(Path(os.environ.get("MODEL_FILE") or Path(__file__).with_name("top_10_dog_breeds.tflite")))
+if sys.platform == "linux":
+    LIBC = ctypes.CDLL(None)
+    RESIDENT_AT_START, DATA_AT_START = memory()

@@ -1,0 +1,77 @@
+"""lambda_handler in a process of its own: pytest's may hold TensorFlow, beside which the serving runtime crashes."""
+
+import contextlib
+import importlib
+import io
+import json
+import multiprocessing
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+ROOT = Path(__file__).parent.parent
+
+
+class Answered(NamedTuple):
+    """What a call of the handler gave and cost."""
+
+    answer: Any  # None if it raised
+    raised: str | None  # repr of the exception
+    printed: str
+    seconds: float  # of CPU time
+    peak_mb: float  # resident memory of the process, at its highest during the call
+
+    @property
+    def log(self) -> dict:
+        """The one line that a request logs."""
+        (line,) = self.printed.splitlines()
+        return json.loads(line)
+
+
+@contextlib.contextmanager
+def handler_process(model: Path, patch: str = "", *args: Any, **env: str) -> Iterator[Callable[[Any], Answered]]:
+    """Yield a function that has the handler answer an event. `patch` names a "module:function" to call first."""
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_serve, args=(theirs, {"MODEL_FILE": str(model), **env}, patch, args), daemon=True)
+    process.start()
+    theirs.close()
+
+    def ask(event: Any) -> Answered:
+        ours.send(event)
+        return Answered(*ours.recv())
+
+    try:
+        yield ask
+    finally:
+        ours.close()
+        process.join(10)
+        process.kill()
+
+
+def _serve(pipe: Any, env: dict, patch: str, args: tuple) -> None:
+    os.environ.update(env)
+    sys.path.insert(0, str(ROOT))
+    import lambda_function
+
+    if patch:
+        module, function = patch.split(":")
+        getattr(importlib.import_module(module), function)(lambda_function, *args)
+    while True:
+        try:
+            event = pipe.recv()
+        except EOFError:
+            return
+        Path("/proc/self/clear_refs").write_text("5")  # starts a new peak
+        printed, answer, raised, start = io.StringIO(), None, None, time.process_time()
+        try:
+            with contextlib.redirect_stdout(printed):
+                answer = lambda_function.lambda_handler(event)
+        except Exception as error:
+            raised = repr(error)
+        seconds = time.process_time() - start
+        peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+        pipe.send((answer, raised, printed.getvalue(), seconds, int(peak.split()[1]) / 1000))
