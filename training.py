@@ -309,16 +309,29 @@ def save_shard(cache: Path, keys: Sequence[bytes], rows: np.ndarray) -> None:
 def run_backbone(
     views: Sequence[View], data_dir: Path, size: int, devices: tuple[str, ...] = ()
 ) -> Iterator[np.ndarray]:
-    """Yield the features of the views, batch by batch in their order, while the next pictures are decoded beside it."""
+    """Yield the features of the views, batch by batch in their order, while the next pictures are decoded beside it.
+
+    Raises OSError, with the file's name, for a picture that cannot be read.
+    """
     strategy, backbone = load_backbone(data_dir, size, devices)
+    failures = []
+
+    def decode(index: int) -> np.ndarray:
+        try:
+            return load_pixels(views[index], size)
+        except Exception as error:  # raised below: TensorFlow would wrap it in pages of its own
+            failures.append(f"{views[index].path}: {error}")
+            return np.zeros((size, size, 3), np.uint8)
 
     def load(index: tf.Tensor) -> tf.Tensor:
-        pixels = tf.numpy_function(lambda i: load_pixels(views[i], size), [index], tf.uint8)
-        return tf.ensure_shape(pixels, (size, size, 3))
+        return tf.ensure_shape(tf.numpy_function(decode, [index], tf.uint8), (size, size, 3))
 
     pictures = tf.data.Dataset.range(len(views)).map(load, num_parallel_calls=os.cpu_count(), deterministic=True)
     batches = pictures.batch(BACKBONE_BATCH * strategy.num_replicas_in_sync).prefetch(2)
-    yield from map(backbone, strategy.experimental_distribute_dataset(batches))
+    for batch in strategy.experimental_distribute_dataset(batches):
+        if failures:
+            raise OSError(failures[0])
+        yield backbone(batch)
 
 
 # --- Heads -----------------------------------------------------------------------------------------------------------
@@ -455,7 +468,7 @@ def wilson_interval(share: float, n: int) -> list[float]:
     z = 1.96
     centre = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    return [centre - half, centre + half]
+    return [max(centre - half, 0.0), min(centre + half, 1.0)]
 
 
 def expected_calibration_error(logits: np.ndarray, labels: np.ndarray, bins: int = 15) -> float:
@@ -545,6 +558,8 @@ def prepare_split(data_dir: Path, breeds: Sequence[str], split_file: Path | None
     classes = choose_breeds(data_dir, list(breeds))
     if len(classes) < 2:
         raise ValueError("a classifier needs at least two breeds; name more with --breeds")
+    if not weights_path(data_dir).exists():
+        raise FileNotFoundError(f"no weights in {weights_path(data_dir)}; run make_dataset.py first")
     summary = crop_breeds(data_dir, classes)
     if summary["done"] or summary["failed"]:
         print(report_crops(summary, data_dir))
