@@ -230,6 +230,7 @@ def progress(
     Where output goes to a file it prints a line every half minute. `start`, there before, is left out of the rate.
     """
     terminal = sys.stdout.isatty()
+    digits = 0 if scale == 1 else 1
     began = shown = time.monotonic()
 
     def show(done: int) -> None:
@@ -239,12 +240,12 @@ def progress(
             return
         shown = now
         rate = max(done - start, 1) / max(now - began, 1e-3)
-        text = f"{label} {done / scale:.1f} {unit}, {rate / scale:.1f} {unit}/s"
+        text = f"{label} {done / scale:,.{digits}f} {unit}, {rate / scale:.1f} {unit}/s"
         if total:
             left = round((total - done) / rate)
             bar = "#" * (30 * done // total)
-            text = f"{label} [{bar:<30}] {done / total:4.0%} of {total / scale:.1f} {unit}, {rate / scale:.1f} {unit}/s"
-            text += f", {left // 60}:{left % 60:02} left"
+            text = f"{label} [{bar:<30}] {done / total:4.0%} of {total / scale:,.{digits}f} {unit}, "
+            text += f"{rate / scale:.1f} {unit}/s, {left // 60}:{left % 60:02} left"
         if terminal:
             print(f"\r{text}\033[K", end="", flush=True)
         elif done != total:
