@@ -125,11 +125,14 @@ def predict_files(
     By default it uses as many threads as the process may use CPUs.
     """
     threads = threads or (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
-    show = progress(f"{runtime} on {threads} threads", len(pictures), unit="pictures", scale=1)
     outputs = []
     new_process = multiprocessing.get_context("spawn")
+    label = f"{runtime} on {threads} threads"
     try:
-        with ProcessPoolExecutor(1, new_process, start_interpreter, (file, runtime, threads)) as pool:
+        with (
+            ProcessPoolExecutor(1, new_process, start_interpreter, (file, runtime, threads)) as pool,
+            progress(label, len(pictures), unit="pictures", scale=1) as show,
+        ):
             for output in pool.map(predict_file, pictures):
                 outputs.append(output)
                 show(len(outputs))

@@ -12,8 +12,10 @@ again; delete data/processed if the originals have changed.
 """
 
 import argparse
+import contextlib
 import csv
 import difflib
+import io
 import multiprocessing
 import os
 import re
@@ -230,12 +232,12 @@ def crop_breeds(data_dir: Path, breeds: list[str], objects: str = "first") -> di
         for start in range(0, len(missing), CHUNK):
             chunks.append((photos, annotations, target, missing[start : start + CHUNK], objects))
     seen = done = 0
-    show = progress("crops", sum(len(ids) for *_, ids, _ in chunks), unit="photos", scale=1)
-    for number, failures in _in_processes(_crop, chunks):
-        seen += number
-        done += number - len({file for file, _ in failures})
-        failed += failures
-        show(seen)
+    with progress("crops", sum(len(ids) for *_, ids, _ in chunks), unit="photos", scale=1) as show:
+        for number, failures in _in_processes(_crop, chunks):
+            seen += number
+            done += number - len({file for file, _ in failures})
+            failed += failures
+            show(seen)
     failed.sort()
     others = {folder for breed, folder in folders.items() if breed not in breeds}
     _write_skipped(processed_dir(data_dir) / "skipped.csv", failed, others)
@@ -292,8 +294,10 @@ def _crop(photos: Path, annotations: Path, target: Path, ids: list[str], objects
             continue
         for number, crop in enumerate(crops, 1):
             if crop:
+                content = io.BytesIO()
+                crop.save(content, **JPEG)
                 part = target / f"{stem}.part"
-                crop.save(part, **JPEG)
+                part.write_bytes(content.getbuffer())  # not Pillow's own writing: it hides that a disk is full
                 os.replace(part, target / f"{_crop_name(stem, number)}.jpg")
             else:
                 failed.append((file, f"box {number} is empty, inverted, outside the photo or not readable"))
@@ -330,13 +334,27 @@ def _in_processes(function: Callable, tasks: list[tuple]) -> Iterator:
             if len(pending) == 2 * workers:
                 finished, pending = wait(pending, return_when=FIRST_COMPLETED)
                 yield from (future.result() for future in finished)
-            pending.add(pool.submit(function, *task))
+            with _ctrl_c_held():
+                pending.add(pool.submit(function, *task))  # may start a worker
         for future in as_completed(pending):
             yield future.result()
 
 
+@contextlib.contextmanager
+def _ctrl_c_held() -> Iterator[None]:
+    """Delay Ctrl-C a little, and keep it for good from processes started meanwhile: it is their parent's to handle."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _start_worker() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle: it lets workers finish a chunk
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # for Windows
     threading.Thread(target=_end_with_parent, daemon=True).start()
     warnings.simplefilter("ignore")  # Pillow's remarks on odd files
     warnings.simplefilter("error", Image.DecompressionBombWarning)
