@@ -471,13 +471,18 @@ def wilson_interval(share: float, n: int) -> list[float]:
     return [max(centre - half, 0.0), min(centre + half, 1.0)]
 
 
-def expected_calibration_error(logits: np.ndarray, labels: np.ndarray, bins: int = 15) -> float:
-    """Return the mean gap between confidence and accuracy in equal bins (Guo et al. 2017, arXiv:1706.04599)."""
+def reliability(logits: np.ndarray, labels: np.ndarray, bins: int = 15) -> np.ndarray:
+    """Return, for equal bins of confidence, pictures, their summed confidence and the correct ones: float [bins, 3]."""
     confidence = np.exp(log_softmax(logits).max(axis=1))
     correct = logits.argmax(axis=1) == labels
     bin_of = np.minimum((confidence * bins).astype(int), bins - 1)
-    gaps = np.bincount(bin_of, confidence - correct, bins)
-    return float(np.abs(gaps).sum() / len(labels))
+    return np.stack([np.bincount(bin_of, values, bins) for values in (np.ones(len(labels)), confidence, correct)], 1)
+
+
+def expected_calibration_error(logits: np.ndarray, labels: np.ndarray, bins: int = 15) -> float:
+    """Return the mean gap between confidence and accuracy in equal bins (Guo et al. 2017, arXiv:1706.04599)."""
+    _, confidence, correct = reliability(logits, labels, bins).T
+    return float(np.abs(confidence - correct).sum() / len(labels))
 
 
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
@@ -652,6 +657,48 @@ def measure_on_test(
     return results
 
 
+def make_report(
+    data_dir: Path,
+    classes: Sequence[str],
+    split: dict[str, str],
+    trials: Sequence[dict],
+    winner: dict,
+    temperature: float,
+    threshold: float,
+    results: dict,
+    seed: int,
+    size: int = CROP_SIZE,
+) -> dict:
+    """Return what is written beside the model: what it learned from, how it was chosen and what it can do."""
+    return {
+        "test_accuracy": results["crops"]["accuracy"],
+        "test_accuracy_whole_photos": results["whole_photos"]["accuracy"],
+        "note": "Stanford Dogs is a part of ImageNet, on which the backbone was trained: these figures are optimistic.",
+        "classes": classes,
+        "size": size,
+        "photo_share": PHOTO_SHARE,
+        "seed": seed,
+        "images": {part: len(in_split(split, part)) for part in ("train", "validation", "test")},
+        "temperature": temperature,
+        "unknown_rule": {"score": "energy", "threshold": threshold},
+        "winner": {name: value for name, value in winner.items() if name != "history"},
+        "test": results,
+        "trials": trials,
+        "settings": {
+            "crop_views": CROP_VIEWS,
+            "photo_views": PHOTO_VIEWS,
+            "max_rotation": MAX_ROTATION,
+            "weight_decay": WEIGHT_DECAY,
+            "label_smoothing": LABEL_SMOOTHING,
+            "batch_size": BATCH_SIZE,
+            "patience": PATIENCE,
+        },
+        "data_dir": str(data_dir),
+        "versions": {"python": platform.python_version(), "tensorflow": tf.__version__, "keras": keras.__version__}
+        | {"numpy": np.__version__, "pillow": PIL_VERSION},
+    }
+
+
 def save_results(
     output_dir: Path, data_dir: Path, split: dict[str, str], weights: Sequence[np.ndarray], report: dict
 ) -> Path:
@@ -686,34 +733,8 @@ def train_classifier(
     weights, temperature, threshold = calibrate(weights, validation)
     results = measure_on_test(data_dir, split, classes, weights, temperature, threshold, seed, size)
 
-    report = {
-        "test_accuracy": results["crops"]["accuracy"],
-        "test_accuracy_whole_photos": results["whole_photos"]["accuracy"],
-        "note": "Stanford Dogs is a part of ImageNet, on which the backbone was trained: these figures are optimistic.",
-        "classes": classes,
-        "size": size,
-        "photo_share": PHOTO_SHARE,
-        "seed": seed,
-        "images": sizes,
-        "temperature": temperature,
-        "unknown_rule": {"score": "energy", "threshold": threshold},
-        "winner": {name: value for name, value in winner.items() if name != "history"},
-        "test": results,
-        "trials": trials,
-        "settings": {
-            "crop_views": CROP_VIEWS,
-            "photo_views": PHOTO_VIEWS,
-            "max_rotation": MAX_ROTATION,
-            "weight_decay": WEIGHT_DECAY,
-            "label_smoothing": LABEL_SMOOTHING,
-            "batch_size": BATCH_SIZE,
-            "patience": PATIENCE,
-        },
-        "data_dir": str(data_dir),
-        "seconds": round(time.monotonic() - began, 1),
-        "versions": {"python": platform.python_version(), "tensorflow": tf.__version__, "keras": keras.__version__}
-        | {"numpy": np.__version__, "pillow": PIL_VERSION},
-    }
+    report = make_report(data_dir, classes, split, trials, winner, temperature, threshold, results, seed, size)
+    report["seconds"] = round(time.monotonic() - began, 1)
     path = save_results(output_dir, data_dir, split, weights, report)
     print_summary(report, path)
     return path
