@@ -93,7 +93,7 @@ def describe(counts: dict[str, int], facts: dict) -> str:
         f"sizes: widths of {least_width} to {most_width} and heights of {least_height} to {most_height} pixels; "
         f"{number / len(sizes):.0%} are {width} x {height}; {small:.0%} have a side below {CROP_SIZE}",
         f"boxes: {boxes.sum():,}; {np.mean(boxes > 1):.1%} of the photos have more than one",
-        f"coverage: first boxes fill {median:.0%} of their photo in the median, {low:.0%} to {high:.0%} in 8 of 10 photos",
+        f"coverage: first boxes fill {median:.0%} of the photo in the median, {low:.0%} to {high:.0%} in 8 of 10",
     ]
     if facts["unusable"]:
         lines.append(f"unusable: {len(facts['unusable'])} XML files, the first is {facts['unusable'][0]}")

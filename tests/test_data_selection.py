@@ -1,0 +1,567 @@
+"""Crops: right pixels, every kind of picture, broken files, killed runs, and what the command line says."""
+
+import csv
+import hashlib
+import io
+import os
+import random
+import re
+import resource
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageChops
+
+from data_selection import (
+    CROP_SIZE,
+    breed_folders,
+    breed_name,
+    choose_breeds,
+    clip_box,
+    count_images,
+    crop_breeds,
+    crop_dogs,
+    photo_id,
+    processed_dir,
+    read_annotation,
+    read_photo,
+    top_breeds,
+)
+from make_dataset import annotation_dir, images_dir
+
+ROOT = Path(__file__).resolve().parents[1]
+MIRROR = os.environ.get("STANFORD_DOGS_MIRROR", "")
+THOROUGH = bool(os.environ.get("DOGS_THOROUGH"))
+FOLDER = "n02110958-pug"
+TEN = [
+    "afghan_hound", "bernese_mountain_dog", "great_pyrenees", "irish_wolfhound", "leonberg",
+    "maltese_dog", "pomeranian", "samoyed", "scottish_deerhound", "shih_tzu",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory) -> Path:
+    """A data folder with the twelve real breeds."""
+    if not Path(MIRROR, "images.tar").is_file():
+        pytest.skip("STANFORD_DOGS_MIRROR names no folder with images.tar and annotation.tar")
+    data_dir = tmp_path_factory.mktemp("real")
+    for name in ("images.tar", "annotation.tar"):
+        with tarfile.open(Path(MIRROR, name)) as archive:
+            archive.extractall(data_dir / "raw", filter="data")
+    return data_dir
+
+
+def picture(width: int = 120, height: int = 90, seed: int = 0) -> Image.Image:
+    """A smooth random RGB picture without any symmetry."""
+    noise = np.random.default_rng(seed).integers(0, 256, (7, 9, 3), dtype=np.uint8)
+    return Image.fromarray(noise).resize((width, height), Image.Resampling.BICUBIC)
+
+
+def encode(image: Image.Image, **options) -> bytes:
+    file = io.BytesIO()
+    image.save(file, **({"format": "JPEG", "quality": 95} | options))
+    return file.getvalue()
+
+
+def annotation(size=(120, 90), boxes=((10, 20, 70, 80),)) -> bytes:
+    objects = "".join(
+        "<object><name>dog</name><bndbox><xmin>{}</xmin><ymin>{}</ymin><xmax>{}</xmax><ymax>{}</ymax></bndbox></object>".format(
+            *box
+        )
+        for box in boxes
+    )
+    size = "<size><width>{}</width><height>{}</height><depth>3</depth></size>".format(*size)
+    return f"<annotation>{size}{objects}</annotation>".encode()
+
+
+def plant(data_dir: Path, stem: str, photo: bytes | None, xml: bytes | None, folder: str = FOLDER) -> tuple[Path, Path]:
+    """Put a photo and its XML where make_dataset.py would."""
+    paths = images_dir(data_dir) / folder / f"{stem}.jpg", annotation_dir(data_dir) / folder / stem
+    for path, content in zip(paths, (photo, xml), strict=True):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if content is not None:
+            path.write_bytes(content)
+    return paths
+
+
+def digests(folder: Path) -> dict[str, str]:
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def listed(data_dir: Path) -> dict[str, str]:
+    with open(processed_dir(data_dir) / "skipped.csv", newline="") as file:
+        return {row["file"]: row["reason"] for row in csv.DictReader(file)}
+
+
+def command(data_dir: Path, *arguments: str) -> list[str]:
+    return [sys.executable, str(ROOT / "data_selection.py"), "--data-dir", str(data_dir), *arguments]
+
+
+def run(data_dir: Path, *arguments: str, **options) -> subprocess.CompletedProcess:
+    return subprocess.run(command(data_dir, *arguments), capture_output=True, text=True, timeout=120, **options)
+
+
+# ---------------------------------------------------------------- the real pictures
+
+
+def test_all_real_photos_are_cropped_and_a_second_run_does_nothing(real):
+    first = run(real)
+    assert first.returncode == 0, first.stderr
+    assert "12 breeds, 2,535 photos cropped, 0 were cropped before, 0 skipped" in first.stdout
+    crops = list(processed_dir(real).glob("*/*.jpg"))
+    assert len(crops) == 2535
+    assert listed(real) == {}
+    assert not list(processed_dir(real).rglob("*.part"))
+    with Image.open(crops[0]) as crop:
+        assert (crop.format, crop.mode, crop.size) == ("JPEG", "RGB", (CROP_SIZE, CROP_SIZE))
+
+    before = {path: path.stat().st_mtime_ns for path in crops}
+    start = time.monotonic()
+    second = run(real)
+    assert time.monotonic() - start < 3
+    assert "0 photos cropped, 2,535 were cropped before, 0 skipped" in second.stdout
+    assert {path: path.stat().st_mtime_ns for path in crops} == before
+
+
+def test_real_crops_equal_crops_made_by_hand(real):
+    photos = sorted(images_dir(real).glob("*/*.jpg"))[:: 1 if THOROUGH else 8]
+    for photo in photos:
+        xml = annotation_dir(real) / photo.parent.name / photo.stem
+        sides = re.findall(r"<(?:xmin|ymin|xmax|ymax)>(\d+)<", xml.read_text())
+        by_hand = (
+            Image.open(photo).crop([int(side) for side in sides[:4]]).resize((299, 299), Image.Resampling.BILINEAR)
+        )
+        [crop] = crop_dogs(photo, xml)
+        assert crop.mode == by_hand.mode == "RGB"
+        assert ImageChops.difference(crop, by_hand).getbbox() is None, photo
+
+
+def test_ten_most_numerous_real_breeds(real):
+    assert top_breeds(real) == choose_breeds(real, ["top10"]) == TEN
+    counts = count_images(real)
+    assert list(counts.items())[:4] == [
+        ("maltese_dog", 252),
+        ("afghan_hound", 239),
+        ("scottish_deerhound", 232),
+        ("pomeranian", 219),
+    ]
+    assert list(counts)[4:7] == ["bernese_mountain_dog", "irish_wolfhound", "samoyed"]  # 218 each: alphabetical
+    assert sum(counts.values()) == 2535
+
+
+# ---------------------------------------------------------------- pixels
+
+
+def as_palette(alpha: bool) -> Image.Image:
+    palette = picture().quantize(16)
+    if alpha:
+        palette.info["transparency"] = 3
+    return palette
+
+
+RGBA = picture().copy()
+RGBA.putalpha(Image.linear_gradient("L").resize(RGBA.size))
+GRAY16 = Image.fromarray(np.arange(120 * 90, dtype=np.uint16).reshape(90, 120) * 6)
+
+
+def over_white(image: Image.Image) -> Image.Image:
+    """Alpha over white by the formula, in floating point."""
+    values = np.asarray(image.convert("RGBA"), float)
+    alpha = values[..., 3:] / 255
+    return Image.fromarray(np.round(values[..., :3] * alpha + 255 * (1 - alpha)).astype(np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("image", "options", "expected"),
+    [
+        pytest.param(picture().convert("1"), {"format": "PNG"}, picture().convert("1").convert("RGB"), id="1"),
+        pytest.param(picture().convert("L"), {"format": "PNG"}, picture().convert("L").convert("RGB"), id="L"),
+        pytest.param(RGBA.convert("LA"), {"format": "PNG"}, over_white(RGBA.convert("LA")), id="LA"),
+        pytest.param(as_palette(False), {"format": "PNG"}, as_palette(False).convert("RGB"), id="P"),
+        pytest.param(as_palette(True), {"format": "PNG"}, over_white(as_palette(True)), id="P with tRNS"),
+        pytest.param(as_palette(True), {"format": "GIF"}, over_white(as_palette(True)), id="GIF"),
+        pytest.param(picture(), {"format": "PNG", "transparency": (0, 0, 0)}, picture(), id="RGB with tRNS"),
+        pytest.param(RGBA, {"format": "PNG"}, over_white(RGBA), id="RGBA"),
+        pytest.param(RGBA, {"format": "WEBP", "lossless": True, "exact": True}, over_white(RGBA), id="WebP with alpha"),
+        pytest.param(
+            GRAY16,
+            {"format": "PNG"},
+            Image.fromarray((np.asarray(GRAY16) >> 8).astype(np.uint8)).convert("RGB"),
+            id="I;16",
+        ),
+        pytest.param(picture().convert("CMYK"), {"format": "TIFF"}, picture(), id="CMYK"),
+        pytest.param(picture().convert("CMYK"), {"quality": 100}, picture(), id="CMYK JPEG"),
+        pytest.param(picture().convert("YCbCr"), {"quality": 100}, picture(), id="YCbCr JPEG"),
+        pytest.param(picture().convert("L"), {"quality": 100}, picture().convert("L").convert("RGB"), id="gray JPEG"),
+    ],
+)
+def test_every_mode_becomes_rgb(tmp_path, image, options, expected):
+    photo, xml = plant(tmp_path, "a_1", encode(image, **options), annotation())
+    whole, [crop] = read_photo(photo), crop_dogs(photo, xml)
+    assert whole.mode == crop.mode == "RGB"
+    lossy = options.get("format", "JPEG") == "JPEG"
+    assert np.abs(np.asarray(whole, int) - np.asarray(expected, int)).max() <= (12 if lossy else 1)
+    by_hand = whole.crop((10, 20, 70, 80)).resize((299, 299), Image.Resampling.BILINEAR)
+    assert ImageChops.difference(crop, by_hand).getbbox() is None
+
+
+TURNS = {  # what a viewer must do with the stored picture, by EXIF orientation
+    1: [],
+    2: [Image.Transpose.FLIP_LEFT_RIGHT],
+    3: [Image.Transpose.ROTATE_180],
+    4: [Image.Transpose.FLIP_TOP_BOTTOM],
+    5: [Image.Transpose.TRANSPOSE],
+    6: [Image.Transpose.ROTATE_270],
+    7: [Image.Transpose.TRANSVERSE],
+    8: [Image.Transpose.ROTATE_90],
+}
+
+
+# A size that fits both frames (orientations 1 to 4) is taken for the stored one.
+@pytest.mark.parametrize(
+    ("frame", "orientation"),
+    [("stored", number) for number in TURNS] + [("upright", number) for number in (5, 6, 7, 8)],
+)
+def test_box_and_pixels_agree_whatever_the_exif_rotation(tmp_path, orientation, frame):
+    def turn(image):
+        for step in TURNS[orientation]:
+            image = image.transpose(step)
+        return image
+
+    stored = picture()
+    upright = turn(stored)
+    if frame == "stored":
+        box = (10, 20, 70, 80)
+        xml = annotation(stored.size, [box])
+        expected = turn(stored.crop(box))
+    else:
+        box = (5, 30, 60, 100)
+        xml = annotation(upright.size, [box])
+        expected = upright.crop(box)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    for options in ({"format": "PNG"}, {"format": "JPEG", "quality": 100, "subsampling": 0}):
+        photo, xml_path = plant(tmp_path, "a_1", encode(stored, exif=exif, **options), xml)
+        [crop] = crop_dogs(photo, xml_path)
+        wanted = expected.resize((299, 299), Image.Resampling.BILINEAR)
+        allowed = 0 if options["format"] == "PNG" else 8
+        assert np.abs(np.asarray(crop, int) - np.asarray(wanted, int)).max() <= allowed
+        assert read_photo(photo).size == upright.size
+
+
+def test_large_jpeg_is_decoded_at_a_smaller_scale_but_never_below_twice_the_size(tmp_path):
+    path = tmp_path / "large.jpg"
+    path.write_bytes(encode(picture(4000, 3000)))
+    assert read_photo(path, size=299).size == (1000, 750)
+    assert read_photo(io.BytesIO(path.read_bytes()), size=150).size == (500, 375)
+    assert read_photo(path).size == (4000, 3000)
+
+
+def test_saved_crops_lose_nothing_visible(tmp_path):
+    photo, xml = plant(tmp_path, "a_1", encode(picture(500, 375)), annotation((500, 375), [(50, 50, 400, 350)]))
+    crop_breeds(tmp_path, ["pug"])
+    with Image.open(processed_dir(tmp_path) / "pug" / "a_1.jpg") as saved:
+        error = np.asarray(saved, float) - np.asarray(crop_dogs(photo, xml)[0], float)
+    assert 10 * np.log10(255**2 / np.mean(error**2)) > 42  # dB
+
+
+# ---------------------------------------------------------------- boxes and annotations
+
+
+def test_clip_box():
+    assert clip_box((-5, 3, 500, 80), 120, 90) == (0, 3, 120, 80)
+    assert clip_box((10, 20, 10, 80), 120, 90) is None  # empty
+    assert clip_box((70, 20, 10, 80), 120, 90) is None  # inverted
+    assert clip_box((130, 20, 150, 80), 120, 90) is None  # outside
+
+
+def test_boxes_beyond_the_photo_are_clipped(tmp_path):
+    photo, xml = plant(tmp_path, "a_1", encode(picture(), format="PNG"), annotation(boxes=[(-20, 40, 300, 1000)]))
+    expected = picture().crop((0, 40, 120, 90)).resize((299, 299), Image.Resampling.BILINEAR)
+    assert ImageChops.difference(crop_dogs(photo, xml)[0], expected).getbbox() is None
+
+
+def test_size_of_zero_means_not_stated(tmp_path):
+    photo, xml = plant(tmp_path, "a_1", encode(picture()), annotation((0, 0)))
+    assert len(crop_dogs(photo, xml)) == 1
+
+
+LAUGHS = '<!DOCTYPE x [<!ENTITY a "ha">' + "".join(
+    f'<!ENTITY {new} "{f"&{old};" * 10}">' for old, new in zip("abcdefgh", "bcdefghi", strict=True)
+)
+BROKEN_XML = {
+    "empty": b"",
+    "cut off": annotation()[:-20],
+    "not XML": b"\x89PNG\r\n\x1a\n" + bytes(100),
+    "no object": annotation(boxes=[]),
+    "no size": annotation().replace(b"width", b"wide"),
+    "size in words": annotation(("wide", "high")),
+    "infinite size": annotation(("inf", "1e999")),
+    "other size": annotation((121, 90)),
+    "turned size": annotation((90, 120)),
+    "empty box": annotation(boxes=[(10, 10, 10, 50)]),
+    "inverted box": annotation(boxes=[(70, 80, 10, 20)]),
+    "box outside": annotation(boxes=[(500, 10, 600, 50)]),
+    "box in words": annotation(boxes=[("left", "top", "right", "bottom")]),
+    "half a box": annotation().replace(b"<ymax>80</ymax>", b""),
+    "huge number": annotation(boxes=[(10, 10, "9" * 5000, 50)]).replace(b"<xmin>10", b"<xmin>" + b"9" * 5000),
+    "laughs": (LAUGHS + "]>").encode() + annotation().replace(b"dog", b"&i;"),
+    "laughs in UTF-16": (LAUGHS + "]>" + annotation().decode()).encode("utf-16"),
+    "outer entity": b'<!DOCTYPE x [<!ENTITY e SYSTEM "file:///etc/passwd">]>' + annotation().replace(b"dog", b"&e;"),
+    "undefined entity": annotation().replace(b"dog", b"&e;"),
+    "megabytes": annotation() + b" " * 3_000_000,
+    "deep": b"<a>" * 20_000,
+}
+
+
+@pytest.mark.parametrize("kind", BROKEN_XML)
+def test_broken_annotation_is_named_and_costs_nothing(tmp_path, kind):
+    photo, xml = plant(tmp_path, "bad_1", encode(picture()), BROKEN_XML[kind])
+    start = time.monotonic()
+    try:
+        assert crop_dogs(photo, xml) == [None]
+    except ValueError as error:
+        assert str(xml) in str(error)
+    assert time.monotonic() - start < 1
+
+
+def test_annotation_is_read(tmp_path):
+    path = tmp_path / "n02085936_3391"
+    path.write_bytes(b"\xef\xbb\xbf" + annotation((500, 375), [(1, 2, 30, 40), ("5.6", 6, 70, 80), ("x", 1, 2, 3)]))
+    assert read_annotation(path) == {
+        "width": 500,
+        "height": 375,
+        "boxes": [(1, 2, 30, 40), (6, 6, 70, 80), (0, 0, 0, 0)],
+    }
+
+
+# ---------------------------------------------------------------- broken files among good ones
+
+
+BOMB = encode(Image.new("1", (10_000, 10_000)), format="PNG")  # 100 megapixels in 12 kB
+
+
+def break_picture(content: bytes, how: int, rng: random.Random) -> bytes:
+    """Damage that keeps a picture from being decoded in full."""
+    cut = rng.randrange(2, len(content) - 2)
+    return [
+        b"",
+        content[:cut],
+        content[: len(content) - 2],  # the end marker is missing
+        content[:cut] + bytes(len(content) - cut),  # a download that left a hole at its end
+        rng.randbytes(len(content)),
+        b"<html><body>404 Not Found</body></html>",
+        b"\xff\xd8\xff" + rng.randbytes(200),
+        encode(picture(), format="PNG")[: cut // 2],
+        encode(picture(), format="GIF")[:40],
+        BOMB,
+    ][how % 10]
+
+
+def test_fifty_broken_pictures_and_fifty_broken_annotations_among_good_ones(tmp_path):
+    rng = random.Random(33)
+    good = {f"good_{number}" for number in range(100)}
+    for number, stem in enumerate(sorted(good)):
+        plant(tmp_path, stem, encode(picture(seed=number)), annotation())
+    bad = set()
+    for number in range(50):
+        bomb = number % 10 == 9
+        xml = annotation((10_000, 10_000)) if bomb else annotation()
+        plant(tmp_path, f"photo_{number}", break_picture(encode(picture(seed=number)), number, rng), xml)
+        kinds = list(BROKEN_XML.values())
+        plant(tmp_path, f"xml_{number}", encode(picture(seed=number)), kinds[number % len(kinds)])
+        bad |= {f"Images/{FOLDER}/photo_{number}.jpg", f"Images/{FOLDER}/xml_{number}.jpg"}
+    plant(tmp_path, "lonely_1", encode(picture()), None)
+    plant(tmp_path, "lonely_2", None, annotation())
+    bad |= {f"Images/{FOLDER}/lonely_1.jpg", f"Annotation/{FOLDER}/lonely_2"}
+    before = digests(tmp_path / "raw")
+
+    first = run(tmp_path)
+    assert first.returncode == 0, first.stderr
+    assert "Traceback" not in first.stderr
+    assert {path.stem for path in processed_dir(tmp_path).glob("pug/*.jpg")} == good
+    assert set(listed(tmp_path)) == bad
+    assert all(listed(tmp_path).values())
+    assert "decompression bomb" in listed(tmp_path)[f"Images/{FOLDER}/photo_9.jpg"]
+    assert "100 photos cropped, 0 were cropped before, 102 skipped" in first.stdout
+    assert "and 92 more, see" in first.stdout
+    assert digests(tmp_path / "raw") == before
+    assert not list(processed_dir(tmp_path).rglob("*.part"))
+
+    second = run(tmp_path)
+    assert "0 photos cropped, 100 were cropped before, 102 skipped" in second.stdout
+    assert set(listed(tmp_path)) == bad
+
+    # What is repaired is cropped in the next run, and no longer listed.
+    plant(tmp_path, "photo_0", encode(picture()), annotation())
+    assert crop_breeds(tmp_path, ["pug"])["done"] == 1
+    assert set(listed(tmp_path)) == bad - {f"Images/{FOLDER}/photo_0.jpg"}
+
+
+def test_listing_keeps_what_other_breeds_have(tmp_path):
+    plant(tmp_path, "a_1", b"", annotation(), "n02108089-boxer")
+    plant(tmp_path, "b_1", b"", annotation(), FOLDER)
+    crop_breeds(tmp_path, ["boxer"])
+    crop_breeds(tmp_path, ["pug"])
+    assert set(listed(tmp_path)) == {"Images/n02108089-boxer/a_1.jpg", f"Images/{FOLDER}/b_1.jpg"}
+    plant(tmp_path, "a_1", encode(picture()), annotation(), "n02108089-boxer")
+    crop_breeds(tmp_path, ["boxer"])
+    assert set(listed(tmp_path)) == {f"Images/{FOLDER}/b_1.jpg"}
+
+
+# ---------------------------------------------------------------- several boxes
+
+
+def test_all_objects_give_a_crop_each_and_a_bad_one_does_not_cost_the_others(tmp_path):
+    boxes = [(10, 20, 70, 80), (50, 50, 50, 60), (0, 0, 40, 40)]
+    photo, xml = plant(tmp_path, "n02110958_7", encode(picture()), annotation(boxes=boxes))
+    plant(tmp_path, "n02110958_8", encode(picture()), annotation())
+    assert crop_breeds(tmp_path, ["pug"]) == {"done": 2, "skipped_existing": 0, "failed": []}
+    first = digests(processed_dir(tmp_path))
+
+    summary = crop_breeds(tmp_path, ["pug"], objects="all")
+    file = f"Images/{FOLDER}/n02110958_7.jpg"
+    assert summary["failed"] == [(file, "box 2 is empty, inverted, outside the photo or not readable")]
+    assert summary["skipped_existing"] == 1
+    crops = {path.stem for path in processed_dir(tmp_path).glob("pug/*.jpg")}
+    assert crops == {"n02110958_7", "n02110958_7_3", "n02110958_8"}
+    assert digests(processed_dir(tmp_path)).items() >= {name: first[name] for name in first if "jpg" in name}.items()
+    assert {photo_id(crop) for crop in crops} == {"n02110958_7", "n02110958_8"}
+    with Image.open(processed_dir(tmp_path) / "pug" / "n02110958_7_3.jpg") as third:
+        error = np.asarray(third, float) - np.asarray(crop_dogs(photo, xml, "all")[2], float)
+    assert np.abs(error).mean() < 3
+
+
+def test_photo_id():
+    assert (
+        photo_id("n02085936_37.jpg") == photo_id("n02085936_37_2.jpg") == photo_id("n02085936_37_12") == "n02085936_37"
+    )
+
+
+# ---------------------------------------------------------------- killed and interrupted runs
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory) -> Path:
+    """A data folder with 600 photos of 3 breeds: a second of work or two."""
+    data_dir = tmp_path_factory.mktemp("many")
+    photos = [encode(picture(500, 375, seed)) for seed in range(10)]
+    for number in range(600):
+        plant(
+            data_dir, f"n_{number}", photos[number % 10], annotation((500, 375)), f"n{number % 3:08}-breed_{number % 3}"
+        )
+    return data_dir
+
+
+def copy_of(data_dir: Path, target: Path) -> Path:
+    target.mkdir()
+    (target / "raw").symlink_to(data_dir / "raw")
+    return target
+
+
+def family(pid: int) -> list[int]:
+    """A process and its descendants."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [pid, *(member for child in children for member in family(int(child)))]
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="finds processes in /proc")
+def test_killed_run_leaves_no_half_crop_and_no_process_and_is_continued(many, tmp_path):
+    whole = copy_of(many, tmp_path / "whole")
+    assert run(whole).returncode == 0
+    expected = digests(processed_dir(whole))
+    assert len(expected) == 601
+    rng, moments = random.Random(33), 30 if THOROUGH else 4
+    for number in range(moments):
+        data_dir = copy_of(many, tmp_path / f"killed_{number}")
+        process = subprocess.Popen(command(data_dir), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        wanted, deadline = rng.randrange(600), time.monotonic() + 60
+        while sum(1 for _ in processed_dir(data_dir).glob("*/*.jpg")) < wanted and time.monotonic() < deadline:
+            time.sleep(0.01)
+        members = family(process.pid)
+        process.kill()
+        process.wait()
+        while any(map(is_running, members)) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert not any(map(is_running, members)), "a worker outlived its parent"
+        done = {name: digest for name, digest in digests(processed_dir(data_dir)).items() if name.endswith(".jpg")}
+        assert done.items() <= expected.items()
+        (processed_dir(data_dir) / "breed_0" / "n_0.part").write_bytes(b"half a crop")  # as a kill may leave it
+
+        assert run(data_dir).returncode == 0
+        assert digests(processed_dir(data_dir)) == expected
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="process groups")
+@pytest.mark.parametrize("delay", [0, 0.1, 0.2, 0.4, 0.6])
+def test_ctrl_c_says_how_to_go_on(many, tmp_path, delay):
+    data_dir = copy_of(many, tmp_path / "data")
+    process = subprocess.Popen(command(data_dir), stderr=subprocess.PIPE, text=True, start_new_session=True)
+    while not processed_dir(data_dir).exists():  # it has begun
+        time.sleep(0.01)
+    time.sleep(delay)
+    os.killpg(process.pid, signal.SIGINT)
+    error = process.communicate(timeout=30)[1]
+    assert process.returncode == 1
+    assert error.strip().splitlines() == ["data_selection.py: interrupted; run it again to continue"]
+    assert not list(tmp_path.rglob("*.part"))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="limits of processes")
+def test_full_disk_is_one_line_and_nothing_half_written(many, tmp_path):
+    data_dir = copy_of(many, tmp_path / "data")
+    result = run(data_dir, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000)))  # bytes a file
+    assert result.returncode == 1
+    assert result.stderr.startswith("data_selection.py: [Errno 27] File too large")
+    assert result.stderr.count("\n") == 1
+    assert not list(processed_dir(data_dir).glob("*/*.jpg"))
+
+
+# ---------------------------------------------------------------- names and the command line
+
+
+def test_breed_names(tmp_path):
+    assert breed_name("n02085936-Maltese_dog") == breed_name("Maltese dog") == "maltese_dog"
+    assert breed_name("n02086240-Shih-Tzu") == breed_name("Shih-Tzu") == "shih_tzu"
+    for folder in ("n02086240-Shih-Tzu", "n02085936-Maltese_dog", "n02110958-pug"):
+        plant(tmp_path, "a_1", b"", b"", folder)
+    (images_dir(tmp_path) / ".DS_Store").touch()
+    assert list(breed_folders(tmp_path)) == ["maltese_dog", "pug", "shih_tzu"]
+    assert choose_breeds(tmp_path, ["Shih-Tzu", "n02110958-pug", "pug"]) == ["pug", "shih_tzu"]
+    with pytest.raises(ValueError, match="maltese_dog"):
+        choose_breeds(tmp_path, ["pug", "Malteze"])
+    with pytest.raises(ValueError, match="unknown breed 'cat'"):
+        choose_breeds(tmp_path, ["cat"])
+
+
+def test_missing_data_and_unknown_breeds_are_one_line(tmp_path):
+    missing = run(tmp_path)
+    assert missing.returncode == 1
+    assert "run make_dataset.py first" in missing.stderr
+    assert missing.stderr.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+    plant(tmp_path, "a_1", encode(picture()), annotation())
+    unknown = run(tmp_path, "--breeds", "pugg")
+    assert unknown.returncode == 1
+    assert unknown.stderr == "data_selection.py: unknown breed 'pugg'; did you mean pug?\n"
+    assert not processed_dir(tmp_path).exists()
+
+
+def test_importing_is_light():
+    code = "import sys, data_selection; print({'numpy', 'tensorflow', 'matplotlib', 'keras'} & set(sys.modules))"
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert result.stdout == "set()\n"

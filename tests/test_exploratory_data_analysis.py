@@ -1,0 +1,230 @@
+"""Plots and summary: right numbers, and names and numbers that can be read."""
+
+import itertools
+import os
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from PIL import Image
+
+from data_selection import count_images
+from exploratory_data_analysis import (
+    describe,
+    plot_box_coverage,
+    plot_boxes_per_photo,
+    plot_images_per_breed,
+    plot_photo_sizes,
+    plot_top_breeds,
+    read_facts,
+)
+from make_dataset import annotation_dir, images_dir
+
+ROOT = Path(__file__).resolve().parents[1]
+MIRROR = os.environ.get("STANFORD_DOGS_MIRROR", "")
+PLOTS = {"eda.png", "images_per_breed.png", "photo_sizes.png", "box_coverage.png", "boxes_per_photo.png"}
+TEN = {
+    "maltese_dog": 252,
+    "afghan_hound": 239,
+    "scottish_deerhound": 232,
+    "pomeranian": 219,
+    "bernese_mountain_dog": 218,
+    "irish_wolfhound": 218,
+    "samoyed": 218,
+    "shih_tzu": 214,
+    "great_pyrenees": 213,
+    "leonberg": 210,
+}
+# As many breeds as the real dataset has, with names as long as its longest (American_Staffordshire_terrier).
+ALL = TEN | {f"american_staffordshire_{number:03}rrier": 209 - number // 2 for number in range(110)}
+
+
+def plant(data_dir: Path, folder: str, stem: str, size: tuple[int, int], *boxes: tuple[int, int, int, int]) -> None:
+    """A photo (only its name matters here) and its XML."""
+    sides = ("xmin", "ymin", "xmax", "ymax")
+    objects = "".join(
+        "<object><bndbox>"
+        + "".join(f"<{side}>{v}</{side}>" for side, v in zip(sides, box, strict=True))
+        + "</bndbox></object>"
+        for box in boxes
+    )
+    xml = f"<annotation><size><width>{size[0]}</width><height>{size[1]}</height></size>{objects}</annotation>"
+    for path, content in (
+        (images_dir(data_dir) / folder / f"{stem}.jpg", ""),
+        (annotation_dir(data_dir) / folder / stem, xml),
+    ):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+
+
+@pytest.fixture
+def small(tmp_path) -> Path:
+    """Three breeds, five photos; one XML file is broken, one box lies outside its photo."""
+    plant(tmp_path, "n02110958-pug", "a_1", (500, 400), (0, 0, 250, 400))
+    plant(tmp_path, "n02110958-pug", "a_2", (500, 400), (0, 0, 50, 40), (10, 10, 20, 20))
+    plant(tmp_path, "n02110958-pug", "a_3", (200, 250), (100, 0, 300, 250))
+    plant(tmp_path, "n02108089-boxer", "b_1", (500, 400), (600, 0, 700, 10))
+    plant(tmp_path, "n02086240-Shih-Tzu", "c_1", (500, 400))
+    return tmp_path
+
+
+def texts(figure: Figure) -> list:
+    """All visible, non-empty texts of a drawn figure."""
+    FigureCanvasAgg(figure).draw()
+    found = figure.findobj(lambda artist: hasattr(artist, "get_text") and artist.get_visible() and artist.get_text())
+    outside = {text for axes in figure.axes if not axes.xaxis.get_visible() for text in axes.xaxis.findobj()}
+    return [text for text in found if text not in outside]
+
+
+def words(figure: Figure) -> list[str]:
+    return [text.get_text() for text in texts(figure)]
+
+
+def unreadable(figure: Figure) -> list[str]:
+    """Texts that leave the figure, overlap another text, or are smaller than 7 points."""
+    shown = texts(figure)
+    boxes = [text.get_window_extent() for text in shown]
+    page = figure.bbox
+    bad = [
+        f"leaves the page: {text.get_text()}"
+        for text, box in zip(shown, boxes, strict=True)
+        if box.x0 < page.x0 or box.x1 > page.x1 or box.y0 < page.y0 or box.y1 > page.y1
+    ]
+    for (text, box), (other, other_box) in itertools.combinations(zip(shown, boxes, strict=True), 2):
+        if box.x0 < other_box.x1 and other_box.x0 < box.x1 and box.y0 < other_box.y1 and other_box.y0 < box.y1:
+            bad.append(f"overlap: {text.get_text()!r} and {other.get_text()!r}")
+    return bad + [f"small: {text.get_text()}" for text in shown if text.get_fontsize() < 7]
+
+
+# ---------------------------------------------------------------- the plots
+
+
+def test_top_breeds_has_ten_coloured_bars_with_names_and_counts():
+    figure = plot_top_breeds(ALL)
+    [axes] = figure.axes
+    assert len({bar.get_facecolor() for bar in axes.patches}) == 10
+    start = axes.get_xlim()[0]
+    assert [round(start + bar.get_width()) for bar in axes.patches] == list(TEN.values())
+    shown = words(figure)
+    assert {"Maltese Dog", "Bernese Mountain Dog", "Leonberg", "252", "210"} <= set(shown)
+    assert start == 160
+    assert any("axis starts at 160, not at 0" in text for text in shown)
+    assert unreadable(figure) == []
+    assert min(text.get_fontsize() for text in axes.get_yticklabels()) >= 10  # at a figure width of 650 pixels
+    assert figure.get_size_inches()[0] * 100 == 650
+
+
+@pytest.mark.parametrize(
+    "counts",
+    [
+        {"pug": 24, "boxer": 24, "beagle": 24},  # nothing to magnify
+        {"pug": 24, "boxer": 1},
+        {"pug": 3},
+        {"american_staffordshire_terrier": 100_000, "pug": 99_990},
+    ],
+)
+def test_top_breeds_of_other_data(counts):
+    figure = plot_top_breeds(counts)
+    start = figure.axes[0].get_xlim()[0]
+    assert any("not at 0" in text for text in words(figure)) == (start > 0)
+    assert start < min(counts.values())
+    assert unreadable(figure) == []
+
+
+@pytest.mark.parametrize("number", [1, 12, 60, 61, 120])
+def test_every_breed_is_there_and_readable(number):
+    counts = dict(list(ALL.items())[:number])
+    figure = plot_images_per_breed(counts)
+    shown = words(figure)
+    assert {name.replace("_", " ").title() for name in counts} <= set(shown)
+    assert [bar.get_width() for axes in figure.axes for bar in axes.patches] == list(counts.values())
+    assert all(axes.get_xlim()[0] == 0 for axes in figure.axes)
+    assert unreadable(figure) == []
+
+
+def test_plots_of_sizes_coverage_and_boxes():
+    rng = np.random.default_rng(33)
+    sizes = np.array([(500, 375)] * 60 + [(500, 333)] * 30 + rng.integers(97, 3264, (50, 2)).tolist())
+    figure = plot_photo_sizes(sizes)
+    assert {"500 x 375: 43%", "500 x 333: 21%"} <= set(words(figure))
+    assert unreadable(figure) == []
+
+    figure = plot_box_coverage(np.array([0.1] * 20 + [0.52] * 70 + [1.0] * 10))
+    assert any("less than 52%" in text for text in words(figure))
+    assert [round(bar.get_height(), 6) for bar in figure.axes[0].patches if bar.get_height()] == [0.2, 0.7, 0.1]
+    assert unreadable(figure) == []
+
+    figure = plot_boxes_per_photo(np.array([1] * 950 + [2] * 40 + [3] * 9 + [7]))
+    assert {"1 box", "7 boxes", "950 (95.00%)", "1 (0.10%)"} <= set(words(figure))
+    assert unreadable(figure) == []
+
+
+# ---------------------------------------------------------------- facts and the command
+
+
+def test_facts(small):
+    facts = read_facts(small)
+    assert sorted(map(tuple, facts["sizes"].tolist())) == [(200, 250), (500, 400), (500, 400), (500, 400)]
+    assert sorted(facts["boxes"].tolist()) == [1, 1, 1, 2]
+    assert sorted(facts["coverage"].tolist()) == [0.0, 0.01, 0.5, 0.5]
+    [reason] = facts["unusable"]
+    assert "c_1" in reason
+    text = describe(count_images(small), facts)
+    assert "photos: 5 of 3 breeds, from 1 (Shih Tzu) to 3 (Pug) a breed" in text
+    assert "75% are 500 x 400; 25% have a side below 299" in text
+    assert "boxes: 5; 25.0% of the photos have more than one" in text
+    assert "unusable: 1 XML files" in text
+
+
+def run(*arguments: object) -> subprocess.CompletedProcess:
+    command = [sys.executable, str(ROOT / "exploratory_data_analysis.py"), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+
+def test_command_writes_the_plots(small, tmp_path):
+    plots = tmp_path / "new" / "plots"
+    for _ in range(2):
+        result = run("--data-dir", small, "--plots-dir", plots)
+        assert result.returncode == 0, result.stderr
+        assert result.stderr == ""
+        assert {path.name for path in plots.iterdir()} == PLOTS
+    for path in plots.iterdir():
+        with Image.open(path) as image:
+            assert (image.format, image.width) == ("PNG", 1300)
+            assert len(image.convert("RGB").getcolors(2**24)) > 10
+
+
+def test_without_data_one_line(tmp_path):
+    result = run("--data-dir", tmp_path, "--plots-dir", tmp_path / "plots")
+    assert result.returncode == 1
+    assert "run make_dataset.py first" in result.stderr
+    assert result.stderr.count("\n") == 1
+    (images_dir(tmp_path) / "n02110958-pug").mkdir(parents=True)
+    result = run("--data-dir", tmp_path, "--plots-dir", tmp_path / "plots")
+    assert result.returncode == 1
+    assert "no usable annotation" in result.stderr
+    assert not (tmp_path / "plots").exists()
+
+
+def test_real_data(tmp_path):
+    if not Path(MIRROR, "images.tar").is_file():
+        pytest.skip("STANFORD_DOGS_MIRROR names no folder with images.tar and annotation.tar")
+    for name in ("images.tar", "annotation.tar"):
+        with tarfile.open(Path(MIRROR, name)) as archive:
+            archive.extractall(tmp_path / "raw", filter="data")
+    result = run("--data-dir", tmp_path, "--plots-dir", tmp_path / "plots")
+    assert result.returncode == 0, result.stderr
+    ten = ", ".join(f"{name.replace('_', ' ').title()} {count}" for name, count in TEN.items())
+    assert f"most images: {ten}\n" in result.stdout
+    assert "photos: 2,535 of 12 breeds, from 150 (Golden Retriever) to 252 (Maltese Dog)" in result.stdout
+    assert "boxes: 2,794" in result.stdout
+    assert "unusable" not in result.stdout
+    assert {path.name for path in (tmp_path / "plots").iterdir()} == PLOTS
+    facts = read_facts(tmp_path)
+    for plot, fact in ((plot_photo_sizes, "sizes"), (plot_box_coverage, "coverage"), (plot_boxes_per_photo, "boxes")):
+        assert unreadable(plot(facts[fact])) == []
