@@ -47,7 +47,7 @@ STYLE = {
     "ytick.major.size": 0,
     "xtick.minor.size": 0,
     "ytick.minor.size": 0,
-    "xtick.major.pad": 6,
+    "xtick.major.pad": 8,
 }
 
 # ---------------------------------------------------------------- facts
@@ -183,7 +183,7 @@ def plot_photo_sizes(sizes: np.ndarray) -> Figure:
 def plot_box_coverage(coverage: np.ndarray) -> Figure:
     """How much of the photo the dog's box covers; `coverage` (N,) in 0..1."""
     low, median = np.percentile(coverage, (10, 50))
-    note = f"Half of the dogs fill less than {median:.0%} of their photo (dashed), a tenth of them less than {low:.0%}."
+    note = f"Half of the dogs fill less than {median:.0%} of their photo (dashed), a tenth less than {low:.0%}."
     figure, [axes] = new_plot(2.8, "Share of the photo that the dog's box covers", note)
     weights = np.full(len(coverage), 1 / len(coverage))
     axes.hist(coverage, np.linspace(0, 1, 21), weights=weights, color=ACCENT, rwidth=0.92)
