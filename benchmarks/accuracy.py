@@ -1,0 +1,206 @@
+"""Print how good the classifier is, over several seeds, on the official split and on 70/15/15 splits.
+
+    python benchmarks/accuracy.py --data-dir data [--official-split CSV] [--json FILE]
+    python benchmarks/accuracy.py --data-dir data --compare
+
+Reads data/raw, made by make_dataset.py, which takes it from the mirror. The backbone sees each view once (10 minutes on
+2 cores); after that a run takes a few minutes. --compare trains with other frames and numbers of views instead, and
+prints the accuracy on validation pictures, by which the constants in training.py were chosen.
+"""
+
+import argparse
+import contextlib
+import io
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFilter
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+import training
+from training import (
+    GRID,
+    View,
+    apply_head,
+    auroc,
+    calibrate,
+    energy,
+    evaluate,
+    extract_features,
+    images_dir,
+    in_split,
+    photo_view,
+    plain_set,
+    prepare_split,
+    search,
+    training_set,
+    validation_set,
+)
+
+
+def train(data_dir: Path, split_file: Path | None, seed: int) -> dict:
+    """Train as training.py does, without a table; return classes, split, weights, temperature, winner."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        classes, split = prepare_split(data_dir, ["top10"], split_file, seed)
+        sets = training_set(data_dir, split, classes), validation_set(data_dir, split, classes)
+        _, winner, weights = search(*sets, GRID, len(classes), seed)
+        weights, temperature, threshold = calibrate(weights, sets[1])
+    return {
+        "classes": classes,
+        "split": split,
+        "weights": weights,
+        "temperature": temperature,
+        "threshold": threshold,
+        "winner": winner,
+    }
+
+
+def measure(data_dir: Path, model: dict) -> dict:
+    """Return accuracy and calibration error in percent, and energies, of test crops and whole photos."""
+    result = {}
+    for name, whole_photos in (("crops", False), ("whole_photos", True)):
+        images = in_split(model["split"], "test")
+        features, labels = plain_set(data_dir, images, model["classes"], whole_photos)
+        logits = apply_head(model["weights"], features)
+        figures = evaluate(logits, labels, model["classes"], model["temperature"])
+        result[name] = {
+            "accuracy": 100 * figures["accuracy"],
+            "ece": 100 * figures["calibration_error"],
+            "ece_before": 100 * figures["calibration_error_before"],
+            "energy": energy(logits),
+        }
+    return result
+
+
+def unknown_features(data_dir: Path, classes: list[str]) -> dict[str, dict[str, np.ndarray]]:
+    """Return the features of the breeds that are not among the classes, as crops and as whole photos."""
+    unknown = {}
+    for breed, folder in training.breed_folders(data_dir).items():
+        if breed in classes:
+            continue
+        training.crop_breeds(data_dir, [breed])
+        images = [f"{folder}/{path.name}" for path in sorted((images_dir(data_dir) / folder).iterdir())]
+        views = {"crops": training.crop_view, "whole_photos": photo_view}
+        unknown[breed] = {
+            name: extract_features([view(data_dir, image) for image in images], data_dir)
+            for name, view in views.items()
+        }
+    return unknown
+
+
+def draw_non_dogs(folder: Path, number: int = 120) -> list[View]:
+    """Draw plain pictures without dogs (plain, gradients, noise, stripes, discs, blurred); return their views."""
+    rng = np.random.default_rng(0)
+    views = []
+    for i in range(number):
+        size = (500, 375)
+        colours = [tuple(map(int, rng.integers(0, 256, 3))) for _ in range(3)]
+        image = Image.new("RGB", size, colours[0])
+        draw = ImageDraw.Draw(image)
+        kind = i % 6
+        if kind == 1:
+            ramp = np.linspace(0, 1, size[0])[None, :, None]
+            pixels = np.array(colours[0]) * (1 - ramp) + np.array(colours[1]) * ramp
+            image = Image.fromarray(np.broadcast_to(pixels, (size[1], size[0], 3)).astype(np.uint8))
+        elif kind == 2:
+            image = Image.fromarray(rng.integers(0, 256, (size[1], size[0], 3), np.uint8))
+        elif kind == 3:
+            width = int(rng.integers(5, 40))
+            for x in range(0, size[0], 2 * width):
+                draw.rectangle((x, 0, x + width, size[1]), fill=colours[1])
+        elif kind == 4:
+            for _ in range(12):
+                x, y, r = rng.integers(0, 500), rng.integers(0, 375), rng.integers(10, 90)
+                draw.ellipse((x - r, y - r, x + r, y + r), fill=colours[int(rng.integers(3))])
+        elif kind == 5:
+            noise = Image.fromarray(rng.integers(0, 256, (12, 16, 3), np.uint8))
+            image = noise.resize(size, Image.Resampling.BICUBIC).filter(ImageFilter.GaussianBlur(4))
+        path = folder / f"{i}.png"
+        image.save(path)
+        views.append(View(path, training.PHOTO_SHARE))
+    return views
+
+
+def compare(data_dir: Path) -> None:
+    """Print the mean validation accuracy of five splits, on crops and whole photos, for other constants."""
+    trial = {"learning_rate": 3e-4, "inner_size": 0, "dropout": 0.5}
+    chosen = (training.PHOTO_SHARE, training.CROP_VIEWS, training.PHOTO_VIEWS)
+    others = [(share, *chosen[1:]) for share in (1.0, 0.75)] + [
+        (chosen[0], *n) for n in ((1, 0), (1, 1), (2, 0), (3, 2))
+    ]
+    for variant in (chosen, *others):
+        training.PHOTO_SHARE, training.CROP_VIEWS, training.PHOTO_VIEWS = variant
+        correct = []
+        for seed in range(33, 38):
+            with contextlib.redirect_stdout(io.StringIO()):
+                classes, split = prepare_split(data_dir, ["top10"], None, seed)
+                validation = validation_set(data_dir, split, classes)
+                _, weights = training.train_head(training_set(data_dir, split, classes), validation, trial, 10, seed)
+            right = apply_head(weights, validation[0]).argmax(axis=1) == validation[1]
+            correct.append(right.reshape(2, -1).mean(axis=1))
+        crops, photos = 100 * np.mean(correct, axis=0)
+        name = "photo_share_{}_crop_views_{}_photo_views_{}".format(*variant)
+        print(f"{name}_validation_crops = {crops:.2f} %\n{name}_validation_whole_photos = {photos:.2f} %", flush=True)
+
+
+def main() -> None:
+    """Train with every seed, measure, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data-dir", type=Path, default=training.DATA_DIR)
+    parser.add_argument("--official-split", type=Path, metavar="CSV", help="rows of image,split")
+    parser.add_argument(
+        "--compare", action="store_true", help="compare frames and numbers of views on validation pictures"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures as one JSON object")
+    args = parser.parse_args()
+    if args.compare:
+        return compare(args.data_dir)
+    figures: dict[str, float] = {}
+
+    def record(name: str, value: float, unit: str) -> None:
+        figures[name] = float(value)
+        print(f"{name} = {value:.4g} {unit}", flush=True)
+
+    models = {
+        "official": [train(args.data_dir, args.official_split, seed) for seed in (33, 34, 35)]
+        if args.official_split
+        else [],
+        "random_split": [train(args.data_dir, None, seed) for seed in (33, 34, 35, 36, 37)],
+    }
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
+        non_dogs = extract_features(draw_non_dogs(Path(folder)), args.data_dir)
+        unknown = unknown_features(args.data_dir, models["random_split"][0]["classes"])
+    for protocol, trained in models.items():
+        if not trained:
+            continue
+        results = [measure(args.data_dir, model) for model in trained]
+        for kind in ("crops", "whole_photos"):
+            for key, unit in (("accuracy", "%"), ("ece", "%"), ("ece_before", "%")):
+                values = [result[kind][key] for result in results]
+                record(f"{protocol}_{key}_{kind}_mean", np.mean(values), unit)
+                record(f"{protocol}_{key}_{kind}_lowest", np.min(values), unit)
+                record(f"{protocol}_{key}_{kind}_highest", np.max(values), unit)
+            for breed, features in unknown.items():
+                scores = [energy(apply_head(model["weights"], features[kind])) for model in trained]
+                areas = [auroc(r[kind]["energy"], s) for r, s in zip(results, scores, strict=True)]
+                record(f"{protocol}_auroc_{breed}_{kind}_mean", np.mean(areas), "")
+            areas = [
+                auroc(result[kind]["energy"], energy(apply_head(model["weights"], non_dogs)))
+                for result, model in zip(results, trained, strict=True)
+            ]
+            record(f"{protocol}_auroc_non_dogs_{kind}_mean", np.mean(areas), "")
+        for model in trained:
+            winner = model["winner"]
+            names = ("seed", "learning_rate", "inner_size", "dropout", "epoch")
+            chosen = ", ".join(f"{name} {winner[name]}" for name in names)
+            print(f"# {chosen}, temperature {model['temperature']:.2f}")
+    if args.json:
+        args.json.write_text(json.dumps(figures, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
