@@ -18,6 +18,7 @@ import http
 import importlib
 import io
 import json
+import logging
 import mmap
 import os
 import re
@@ -82,6 +83,7 @@ class Model(NamedTuple):
     interpreter: Any
     classes: list[str]  # in the order of the probabilities
     size: int  # of the input: pixels a side
+    share: float  # of both sides of a photo, around its centre: what the model is shown
     threshold: float  # energy from which a breed counts as known
     tensors: list[int]  # indices of pixels, probabilities and energy
 
@@ -94,6 +96,7 @@ def load_model(path: Path) -> Model:
             facts = json.loads(archive.read("metadata.json"))
             length = min(entry.header_offset for entry in archive.infolist())
         classes, size, threshold = facts["classes"], facts["input"]["height"], facts["unknown_rule"]["threshold"]
+        share = facts["photo_share"]
         digest = facts.get("model_sha256")
         if digest and digest != hashlib.sha256(path.read_bytes()[:length]).hexdigest():
             raise ValueError("its bytes have changed since it was made")
@@ -110,7 +113,9 @@ def load_model(path: Path) -> Model:
         kinds = {detail["dtype"] for detail in details}
         if len(details) != len(tensors) or set(tensors) != set(shapes) or kinds != {np.float32}:
             raise ValueError(f"its tensors have the shapes {sorted(tensors)}, not float32 {shapes}")
-        return Model(interpreter, classes, size, float(threshold), [tensors[shape] for shape in shapes])
+        if not 0 < share <= 1:
+            raise ValueError(f"its photo_share is {share}")
+        return Model(interpreter, classes, size, share, float(threshold), [tensors[shape] for shape in shapes])
     except (zipfile.BadZipFile, AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"{path.name} is damaged, or was not made by convert_model.py: {error}") from error
 
@@ -134,7 +139,7 @@ def classify(pixels: np.ndarray, top_k: int | None) -> dict:
 # ---------------------------------------------------------------- pictures
 
 
-def read_picture(data: bytes, size: int, log: dict) -> np.ndarray:
+def read_picture(data: bytes, size: int, share: float, log: dict) -> np.ndarray:
     """Pixels of a picture as the model takes them, float32 RGB (size, size, 3) in 0..255, as training prepares them."""
     log["bytes"] = len(data)
     if len(data) > MAX_BYTES:
@@ -149,7 +154,9 @@ def read_picture(data: bytes, size: int, log: dict) -> np.ndarray:
             image.draft(None, (2 * size, 2 * size))  # a large JPEG is decoded at a smaller scale
             image.load()
             turn_upright(image)
-            return np.asarray(in_rgb(image).resize((size, size), Image.Resampling.BILINEAR), np.float32)
+            left, top = image.width * (1 - share) / 2, image.height * (1 - share) / 2
+            box = (left, top, image.width - left, image.height - top)
+            return np.asarray(in_rgb(image).resize((size, size), Image.Resampling.BILINEAR, box), np.float32)
     except RequestError:
         raise
     except Image.DecompressionBombError:
@@ -224,7 +231,6 @@ def limited_memory() -> Iterator[None]:
         return
     import resource
 
-    LIBC.malloc_trim(0)  # gives back what the picture before has left
     limits = resource.getrlimit(resource.RLIMIT_DATA)
     # Data that is reserved but no longer resident may be used again, so what counts is how much is resident.
     used = DATA_AT_START + memory()[0] - RESIDENT_AT_START
@@ -260,29 +266,25 @@ def download_all(urls: list) -> list[bytes | Exception]:
     pool = ThreadPoolExecutor(len(urls))
     futures = [pool.submit(download, url, deadline, sockets) for url in urls]
     pool.shutdown(wait=False)
-    wait(futures, MAX_SECONDS)
+    done, _ = wait(futures, MAX_SECONDS)
     for sock in sockets:  # ends the threads that still read: a server that trickles outlasts all other time-outs
         with contextlib.suppress(OSError):
             sock.shutdown(socket.SHUT_RDWR)
-    return [(future.exception() or future.result()) if future.done() else RequestError(*LATE) for future in futures]
+    return [(future.exception() or future.result()) if future in done else RequestError(*LATE) for future in futures]
 
 
 def download(url: Any, deadline: float, sockets: list) -> bytes:
     """Bytes of the picture at a URL on the public internet. Appends the sockets that it opens to `sockets`."""
     from AntiSSRF import AntiSSRFError  # imported here, with requests: 0.2 s that other requests need not wait
-    from requests import Request
 
-    if not isinstance(url, str) or len(url) > MAX_URL or not url.isprintable() or re.search(r"[ \\]", url):
-        raise RequestError("url_refused", f"the URL must be a text of at most {MAX_URL} printable characters")
     try:
         with public_session(deadline, sockets) as session:
             for _ in range(MAX_REDIRECTS + 1):
-                request = Request("GET", url, HEADERS).prepare()
-                check_url(request.url)
+                request = checked_request(url)
                 seconds = max(deadline - time.monotonic(), 0.001)
                 # Straight to the adapter: the session would read the body of a redirect without limit, keep cookies,
                 # and use proxies of the environment.
-                with session.get_adapter(url).send(request, stream=True, timeout=seconds) as response:
+                with session.get_adapter(request.url).send(request, stream=True, timeout=seconds) as response:
                     if not response.is_redirect:
                         return read_body(response)
                     url = urljoin(request.url, session.get_redirect_target(response))
@@ -293,6 +295,23 @@ def download(url: Any, deadline: float, sockets: list) -> bytes:
         if time.monotonic() > deadline:
             raise RequestError(*LATE) from None
         raise RequestError("download_failed", "the server of the URL did not answer as it should") from None
+
+
+def checked_request(url: Any) -> Any:
+    """A GET request for a plain http or https URL: without credentials, on the default port; else RequestError."""
+    from requests import Request
+
+    try:
+        if len(url) > MAX_URL or not url.isprintable() or re.search(r"[ \\]", url):
+            raise ValueError
+        request = Request("GET", url, HEADERS).prepare()
+        for parts in (urlsplit(url), urlsplit(request.url)):  # requests repairs odd URLs: before and after must do
+            if "@" in parts.netloc or parts.port not in (None, PORTS[parts.scheme]):
+                raise ValueError
+        return request
+    except (AttributeError, LookupError, OSError, TypeError, ValueError):
+        message = f"the URL must be http or https, at most {MAX_URL} characters, without user name and special port"
+        raise RequestError("url_refused", message) from None
 
 
 def public_session(deadline: float, sockets: list) -> Any:
@@ -322,17 +341,6 @@ def public_session(deadline: float, sockets: list) -> Any:
         pools = adapter.poolmanager.pool_classes_by_scheme
         adapter.poolmanager.pool_classes_by_scheme = {scheme: watched(pool) for scheme, pool in pools.items()}
     return session
-
-
-def check_url(url: str) -> None:
-    """RequestError unless a URL is http or https, without credentials, on the default port."""
-    parts = urlsplit(url)
-    if parts.scheme not in PORTS or not parts.hostname:
-        raise RequestError("url_refused", "the URL must begin with http:// or https://")
-    if "@" in parts.netloc:
-        raise RequestError("url_refused", "the URL must not hold a user name or password")
-    if parts.port not in (None, PORTS[parts.scheme]):
-        raise RequestError("url_refused", "the URL must not name another port than the default one")
 
 
 def read_body(response: Any) -> bytes:
@@ -498,7 +506,8 @@ def answer_picture(item: Any, top_k: int | None, log: dict) -> dict:
         if isinstance(item, Exception):
             raise item
         start = time.monotonic()
-        pixels = read_picture(item if isinstance(item, bytes) else decode_base64(item, "image"), MODEL.size, log)
+        data = item if isinstance(item, bytes) else decode_base64(item, "image")
+        pixels = read_picture(data, MODEL.size, MODEL.share, log)
         log["decode_ms"] = milliseconds_since(start)
         start = time.monotonic()
         answer = classify(pixels, top_k)
@@ -507,6 +516,9 @@ def answer_picture(item: Any, top_k: int | None, log: dict) -> dict:
     except RequestError as error:
         log["outcome"] = error.args[0]
         return error_answer(error)
+    finally:
+        if sys.platform == "linux":
+            LIBC.malloc_trim(0)  # gives back to the system what the picture took
 
 
 def error_answer(error: RequestError) -> dict:
@@ -520,6 +532,7 @@ def milliseconds_since(start: float) -> float:
 
 
 warnings.filterwarnings("ignore", module="PIL")  # remarks on odd pictures, a line for each odd tag
+logging.getLogger("urllib3").setLevel(logging.CRITICAL)  # remarks on odd servers, with their names
 MODEL = load_model(Path(os.environ.get("MODEL_FILE") or Path(__file__).with_name("top_10_dog_breeds.tflite")))
 if sys.platform == "linux":
     LIBC = ctypes.CDLL(None)

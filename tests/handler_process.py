@@ -1,15 +1,16 @@
 """lambda_handler in a process of its own: pytest's may hold TensorFlow, beside which the serving runtime crashes."""
 
 import contextlib
-import importlib
 import io
 import json
 import multiprocessing
 import os
+import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NamedTuple
 
 ROOT = Path(__file__).parent.parent
@@ -32,11 +33,11 @@ class Answered(NamedTuple):
 
 
 @contextlib.contextmanager
-def handler_process(model: Path, patch: str = "", *args: Any, **env: str) -> Iterator[Callable[[Any], Answered]]:
-    """Yield a function that has the handler answer an event. `patch` names a "module:function" to call first."""
+def handler_process(model: Path, patch: Callable | None = None, *args: Any) -> Iterator[Callable[[Any], Answered]]:
+    """Yield a function that has the handler answer an event. Calls patch(lambda_function, *args) there first."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    process = context.Process(target=_serve, args=(theirs, {"MODEL_FILE": str(model), **env}, patch, args), daemon=True)
+    process = context.Process(target=_serve, args=(theirs, str(model), patch, args), daemon=True)
     process.start()
     theirs.close()
 
@@ -52,14 +53,13 @@ def handler_process(model: Path, patch: str = "", *args: Any, **env: str) -> Ite
         process.kill()
 
 
-def _serve(pipe: Any, env: dict, patch: str, args: tuple) -> None:
-    os.environ.update(env)
+def _serve(pipe: Any, model: str, patch: Callable | None, args: tuple) -> None:
+    os.environ["MODEL_FILE"] = model
     sys.path.insert(0, str(ROOT))
     import lambda_function
 
     if patch:
-        module, function = patch.split(":")
-        getattr(importlib.import_module(module), function)(lambda_function, *args)
+        patch(lambda_function, *args)
     while True:
         try:
             event = pipe.recv()
@@ -75,3 +75,32 @@ def _serve(pipe: Any, env: dict, patch: str, args: tuple) -> None:
         seconds = time.process_time() - start
         peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
         pipe.send((answer, raised, printed.getvalue(), seconds, int(peak.split()[1]) / 1000))
+
+
+def without_network(handler: ModuleType) -> None:
+    """No name resolves."""
+
+    def fail(*args: object, **options: object) -> None:
+        raise socket.gaierror(socket.EAI_NONAME, "no network here")
+
+    socket.getaddrinfo = fail
+
+
+def with_local_server(handler: ModuleType, port: int, seconds: float) -> None:
+    """Addresses of this machine count as public, at this port, and downloads may take `seconds`."""
+    import AntiSSRF
+
+    policy = AntiSSRF.AntiSSRFPolicy
+    AntiSSRF.AntiSSRFPolicy = lambda config: policy(AntiSSRF.PolicyConfigOptions.NONE)
+    handler.PORTS = {"http": port}
+    handler.MAX_SECONDS = seconds
+
+
+def at_port(handler: ModuleType, port: int) -> None:
+    """The port of a local server counts as the default one; its address is no more public than otherwise."""
+    handler.PORTS = {"http": port, "https": port}
+
+
+def with_fault(handler: ModuleType) -> None:
+    """A programming error."""
+    handler.classify = lambda *args: 1 / 0
