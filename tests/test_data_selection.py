@@ -565,3 +565,15 @@ def test_importing_is_light():
     code = "import sys, data_selection; print({'numpy', 'tensorflow', 'matplotlib', 'keras'} & set(sys.modules))"
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert result.stdout == "set()\n"
+
+
+def test_workers_do_not_import_the_calling_script(tmp_path):
+    for number in range(2):
+        plant(tmp_path, f"a_{number}", encode(picture()), annotation())
+    script = tmp_path / "heavy.py"  # it might import TensorFlow; it has no `if __name__ == "__main__"` either
+    script.write_text(
+        "import data_selection\nprint('imported')\nprint(data_selection.crop_breeds('.', ['pug'])['done'])\n"
+    )
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    result = subprocess.run([sys.executable, script], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert (result.stdout, result.stderr) == ("imported\n2\n", "")
