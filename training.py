@@ -318,24 +318,28 @@ def run_backbone(
     Raises OSError, with the file's name, for a picture that cannot be read.
     """
     strategy, backbone = load_backbone(data_dir, size, devices)
+    batch_size = BACKBONE_BATCH * strategy.num_replicas_in_sync
+    # Of several devices none may be left without a picture: the last view fills the last batch.
+    fill = -len(views) % batch_size if strategy.num_replicas_in_sync > 1 else 0
     failures = []
 
     def decode(index: int) -> np.ndarray:
+        view = views[min(index, len(views) - 1)]
         try:
-            return load_pixels(views[index], size)
+            return load_pixels(view, size)
         except Exception as error:  # raised below: TensorFlow would wrap it in pages of its own
-            failures.append(f"{views[index].path}: {error}")
+            failures.append(f"{view.path}: {error}")
             return np.zeros((size, size, 3), np.uint8)
 
     def load(index: tf.Tensor) -> tf.Tensor:
         return tf.ensure_shape(tf.numpy_function(decode, [index], tf.uint8), (size, size, 3))
 
-    pictures = tf.data.Dataset.range(len(views)).map(load, num_parallel_calls=os.cpu_count(), deterministic=True)
-    batches = pictures.batch(BACKBONE_BATCH * strategy.num_replicas_in_sync).prefetch(2)
-    for batch in strategy.experimental_distribute_dataset(batches):
+    pictures = tf.data.Dataset.range(len(views) + fill).map(load, num_parallel_calls=os.cpu_count(), deterministic=True)
+    batches = strategy.experimental_distribute_dataset(pictures.batch(batch_size).prefetch(2))
+    for start, batch in zip(itertools.count(0, batch_size), batches):
         if failures:
             raise OSError(failures[0])
-        yield backbone(batch)
+        yield backbone(batch)[: len(views) - start]
 
 
 # --- Heads -----------------------------------------------------------------------------------------------------------
