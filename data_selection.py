@@ -34,8 +34,8 @@ from PIL import ExifTags, Image, ImageOps
 from make_dataset import DATA_DIR, annotation_dir, images_dir, progress
 
 CROP_SIZE = 299  # pixels: the input size of Xception
-# The first setting at which under 1 % of the pixels of real crops are off by more than a just noticeable difference (2.3
-# CIELAB units): 0.4 %, at 47 dB and 36 kB. With subsampling 2.6 %, at quality 90 1.9 %: jpeg_* in benchmarks/data.py.
+# The first setting with which less than 1 % of the pixels of real crops are off by more than is just noticeable (2.3
+# CIELAB units): 0.4 %, at 47 dB and 35 kB. With subsampling 2.4 %, at quality 90 1.8 %: jpeg_* in benchmarks/data.py.
 JPEG = {"format": "JPEG", "quality": 95, "subsampling": "4:4:4"}
 MAX_XML = 2**16  # bytes; real annotations have 1 or 2 kB
 CHUNK = 32  # photos handed to a worker at once, some 0.1 s of work
