@@ -290,7 +290,7 @@ def download(url: Any, deadline: float, sockets: list) -> bytes:
                     url = urljoin(request.url, session.get_redirect_target(response))
         raise RequestError("download_failed", f"the URL leads through more than {MAX_REDIRECTS} redirects")
     except (AntiSSRFError, socket.gaierror, UnicodeError):  # alike, so that nobody learns which names exist inside
-        raise RequestError("url_refused", "the host of the URL has no public address") from None
+        raise RequestError("url_refused", "the host of the URL is not found, or not public") from None
     except (OSError, ValueError):
         if time.monotonic() > deadline:
             raise RequestError(*LATE) from None

@@ -1,16 +1,19 @@
-"""Ask the local container (or emulator) which breed a picture shows.
+"""Ask the container on this machine which breed a picture shows.
 
-    python test.py                      # a Great Pyrenees on the web
+    docker run -it --rm -p 8080:8080 dog-breeds       # first, in another terminal
+    python test.py                                    # about a Great Pyrenees on the web
     python test.py --url URL
-    python test.py --file photo.jpg     # sends the file itself
+    python test.py --file photo.jpg                   # sends the file itself, smaller if it is large
+    python test.py --file photo.jpg --model top_10_dog_breeds.tflite    # no container: runs the handler here
 
-Start the container first: docker run -it --rm -p 8080:8080 dog-breeds. Prints the breeds, best first.
+Prints the breeds, best first, after some 0.1 s for a file.
 """
 
 import argparse
 import base64
+import contextlib
 import io
-import json
+import os
 import sys
 from pathlib import Path
 
@@ -19,64 +22,80 @@ from PIL import Image, ImageOps
 
 URL = "https://images.unsplash.com/photo-1636496430627-a7b203b4cc58"  # a Great Pyrenees
 ENDPOINT = "http://localhost:8080/2015-03-31/functions/function/invocations"
-MAX_FILE = 4_000_000  # bytes: Lambda takes 6 MB a request, and base64 adds a third
+HINT = "start the container: docker run -it --rm -p 8080:8080 dog-breeds"
+MAX_BYTES = 4_000_000  # of a file: Lambda takes 6 MB a request, and base64 adds a third
+SMALLER = 2000  # pixels on the longer side of what is sent instead of a larger file; the model sees some 300
 BAR = 40  # characters
 
 
-def picture_event(url: str | None, file: Path | None) -> dict:
-    """The request for a URL or a file; a file that is too large for a request is sent at a smaller size."""
+def event_for(url: str, file: Path | None) -> dict:
+    """The request about a file, or else a URL."""
     if file is None:
-        return {"url": url or URL}
-    data = file.read_bytes()
-    if len(data) > MAX_FILE:
-        with Image.open(file) as image:
-            image.draft("RGB", (2000, 2000))
-            small = ImageOps.exif_transpose(image).convert("RGB")
-        small.thumbnail((2000, 2000))
+        return {"url": url}
+    content = file.read_bytes()
+    if len(content) > MAX_BYTES:
         buffer = io.BytesIO()
-        small.save(buffer, "JPEG", quality=90)
-        data = buffer.getvalue()
-    return {"image": base64.b64encode(data).decode()}
+        with Image.open(file) as image:
+            image.draft("RGB", (SMALLER, SMALLER))
+            image = ImageOps.exif_transpose(image).convert("RGB")
+        image.thumbnail((SMALLER, SMALLER))
+        image.save(buffer, "JPEG", quality=90)
+        content = buffer.getvalue()
+    return {"image": base64.b64encode(content).decode()}
 
 
 def ask(endpoint: str, event: dict, hint: str) -> dict:
-    """The answer of the endpoint; RuntimeError if there is none, or if it is an error."""
+    """The service's answer to an event; RuntimeError, with the hint, if nothing answers as the service does."""
     try:
         response = requests.post(endpoint, json=event, timeout=60)
         answer = response.json()
-    except requests.ConnectionError:
-        raise RuntimeError(f"nothing answers at {endpoint}; {hint}") from None
     except requests.RequestException as error:
         raise RuntimeError(f"no answer from {endpoint} ({type(error).__name__}); {hint}") from None
-    if not isinstance(answer, dict) or "prediction" not in answer:
-        error = answer.get("error") if isinstance(answer, dict) else None
-        raise RuntimeError(
-            error["message"] if isinstance(error, dict) else f"unexpected answer: {json.dumps(answer)[:300]}"
-        )
+    if not isinstance(answer, dict) or not answer.keys() & {"prediction", "error"}:
+        raise RuntimeError(f"not the service answers at {endpoint}, or it failed: {response.text[:300]}")
     return answer
 
 
+def ask_model(model: Path, event: dict) -> dict:
+    """The handler's answer to an event, given in this process by a model file."""
+    os.environ["MODEL_FILE"] = str(model)
+    from lambda_function import lambda_handler
+
+    with contextlib.redirect_stdout(io.StringIO()):  # its log
+        return lambda_handler(event)
+
+
 def show(answer: dict) -> str:
-    """The answer as lines with bars."""
-    lines = [] if answer["known"] else ["none of the known breeds, it seems; closest:"]
+    """A prediction as lines of breed, percentage and bar, best first; RuntimeError if the answer is an error."""
+    if "error" in answer:
+        raise RuntimeError(answer["error"]["message"])
     width = max(map(len, answer["prediction"]))
-    for breed, probability in answer["prediction"].items():
-        lines.append(f"{breed:{width}}  {probability:6.1%}  {'#' * round(probability * BAR)}".rstrip())
-    return "\n".join(lines)
+    lines = [
+        f"{breed:{width}}  {probability:6.1%}  {'#' * round(probability * BAR)}".rstrip()
+        for breed, probability in answer["prediction"].items()
+    ]
+    return "\n".join([*([] if answer["known"] else ["Probably none of these breeds. The most similar:"]), *lines])
+
+
+def arguments(description: str, endpoint: str | None) -> argparse.ArgumentParser:
+    """The options of this script and of test_cloud.py."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    picture = parser.add_mutually_exclusive_group()
+    picture.add_argument("--url", default=URL, help="of the picture (default: %(default)s)")
+    picture.add_argument("--file", type=Path, help="with the picture")
+    parser.add_argument("--endpoint", default=endpoint, help="URL of the service (default: %(default)s)")
+    return parser
 
 
 def main() -> None:
     """Ask, and print the answer."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    picture = parser.add_mutually_exclusive_group()
-    picture.add_argument("--url", help=f"picture on the web (default: {URL})")
-    picture.add_argument("--file", type=Path, help="picture on this machine")
-    parser.add_argument("--endpoint", default=ENDPOINT, help="default: %(default)s")
+    parser = arguments(__doc__, ENDPOINT)
+    parser.add_argument("--model", type=Path, help="model file to answer here, without a service")
     args = parser.parse_args()
     try:
-        event = picture_event(args.url, args.file)
-        print(show(ask(args.endpoint, event, "start it: docker run -it --rm -p 8080:8080 dog-breeds")))
-    except (OSError, RuntimeError) as error:
+        event = event_for(args.url, args.file)
+        print(show(ask_model(args.model, event) if args.model else ask(args.endpoint, event, HINT)))
+    except (OSError, RuntimeError, ValueError) as error:
         sys.exit(f"test.py: {error}")
 
 

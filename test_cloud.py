@@ -1,36 +1,28 @@
-"""Ask the deployed service (API Gateway or function URL) which breed a picture shows.
+"""Ask the service in the cloud which breed a picture shows: behind an API Gateway, a function URL or a load balancer.
 
-    export DOG_BREEDS_ENDPOINT=https://<id>.execute-api.<region>.amazonaws.com/<stage>/predict
-    python test_cloud.py                      # a Great Pyrenees on the web
+    export DOG_BREEDS_ENDPOINT=https://ID.execute-api.REGION.amazonaws.com/STAGE/predict    # or --endpoint URL
+    python test_cloud.py                      # about a Great Pyrenees on the web
     python test_cloud.py --file photo.jpg
 
-Prints the breeds, best first, as test.py does.
+Prints the breeds, best first. The first answer after a pause takes some seconds: Lambda starts a container.
 """
 
-import argparse
 import os
 import sys
-from pathlib import Path
 
-from test import URL, ask, picture_event, show
+from test import arguments, ask, event_for, show
+
+HINT = "check the endpoint and the logs of the function"
 
 
 def main() -> None:
     """Ask, and print the answer."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    picture = parser.add_mutually_exclusive_group()
-    picture.add_argument("--url", help=f"picture on the web (default: {URL})")
-    picture.add_argument("--file", type=Path, help="picture on this machine")
-    parser.add_argument(
-        "--endpoint", default=os.environ.get("DOG_BREEDS_ENDPOINT"), help="default: $DOG_BREEDS_ENDPOINT"
-    )
-    args = parser.parse_args()
+    args = arguments(__doc__, os.environ.get("DOG_BREEDS_ENDPOINT")).parse_args()
     try:
         if not args.endpoint:
-            raise RuntimeError("no endpoint; give --endpoint or set DOG_BREEDS_ENDPOINT")
-        event = picture_event(args.url, args.file)
-        print(show(ask(args.endpoint, event, "check the address and that the function is deployed")))
-    except (OSError, RuntimeError) as error:
+            raise ValueError("where is the service? Give --endpoint URL, or set DOG_BREEDS_ENDPOINT")
+        print(show(ask(args.endpoint, event_for(args.url, args.file), HINT)))
+    except (OSError, RuntimeError, ValueError) as error:
         sys.exit(f"test_cloud.py: {error}")
 
 

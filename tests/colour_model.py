@@ -53,6 +53,7 @@ def metadata(breeds: list[str], size: int = SIZE) -> dict:
         "input": {"height": size, "width": size, "channels": 3, "dtype": "float32", "range": [0, 255], "color": "RGB"},
         "quantization": "float32",
         "temperature": 1.0,
+        "photo_share": 0.875,
         "unknown_rule": {"score": "energy", "threshold": THRESHOLD},
     }
 

@@ -220,7 +220,7 @@ def test_every_kind_of_http_event(stack, service):
 
 @pytest.mark.parametrize("service", SERVICES)
 def test_every_error_over_http(stack, service):
-    kind, refused = "application/json", "the host of the URL has no public address"
+    kind, refused = "application/json", "the host of the URL is not found, or not public"
     damaged, large = (
         base64.b64encode(JPEG[:900]).decode(),
         base64.b64encode(saved(Image.new("L", (8000, 6251)), format="JPEG")),

@@ -1,0 +1,155 @@
+"""test.py and test_cloud.py, run as a user runs them, against the real stack."""
+
+import base64
+import http.server
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from emulator import free_ports
+from odd_pictures import BREED, orientation_exif, picture, saved
+from PIL import Image
+
+pytest_plugins = ["handler_fixtures"]
+ROOT = Path(__file__).parent.parent
+
+
+def run(script: str, *arguments: object, **env: str) -> subprocess.CompletedProcess:
+    """Run a client in the project's folder."""
+    env = {**{key: value for key, value in os.environ.items() if key != "DOG_BREEDS_ENDPOINT"}, **env}
+    command = [sys.executable, script, *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=60)
+
+
+def complaint(done: subprocess.CompletedProcess) -> str:
+    """What a client that gives up says: one line, and nothing else."""
+    assert done.returncode == 1 and done.stdout == ""
+    lines = [line for line in done.stderr.splitlines() if not line.startswith("INFO:")]  # the runtime's own
+    assert len(lines) == 1, done.stderr
+    return lines[0]
+
+
+@pytest.fixture
+def photo(tmp_path) -> Path:
+    file = tmp_path / "photo.jpg"
+    file.write_bytes(saved(picture(500, 375), format="JPEG"))
+    return file
+
+
+@pytest.fixture(scope="module")
+def gateway(stack):
+    """What an API Gateway does: turns HTTP into events, and responses of the handler into HTTP."""
+
+    class Gateway(http.server.BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            event = {
+                "version": "2.0",
+                "rawPath": self.path,
+                "headers": {key.lower(): value for key, value in self.headers.items()},
+                "requestContext": {"http": {"method": "POST", "path": self.path}, "stage": "prod"},
+                "body": base64.b64encode(body).decode(),
+                "isBase64Encoded": True,
+            }
+            response = stack.invoke(event) if self.path.startswith("/prod") else {"statusCode": 403, "headers": {}}
+            self.send_response(response["statusCode"])
+            for key, value in response["headers"].items():
+                self.send_header(key, value)
+            self.end_headers()
+            self.wfile.write(response.get("body", '{"message":"Forbidden"}').encode())
+
+        def log_message(self, *args: object) -> None:
+            """Nothing."""
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Gateway) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def test_prints_breeds_with_bars_best_first(stack, gateway, colour_model, photo):
+    outputs = [
+        run("test.py", "--file", photo, "--endpoint", stack.endpoint),
+        run("test.py", "--file", photo, "--model", colour_model),
+        run("test_cloud.py", "--file", photo, "--endpoint", f"{gateway}/prod/predict"),
+        run("test_cloud.py", "--file", photo, DOG_BREEDS_ENDPOINT=f"{gateway}/prod/predict"),
+    ]
+    for done in outputs:
+        assert done.returncode == 0, done.stderr
+        lines = done.stdout.splitlines()
+        assert lines[0] == f"{BREED}              100.0%  {'#' * 40}"
+        assert len(lines) == 10 and all(re.fullmatch(r"[a-z_]+ +[0-9.]+%( +#*)?", line) for line in lines)
+
+
+def test_says_when_the_breed_is_not_known(stack, tmp_path):
+    Image.new("RGB", (64, 64), (128, 128, 128)).save(tmp_path / "gray.png")
+    done = run("test.py", "--file", tmp_path / "gray.png", "--endpoint", stack.endpoint)
+    assert done.returncode == 0 and done.stdout.startswith("Probably none of these breeds. The most similar:\n")
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_large_photo_is_sent_smaller_and_upright(stack, tmp_path, orientation):
+    image = picture(4000, 3000) if orientation == 1 else picture(4000, 3000).transpose(Image.Transpose.ROTATE_90)
+    noise = np.random.default_rng(0).integers(-9, 9, (image.height, image.width, 1))
+    image = Image.fromarray((np.asarray(image, int) + noise).clip(0, 255).astype(np.uint8))
+    image.save(tmp_path / "phone.jpg", quality=97, exif=orientation_exif(orientation))
+    assert (tmp_path / "phone.jpg").stat().st_size > 4_000_000
+    done = run("test.py", "--file", tmp_path / "phone.jpg", "--endpoint", stack.endpoint)
+    assert done.returncode == 0 and done.stdout.startswith(BREED)
+    log = next(line for line in reversed(stack.printed().splitlines()) if line.startswith('{"request_id"'))
+    assert json.loads(log)["size"] == [2000, 1500] and json.loads(log)["bytes"] < 4_000_000
+
+
+@pytest.fixture
+def files(tmp_path, photo) -> Path:
+    """A folder of files that are no help."""
+    (tmp_path / "text.jpg").write_text("a dog")
+    (tmp_path / "large.jpg").write_bytes(bytes(5_000_000))
+    (tmp_path / "bad.tflite").write_bytes(b"TFL3")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        ("--file missing.jpg", "missing.jpg"),
+        ("--file .", "Is a directory"),
+        ("--file text.jpg", "the picture is none of JPEG, PNG, WEBP, GIF, BMP"),
+        ("--file large.jpg", "cannot identify image file"),
+        ("--url http://10.0.0.1/dog.jpg", "the host of the URL is not found, or not public"),
+        ("--url dog.jpg", "the URL must be http or https"),
+        ("--file photo.jpg --endpoint GATEWAY", '{"message":"Forbidden"}'),
+        ("--file photo.jpg --endpoint NOWHERE", "start the container: docker run -it --rm -p 8080:8080 dog-breeds"),
+        ("--file photo.jpg --endpoint nonsense", "no answer from nonsense (MissingSchema)"),
+        ("--file photo.jpg --model bad.tflite", "bad.tflite is damaged"),
+        ("--file photo.jpg --model missing.tflite", "missing.tflite"),
+    ],
+)
+def test_one_line_and_status_1_when_something_is_wrong(stack, gateway, files, arguments, part):
+    places = {"GATEWAY": gateway, "NOWHERE": f"http://127.0.0.1:{free_ports()[0]}/"}
+    words = [places.get(word, word) for word in arguments.split()]
+    words = [
+        files / word if re.search(r"^\.$|\.(jpg|tflite)$", word) and words[0] == "--file" else word for word in words
+    ]
+    said = complaint(run("test.py", *words, *(() if "endpoint" in arguments else ("--endpoint", stack.endpoint))))
+    assert said.startswith("test.py: ") and part in said
+
+
+def test_cloud_client_needs_an_endpoint_and_passes_errors_on(gateway, files):
+    assert "set DOG_BREEDS_ENDPOINT" in complaint(run("test_cloud.py"))
+    said = complaint(run("test_cloud.py", "--file", files / "text.jpg", "--endpoint", f"{gateway}/prod/predict"))
+    assert said == "test_cloud.py: the picture is none of JPEG, PNG, WEBP, GIF, BMP"
+    said = complaint(run("test_cloud.py", "--file", files / "photo.jpg", "--endpoint", f"{gateway}/prod/other"))
+    assert said == "test_cloud.py: there is nothing at this path; use / or /predict"
+
+
+def test_help_shows_the_photo_and_the_endpoint():
+    text = "".join(run("test.py", "--help").stdout.split())
+    assert "https://images.unsplash.com/photo-1636496430627-a7b203b4cc58" in text
+    assert "http://localhost:8080/2015-03-31/functions/function/invocations" in text
