@@ -1,27 +1,32 @@
-# The image for AWS Lambda: the serving runtime, the model and lambda_function.py, nothing else.
+# The image for AWS Lambda: the serving runtime, the model and lambda_function.py, nothing of training.
 #
-# Build and try it here:
+# Build it, run it here, and ask it in another terminal:
+#
 #   docker buildx build --platform linux/amd64 --provenance=false -t dog-breeds .
 #   docker run -it --rm -p 8080:8080 dog-breeds
-#   python test.py                                       # in another terminal
+#   python test.py
 #
-# Send it to the registry (once before: aws ecr create-repository --repository-name dog-breeds):
+# Send it to your registry (ECR), which `aws ecr create-repository --repository-name dog-breeds` makes once:
+#
 #   ACCOUNT=123456789012 REGION=eu-west-1
 #   REGISTRY=$ACCOUNT.dkr.ecr.$REGION.amazonaws.com
 #   aws ecr get-login-password --region $REGION | docker login --username AWS --password-stdin $REGISTRY
 #   docker tag dog-breeds $REGISTRY/dog-breeds:v1
 #   docker push $REGISTRY/dog-breeds:v1
 #
-# --provenance=false: Lambda rejects the manifest that buildx writes otherwise.
+# Without --provenance=false buildx writes a manifest that Lambda rejects. For Lambda on Graviton: linux/arm64.
 ARG BASE_IMAGE=public.ecr.aws/lambda/python:3.13
 FROM ${BASE_IMAGE}
 
-COPY requirements-lambda.txt .
-RUN pip install --no-cache-dir --compile -r requirements-lambda.txt
+# Beside the handler, so that they come before the older packages that AWS's image has in /var/runtime. pip compiles
+# them to bytecode, which Lambda, where the file system is read-only, could not keep.
+COPY requirements-lambda.txt ./
+RUN pip install --no-cache-dir --target "${LAMBDA_TASK_ROOT}" -r requirements-lambda.txt
 
+# What changes comes last, the model before the code.
 ARG MODEL=top_10_dog_breeds.tflite
-COPY ${MODEL} top_10_dog_breeds.tflite
-COPY lambda_function.py .
+COPY ${MODEL} ${LAMBDA_TASK_ROOT}/top_10_dog_breeds.tflite
+COPY lambda_function.py ${LAMBDA_TASK_ROOT}/
 RUN python -m compileall -q lambda_function.py
 
 CMD ["lambda_function.lambda_handler"]
