@@ -195,7 +195,6 @@ def _cut(photo_path: Path, xml_path: Path, objects: str) -> list[Image.Image | N
         else:
             stated = f"{xml_path} says {size[0]} x {size[1]} pixels"
             raise ValueError(f"{stated}, the photo has {photo.width} x {photo.height}")
-        image.load()  # all of it, whatever the box: a photo that ends below the dog is broken too
         boxes = [clip_box(box, *image.size) for box in annotation["boxes"]]
         boxes = boxes if objects == "all" else boxes[:1]
         # A crop as stored is rotated after cutting, which is the same as rotating photo and box.

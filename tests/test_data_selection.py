@@ -207,7 +207,8 @@ def test_every_mode_becomes_rgb(tmp_path, image, options, expected):
     whole, [crop] = read_photo(photo), crop_dogs(photo, xml)
     assert whole.mode == crop.mode == "RGB"
     lossy = options.get("format", "JPEG") == "JPEG"
-    assert np.abs(np.asarray(whole, int) - np.asarray(expected, int)).max() <= (12 if lossy else 1)
+    allowed = 12 if lossy else int(Image.open(photo).has_transparency_data)
+    assert np.abs(np.asarray(whole, int) - np.asarray(expected, int)).max() <= allowed
     by_hand = whole.crop((10, 20, 70, 80)).resize((299, 299), Image.Resampling.BILINEAR)
     assert ImageChops.difference(crop, by_hand).getbbox() is None
 
@@ -265,11 +266,13 @@ def test_large_jpeg_is_decoded_at_a_smaller_scale_but_never_below_twice_the_size
 
 
 def test_saved_crops_lose_nothing_visible(tmp_path):
-    photo, xml = plant(tmp_path, "a_1", encode(picture(500, 375)), annotation((500, 375), [(50, 50, 400, 350)]))
+    noise = np.random.default_rng(33).integers(0, 256, (37, 37, 3), dtype=np.uint8)
+    coarse = Image.fromarray(noise).resize((299, 299), Image.Resampling.BICUBIC)  # colours change every 8 pixels
+    photo, xml = plant(tmp_path, "a_1", encode(coarse, format="PNG"), annotation((299, 299), [(0, 0, 299, 299)]))
     crop_breeds(tmp_path, ["pug"])
     with Image.open(processed_dir(tmp_path) / "pug" / "a_1.jpg") as saved:
         error = np.asarray(saved, float) - np.asarray(crop_dogs(photo, xml)[0], float)
-    assert 10 * np.log10(255**2 / np.mean(error**2)) > 42  # dB
+    assert 10 * np.log10(255**2 / np.mean(error**2)) > 42  # dB; 40 at quality 90, 37 with colour subsampling
 
 
 # ---------------------------------------------------------------- boxes and annotations
@@ -314,6 +317,7 @@ BROKEN_XML = {
     "huge number": annotation(boxes=[(10, 10, "9" * 5000, 50)]).replace(b"<xmin>10", b"<xmin>" + b"9" * 5000),
     "laughs": (LAUGHS + "]>").encode() + annotation().replace(b"dog", b"&i;"),
     "laughs in UTF-16": (LAUGHS + "]>" + annotation().decode()).encode("utf-16"),
+    "entity": b'<!DOCTYPE x [<!ENTITY w "120">]>' + annotation(("&w;", 90)),
     "outer entity": b'<!DOCTYPE x [<!ENTITY e SYSTEM "file:///etc/passwd">]>' + annotation().replace(b"dog", b"&e;"),
     "undefined entity": annotation().replace(b"dog", b"&e;"),
     "megabytes": annotation() + b" " * 3_000_000,
