@@ -239,8 +239,8 @@ def convert(
     model = keras.models.load_model(model_path, compile=False)
     before = {}
     for name, whole_photos in (("crops", False), ("whole_photos", True)):
-        features, labels = plain_set(data_dir, test, report["classes"], whole_photos, report["size"])
-        before[name] = keras_predict(model, features)[0]
+        examples = plain_set(data_dir, test, report["classes"], whole_photos, report["size"])
+        before[name] = keras_predict(model, examples.features)[0]
     pictures = [view(data_dir, image)[:2] for view in (crop_view, photo_view) for image in test]
     calibration = [photo_view(data_dir, image)[:2] for image in train[:: -(-len(train) // CALIBRATION_PICTURES)]]
 
@@ -251,7 +251,7 @@ def convert(
             content = to_tflite(model, candidate, calibration)
         part.write_bytes(content)
         after = predict_files(part, pictures)[0].reshape(2, len(test), -1)
-        results = {name: compare(before[name], p, labels) for name, p in zip(before, after, strict=True)}
+        results = {name: compare(before[name], p, examples.labels) for name, p in zip(before, after, strict=True)}
         print_results(results)
         loss = max(map(lost_points, results.values()))
         if loss <= max_loss:

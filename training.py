@@ -14,6 +14,7 @@ import csv
 import hashlib
 import itertools
 import json
+import logging
 import math
 import os
 import platform
@@ -67,7 +68,7 @@ GRID = {
     "dropout": (0.2, 0.5, 0.8),
 }  # 0: no inner layer
 QUICK_GRID = {"learning_rate": (3e-4, 1e-3), "inner_size": (0, 100), "dropout": (0.5,)}
-FINALISTS, FINALIST_SEEDS = 3, 3
+FOLDS = 5  # of the cross-validation between the best trial of each inner size
 WEIGHT_DECAY = 0.1
 LABEL_SMOOTHING = 0.1
 BATCH_SIZE = 64
@@ -354,29 +355,33 @@ def build_head(inner_size: int, dropout: float, classes: int, feature_size: int 
     return keras.Sequential(layers)
 
 
-def train_head(
-    train: tuple[np.ndarray, np.ndarray],
-    validation: tuple[np.ndarray, np.ndarray],
-    trial: dict,
-    classes: int,
-    seed: int,
-) -> tuple[dict, list[np.ndarray]]:
-    """Train one head until its validation loss has not fallen for PATIENCE epochs.
+class Examples(NamedTuple):
+    """What heads are trained and judged on: a row for each view."""
 
-    `train` and `validation` are (features float32 [n, 2048], labels int [n]); `trial` has learning_rate, inner_size and
-    dropout. Returns the trial with its results added (of the best epoch, and the history of all) and the best weights.
+    features: np.ndarray  # float32 [n, 2048]
+    labels: np.ndarray  # int [n]
+    images: np.ndarray  # str [n]: the image that the view shows
+
+
+def train_head(
+    train: Examples, validation: Examples | None, trial: dict, classes: int, seed: int, epochs: int | None = None
+) -> tuple[dict, list[np.ndarray]]:
+    """Train one head until its validation loss has not fallen for PATIENCE epochs; without one, for `epochs`.
+
+    `trial` has learning_rate, inner_size and dropout. Returns it with its results added (of the best epoch, and the
+    history of all), and the best weights.
     """
     keras.utils.set_random_seed(seed)
-    head = build_head(trial["inner_size"], trial["dropout"], classes, train[0].shape[1])
+    head = build_head(trial["inner_size"], trial["dropout"], classes, train.features.shape[1])
     optimizer = keras.optimizers.AdamW(trial["learning_rate"], weight_decay=WEIGHT_DECAY)
     optimizer.build(head.trainable_variables)
     loss_function = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=LABEL_SMOOTHING)
-    features, targets = tf.constant(train[0]), tf.one_hot(train[1], classes)
+    features, targets = tf.constant(train.features), tf.one_hot(train.labels, classes)
 
     @tf.function
     def run_epoch(order: tf.Tensor) -> tf.Tensor:
         total = 0.0
-        for start in tf.range(0, len(order), BATCH_SIZE):
+        for start in tf.range(0, tf.size(order), BATCH_SIZE):
             rows = order[start : start + BATCH_SIZE]
             with tf.GradientTape() as tape:
                 loss = loss_function(tf.gather(targets, rows), head(tf.gather(features, rows), training=True))
@@ -386,57 +391,84 @@ def train_head(
         return total / tf.cast(tf.size(order), tf.float32)
 
     rng = np.random.default_rng(seed)
-    history = []
-    best = {"val_loss": math.inf, "epoch": 0}
-    weights = head.get_weights()
-    while len(history) < MAX_EPOCHS and len(history) - best["epoch"] < PATIENCE:
-        loss = float(run_epoch(tf.constant(rng.permutation(len(features)))))
-        logits = head(validation[0], training=False).numpy()
-        epoch = {
-            "epoch": len(history) + 1,
-            "loss": loss,
-            "val_loss": cross_entropy(logits, validation[1]),
-            "val_accuracy": accuracy(logits, validation[1]),
-        }
-        history.append(epoch)
-        if epoch["val_loss"] < best["val_loss"]:
-            best, weights = epoch, head.get_weights()
-    return trial | best | {"seed": seed, "history": history}, weights
+    history: list[dict] = []
+    best, weights = {"val_loss": math.inf, "epoch": 0}, []
+    while len(history) < (epochs or MAX_EPOCHS) and (validation is None or len(history) - best["epoch"] < PATIENCE):
+        history.append({"epoch": len(history) + 1, "loss": float(run_epoch(rng.permutation(len(features))))})
+        if validation:
+            logits = head(validation.features, training=False)
+            val_loss = float(loss_function(tf.one_hot(validation.labels, classes), logits))
+            history[-1] |= {"val_loss": val_loss, "val_accuracy": accuracy(logits.numpy(), validation.labels)}
+            if val_loss < best["val_loss"]:
+                best, weights = history[-1], head.get_weights()
+    return trial | best | {"seed": seed, "history": history}, weights or head.get_weights()
+
+
+def cross_validate(examples: Examples, trial: dict, classes: int, seed: int) -> tuple[dict, np.ndarray]:
+    """Train a head FOLDS times, each time without another part of the images, and judge it on that part.
+
+    Returns the trial with the mean best epoch, val_loss (at the best temperature) and val_accuracy over all images, and
+    for every row the logits [n, classes] of the head that has not seen its image.
+    """
+    names = np.unique(examples.images)
+    parts = np.random.default_rng(seed).permutation(len(names)) % FOLDS
+    part_of_row = parts[np.searchsorted(names, examples.images)]
+    logits = np.empty((len(examples.labels), classes), np.float32)
+    epochs = []
+    for part in range(FOLDS):
+        held_out = part_of_row == part
+        train, validation = (Examples(*(column[rows] for column in examples)) for rows in (~held_out, held_out))
+        result, weights = train_head(train, validation, trial, classes, seed + part)
+        logits[held_out] = apply_head(weights, validation.features)
+        epochs.append(result["epoch"])
+    temperature = fit_temperature(logits, examples.labels)
+    results = {
+        "epoch": round(np.mean(epochs)),
+        "val_loss": cross_entropy(logits / temperature, examples.labels),
+        "val_accuracy": accuracy(logits, examples.labels),
+    }
+    return trial | results, logits
 
 
 def search(
-    train: tuple[np.ndarray, np.ndarray],
-    validation: tuple[np.ndarray, np.ndarray],
-    grid: dict[str, Sequence[float]],
-    classes: int,
-    seed: int,
-) -> tuple[list[dict], dict, list[np.ndarray]]:
-    """Train a head for every combination of the grid, and the best again with other seeds; choose by validation loss.
+    train: Examples, validation: Examples, grid: dict[str, Sequence[float]], classes: int, seed: int
+) -> tuple[list[dict], list[dict], list[np.ndarray], np.ndarray]:
+    """Train a head for every combination of the grid, and cross-validate the best of each inner size; choose by loss.
 
-    Returns all trials, lowest loss first, then the winner (of its seeds, the one with the lowest loss) and its weights.
+    A few hundred validation pictures are too few to tell the best trials apart: the finalists are judged on all the
+    pictures of both sets. The winner is then trained on both. Returns the trials of the grid and the finalists, lowest
+    validation loss first, the winner's weights, and its logits of every row while that row's image was held out.
     """
-    trials, weights = [], {}
-    print("learning rate  inner size  dropout  seed  epoch  val loss  val accuracy", flush=True)
+    print("learning rate  inner size  dropout  epoch  val loss  val accuracy", flush=True)
 
-    def run(trial: dict, seed: int) -> dict:
-        result, weights[len(trials)] = train_head(train, validation, trial, classes, seed)
-        trials.append(result | {"trial": len(trials)})
-        print(
-            f"{trial['learning_rate']:13.0e}  {trial['inner_size']:10d}  {trial['dropout']:7.1f}  {seed:4d}  "
-            f"{result['epoch']:5d}  {result['val_loss']:8.4f}  {result['val_accuracy']:12.4f}",
-            flush=True,
-        )
-        return trials[-1]
+    def show(result: dict) -> dict:
+        print("{learning_rate:13.0e}  {inner_size:10d}  {dropout:7.1f}".format(**result), end="  ")
+        print("{epoch:5d}  {val_loss:8.4f}  {val_accuracy:12.4f}".format(**result), flush=True)
+        return result
+
+    def by_loss(result: dict) -> float:
+        return result["val_loss"]
 
     settings = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
-    first = sorted((run(trial, seed) for trial in settings), key=lambda result: result["val_loss"])
-    finalists = []
-    for result in first[:FINALISTS]:
-        trial = {name: result[name] for name in grid}
-        finalists.append([result] + [run(trial, seed + i) for i in range(1, FINALIST_SEEDS)])
-    best = min(finalists, key=lambda results: np.mean([result["val_loss"] for result in results]))
-    winner = min(best, key=lambda result: result["val_loss"])
-    return sorted(trials, key=lambda result: result["val_loss"]), winner, weights[winner["trial"]]
+    trials = [show(train_head(train, validation, trial, classes, seed)[0]) for trial in settings]
+    trials = sorted(({"trial": number} | trial for number, trial in enumerate(trials)), key=by_loss)
+    print(f"the best of each inner size, in {FOLDS}-fold cross-validation:", flush=True)
+    both = join(train, validation)
+    finalists, logits = [], {}
+    for size in grid["inner_size"]:
+        best = next(trial for trial in trials if trial["inner_size"] == size)
+        trial = {name: best[name] for name in ("trial", *grid)}
+        result, logits[size] = cross_validate(both, trial, classes, seed)
+        finalists.append(show(result))
+    finalists.sort(key=by_loss)
+    winner = finalists[0]
+    _, weights = train_head(both, None, winner, classes, seed, winner["epoch"])
+    return trials, finalists, weights, logits[winner["inner_size"]]
+
+
+def join(*parts: Examples) -> Examples:
+    """Return all rows as one."""
+    return Examples(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
 
 
 def apply_head(weights: Sequence[np.ndarray], features: np.ndarray) -> np.ndarray:
@@ -558,8 +590,9 @@ def build_model(data_dir: Path, weights: Sequence[np.ndarray], size: int = CROP_
 def save_model(model: keras.Model, path: Path) -> None:
     """Write a model as .h5, atomically."""
     part = path.with_name(f".part-{path.name}")  # Keras tells the format by the ending
-    with quiet():  # Keras warns that .h5 is its older format; it is the one the file's users expect
-        model.save(part)
+    logging.disable(logging.WARNING)  # Keras warns that .h5 is its older format; the file's users expect it
+    model.save(part)
+    logging.disable(logging.NOTSET)
     os.replace(part, path)
 
 
@@ -591,40 +624,39 @@ def label_images(images: Sequence[str], classes: Sequence[str]) -> np.ndarray:
     return np.array([classes.index(breed_name(image.split("/")[0])) for image in images])
 
 
-def training_set(
-    data_dir: Path, split: dict[str, str], classes: Sequence[str], size: int = CROP_SIZE
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return features and labels of all views of the training images."""
+def training_set(data_dir: Path, split: dict[str, str], classes: Sequence[str], size: int = CROP_SIZE) -> Examples:
+    """Return all views of the training images."""
     images = in_split(split, "train")
     features = extract_features(training_views(data_dir, images), data_dir, size)
-    return features, np.tile(label_images(images, classes), len(features) // len(images))
+    views = len(features) // len(images)
+    return Examples(features, np.tile(label_images(images, classes), views), np.tile(images, views))
 
 
 def plain_set(
     data_dir: Path, images: Sequence[str], classes: Sequence[str], whole_photos: bool, size: int = CROP_SIZE
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return features and labels of the images as they are: their crops, or the whole photos."""
+) -> Examples:
+    """Return the images as they are: their crops, or the whole photos."""
     view = photo_view if whole_photos else crop_view
     features = extract_features([view(data_dir, image) for image in images], data_dir, size)
-    return features, label_images(images, classes)
+    return Examples(features, label_images(images, classes), np.array(images))
 
 
-def validation_set(
-    data_dir: Path, split: dict[str, str], classes: Sequence[str], size: int = CROP_SIZE
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return features and labels of the validation images, crops first, then the whole photos."""
+def validation_set(data_dir: Path, split: dict[str, str], classes: Sequence[str], size: int = CROP_SIZE) -> Examples:
+    """Return the validation images, crops first, then the whole photos."""
     images = in_split(split, "validation")
-    parts = [plain_set(data_dir, images, classes, whole_photos, size) for whole_photos in (False, True)]
-    return np.concatenate([features for features, _ in parts]), np.concatenate([labels for _, labels in parts])
+    return join(*(plain_set(data_dir, images, classes, whole_photos, size) for whole_photos in (False, True)))
 
 
-def calibrate(weights: Sequence[np.ndarray], validation: tuple[np.ndarray, np.ndarray]) -> tuple[list, float, float]:
-    """Return the weights with the temperature in their last layer, the temperature, and the energy threshold."""
-    features, labels = validation
-    temperature = fit_temperature(apply_head(weights, features), labels)
+def calibrate(
+    weights: Sequence[np.ndarray], logits: np.ndarray, labels: np.ndarray
+) -> tuple[list[np.ndarray], float, float]:
+    """Find temperature and energy threshold on the logits [n, classes] of held-out pictures.
+
+    Returns the weights with the temperature in their last layer, the temperature, and the threshold.
+    """
+    temperature = fit_temperature(logits, labels)
     weights = [*weights[:-2], weights[-2] / temperature, weights[-1] / temperature]
-    threshold = float(np.quantile(energy(apply_head(weights, features)), 1 - KNOWN_SHARE))
-    return weights, temperature, threshold
+    return weights, temperature, float(np.quantile(energy(logits / temperature), 1 - KNOWN_SHARE))
 
 
 def unknown_photos(data_dir: Path, classes: Sequence[str], number: int, seed: int) -> list[str]:
@@ -648,9 +680,9 @@ def measure_on_test(
     images = in_split(split, "test")
     results, energies = {}, {}
     for name, whole_photos in (("crops", False), ("whole_photos", True)):
-        features, labels = plain_set(data_dir, images, classes, whole_photos, size)
-        logits = apply_head(weights, features)
-        results[name] = evaluate(logits, labels, classes, temperature)
+        pictures = plain_set(data_dir, images, classes, whole_photos, size)
+        logits = apply_head(weights, pictures.features)
+        results[name] = evaluate(logits, pictures.labels, classes, temperature)
         energies[name] = energy(logits)
         results[name]["taken_as_known"] = float((energies[name] >= threshold).mean())
     unknown = unknown_photos(data_dir, classes, UNKNOWN_PHOTOS, seed)
@@ -670,7 +702,7 @@ def make_report(
     classes: Sequence[str],
     split: dict[str, str],
     trials: Sequence[dict],
-    winner: dict,
+    finalists: Sequence[dict],
     temperature: float,
     threshold: float,
     results: dict,
@@ -689,7 +721,8 @@ def make_report(
         "images": {part: len(in_split(split, part)) for part in ("train", "validation", "test")},
         "temperature": temperature,
         "unknown_rule": {"score": "energy", "threshold": threshold},
-        "winner": {name: value for name, value in winner.items() if name != "history"},
+        "winner": finalists[0],
+        "finalists": finalists,
         "test": results,
         "trials": trials,
         "settings": {
@@ -737,11 +770,11 @@ def train_classifier(
 
     train = training_set(data_dir, split, classes, size)
     validation = validation_set(data_dir, split, classes, size)
-    trials, winner, weights = search(train, validation, QUICK_GRID if quick else GRID, len(classes), seed)
-    weights, temperature, threshold = calibrate(weights, validation)
+    trials, finalists, weights, logits = search(train, validation, QUICK_GRID if quick else GRID, len(classes), seed)
+    weights, temperature, threshold = calibrate(weights, logits, join(train, validation).labels)
     results = measure_on_test(data_dir, split, classes, weights, temperature, threshold, seed, size)
 
-    report = make_report(data_dir, classes, split, trials, winner, temperature, threshold, results, seed, size)
+    report = make_report(data_dir, classes, split, trials, finalists, temperature, threshold, results, seed, size)
     report["seconds"] = round(time.monotonic() - began, 1)
     path = save_results(output_dir, data_dir, split, weights, report)
     print_summary(report, path)
@@ -753,7 +786,7 @@ def print_summary(report: dict, path: Path) -> None:
     winner = report["winner"]
     print(
         f"best: learning rate {winner['learning_rate']:.0e}, inner size {winner['inner_size']}, "
-        f"dropout {winner['dropout']}, validation accuracy {winner['val_accuracy']:.3f}"
+        f"dropout {winner['dropout']}, cross-validated accuracy {winner['val_accuracy']:.3f}"
     )
     for name in ("crops", "whole_photos"):
         result = report["test"][name]

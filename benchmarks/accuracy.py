@@ -33,6 +33,7 @@ from training import (
     extract_features,
     images_dir,
     in_split,
+    join,
     photo_view,
     plain_set,
     prepare_split,
@@ -47,15 +48,15 @@ def train(data_dir: Path, split_file: Path | None, seed: int) -> dict:
     with contextlib.redirect_stdout(io.StringIO()):
         classes, split = prepare_split(data_dir, ["top10"], split_file, seed)
         sets = training_set(data_dir, split, classes), validation_set(data_dir, split, classes)
-        _, winner, weights = search(*sets, GRID, len(classes), seed)
-        weights, temperature, threshold = calibrate(weights, sets[1])
+        _, finalists, weights, logits = search(*sets, GRID, len(classes), seed)
+        weights, temperature, threshold = calibrate(weights, logits, join(*sets).labels)
     return {
         "classes": classes,
         "split": split,
         "weights": weights,
         "temperature": temperature,
         "threshold": threshold,
-        "winner": winner,
+        "winner": finalists[0] | {"seed": seed},
     }
 
 
@@ -64,9 +65,9 @@ def measure(data_dir: Path, model: dict) -> dict:
     result = {}
     for name, whole_photos in (("crops", False), ("whole_photos", True)):
         images = in_split(model["split"], "test")
-        features, labels = plain_set(data_dir, images, model["classes"], whole_photos)
-        logits = apply_head(model["weights"], features)
-        figures = evaluate(logits, labels, model["classes"], model["temperature"])
+        pictures = plain_set(data_dir, images, model["classes"], whole_photos)
+        logits = apply_head(model["weights"], pictures.features)
+        figures = evaluate(logits, pictures.labels, model["classes"], model["temperature"])
         result[name] = {
             "accuracy": 100 * figures["accuracy"],
             "ece": 100 * figures["calibration_error"],
@@ -140,7 +141,7 @@ def compare(data_dir: Path) -> None:
                 classes, split = prepare_split(data_dir, ["top10"], None, seed)
                 validation = validation_set(data_dir, split, classes)
                 _, weights = training.train_head(training_set(data_dir, split, classes), validation, trial, 10, seed)
-            right = apply_head(weights, validation[0]).argmax(axis=1) == validation[1]
+            right = apply_head(weights, validation.features).argmax(axis=1) == validation.labels
             correct.append(right.reshape(2, -1).mean(axis=1))
         crops, photos = 100 * np.mean(correct, axis=0)
         name = "photo_share_{}_crop_views_{}_photo_views_{}".format(*variant)

@@ -412,11 +412,11 @@ def test_evaluation_by_hand():
 
 
 def test_calibration_goes_into_the_weights():
-    (features, labels), weights = blobs(200, noise=3.0), [np.eye(8, 4) * 5, np.ones(4)]
-    calibrated, temperature, threshold = training.calibrate(weights, (features, labels))
-    logits = training.apply_head(weights, features)
+    held_out, weights = blobs(200, noise=3.0), [np.eye(8, 4) * 5, np.ones(4)]
+    logits = training.apply_head(weights, held_out.features)
+    calibrated, temperature, threshold = training.calibrate(weights, logits, held_out.labels)
     assert temperature > 1.5
-    np.testing.assert_allclose(training.apply_head(calibrated, features), logits / temperature)
+    np.testing.assert_allclose(training.apply_head(calibrated, held_out.features), logits / temperature)
     known = training.energy(logits / temperature) >= threshold
     assert known.mean() == pytest.approx(training.KNOWN_SHARE, abs=0.01)
 
@@ -425,10 +425,12 @@ def test_calibration_goes_into_the_weights():
 
 
 def blobs(n, classes=4, size=8, noise=0.7, seed=0):
-    """Features [n, size] around a corner of the cube for each class, and labels."""
+    """Features [n, size] around a corner of the cube for each class; two rows for each image."""
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, classes, n)
-    return (np.eye(classes, size)[labels] + noise * rng.normal(size=(n, size))).astype(np.float32), labels
+    features = np.eye(classes, size)[labels] + noise * rng.normal(size=(n, size))
+    images = np.array([f"{seed}_{row // 2}" for row in range(n)])
+    return training.Examples(features.astype(np.float32), labels, images)
 
 
 def test_a_head_is_reproducible_and_keeps_its_best_epoch(monkeypatch):
@@ -438,9 +440,11 @@ def test_a_head_is_reproducible_and_keeps_its_best_epoch(monkeypatch):
     result, weights = training.train_head(train, validation, trial, 4, 33)
     losses = [epoch["val_loss"] for epoch in result["history"]]
     assert result["val_loss"] == min(losses) == losses[result["epoch"] - 1]
-    logits = training.apply_head(weights, validation[0])
-    assert training.cross_entropy(logits, validation[1]) == pytest.approx(result["val_loss"], rel=1e-4)
-    assert training.accuracy(logits, validation[1]) == pytest.approx(result["val_accuracy"])
+    logits = training.apply_head(weights, validation.features)
+    p, smooth = training.log_softmax(logits), training.LABEL_SMOOTHING
+    loss = -((1 - smooth) * p[np.arange(100), validation.labels] + smooth * p.mean(axis=1)).mean()
+    assert loss == pytest.approx(result["val_loss"], rel=1e-4)
+    assert training.accuracy(logits, validation.labels) == pytest.approx(result["val_accuracy"])
 
     again, same = training.train_head(train, validation, trial, 4, 33)
     assert again == result
@@ -449,30 +453,37 @@ def test_a_head_is_reproducible_and_keeps_its_best_epoch(monkeypatch):
     assert other["val_loss"] != result["val_loss"]
 
 
-def test_search_takes_the_lowest_mean_validation_loss(monkeypatch, capsys):
+def test_search_takes_the_lowest_cross_validated_loss(monkeypatch, capsys):
     monkeypatch.setattr(training, "MAX_EPOCHS", 4)
     grid = {"learning_rate": (1e-3, 1e-2, 3e-2), "inner_size": (0, 4), "dropout": (0.2,)}
     train, validation = blobs(300), blobs(60, seed=1)
-    trials, winner, weights = training.search(train, validation, grid, 4, 7)
+    trials, finalists, weights, logits = training.search(train, validation, grid, 4, 7)
 
-    settings = [tuple(trial[name] for name in grid) for trial in trials]
-    assert len(set(settings)) == 6
-    assert len(trials) == 6 + training.FINALISTS * (training.FINALIST_SEEDS - 1)
-    losses = {
-        setting: [t["val_loss"] for t, s in zip(trials, settings, strict=True) if s == setting] for setting in settings
-    }
-    first = {
-        s: next(t["val_loss"] for t in trials if t["seed"] == 7 and tuple(t[n] for n in grid) == s) for s in losses
-    }
-    finalists = sorted(first, key=first.get)[: training.FINALISTS]
-    assert {s for s in losses if len(losses[s]) == training.FINALIST_SEEDS} == set(finalists)
-    best = min(finalists, key=lambda s: np.mean(losses[s]))
-    assert tuple(winner[name] for name in grid) == best
-    assert winner["val_loss"] == min(losses[best])
+    assert len({tuple(trial[name] for name in grid) for trial in trials}) == len(trials) == 6
     assert [trial["val_loss"] for trial in trials] == sorted(trial["val_loss"] for trial in trials)
-    loss = training.cross_entropy(training.apply_head(weights, validation[0]), validation[1])
-    assert loss == pytest.approx(winner["val_loss"], rel=1e-4)
-    assert len(capsys.readouterr().out.splitlines()) == 1 + len(trials)
+    assert {finalist["inner_size"] for finalist in finalists} == {0, 4}
+    for finalist in finalists:  # the best trial of its inner size
+        best = next(trial for trial in trials if trial["inner_size"] == finalist["inner_size"])
+        assert all(finalist[name] == best[name] for name in ("trial", *grid))
+    winner = finalists[0]
+    assert winner["val_loss"] == min(finalist["val_loss"] for finalist in finalists)
+    both = training.join(train, validation)
+    assert training.accuracy(logits, both.labels) == pytest.approx(winner["val_accuracy"])
+    again, same = training.cross_validate(both, winner, 4, 7)
+    assert again["val_loss"] == winner["val_loss"] and (same == logits).all()
+    assert training.accuracy(training.apply_head(weights, both.features), both.labels) >= winner["val_accuracy"] - 0.05
+    assert len(capsys.readouterr().out.splitlines()) == 2 + len(trials) + len(finalists)
+
+
+def test_cross_validation_holds_out_whole_images(monkeypatch):
+    """Labels that only the image tells: a head that had seen the other row of an image would know them."""
+    rng = np.random.default_rng(0)
+    features = np.repeat(rng.normal(size=(100, 200)).astype(np.float32), 2, axis=0)
+    labels = np.repeat(rng.integers(0, 2, 100), 2)
+    images = np.repeat([f"image_{i}" for i in range(100)], 2)
+    trial = {"learning_rate": 0.01, "inner_size": 0, "dropout": 0.0}
+    result, _ = training.cross_validate(training.Examples(features, labels, images), trial, 2, 0)
+    assert result["val_accuracy"] < 0.7
 
 
 # ---------------------------------------------------------------- whole runs
@@ -518,7 +529,8 @@ def test_quick_training_learns_the_demo_breeds(trained, demo):
     assert report["data_dir"] == str(demo)
     assert report["unknown_rule"]["score"] == "energy"
     assert {"size", "photo_share", "seed", "temperature", "versions", "settings", "seconds", "note"} < set(report)
-    assert len(report["trials"]) == 4 + training.FINALISTS * (training.FINALIST_SEEDS - 1)
+    assert len(report["trials"]) == 4
+    assert len(report["finalists"]) == 2
     assert {"learning_rate", "inner_size", "dropout", "seed", "val_loss", "history"} < set(report["trials"][0])
     for name in ("crops", "whole_photos"):
         assert np.sum(report["test"][name]["confusion_matrix"]) == report["images"]["test"]
