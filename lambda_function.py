@@ -24,6 +24,7 @@ import os
 import re
 import socket
 import sys
+import threading
 import time
 import traceback
 import warnings
@@ -41,9 +42,9 @@ from PIL import Image, ImageOps, WebPImagePlugin  # noqa: F401  registers WebP; 
 MAX_PICTURES = 10  # in a list
 MAX_BYTES = 10_000_000  # of a picture
 MAX_PIXELS = 50_000_000  # of a picture, checked before it is decoded
-MAX_MEMORY = 280_000_000  # bytes that decoding a picture may take
+MAX_MEMORY = 240_000_000  # bytes that decoding a picture may take: 50 megapixels of plain RGB, and a little
 MAX_SCANS = 10  # of a progressive JPEG with MAX_PIXELS, what encoders write; smaller ones may have more
-MAX_READS = 10_000  # of a picture's file: Pillow walks through its parts in Python, and there can be millions
+MAX_READS = 5_000  # of a picture's file: Pillow walks through its parts in Python, and there can be millions
 MAX_SECONDS = 8  # for the downloads of a request, all together
 MAX_REDIRECTS = 3
 MAX_URL = 2048  # characters
@@ -156,7 +157,8 @@ def read_picture(data: bytes, size: int, share: float, log: dict) -> np.ndarray:
             turn_upright(image)
             left, top = image.width * (1 - share) / 2, image.height * (1 - share) / 2
             box = (left, top, image.width - left, image.height - top)
-            return np.asarray(in_rgb(image).resize((size, size), Image.Resampling.BILINEAR, box), np.float32)
+            image = opaque(image).resize((size, size), Image.Resampling.BILINEAR, box)
+            return np.asarray(image.convert("RGB"), np.float32)
     except RequestError:
         raise
     except Image.DecompressionBombError:
@@ -190,9 +192,9 @@ def turn_upright(image: Image.Image) -> None:
         return
 
 
-def in_rgb(image: Image.Image) -> Image.Image:
-    """Any picture as RGB, transparency over white. Works in strips: whole, the steps would take 16 bytes a pixel."""
-    if image.mode == "RGB" and not image.has_transparency_data:
+def opaque(image: Image.Image) -> Image.Image:
+    """Any picture as RGB or L, transparency over white. Works in strips: whole, it would take 16 bytes a pixel."""
+    if image.mode in ("RGB", "L") and not image.has_transparency_data:
         return image
     whole = Image.new("RGB", image.size)
     for top in range(0, image.height, 256):
@@ -535,5 +537,10 @@ warnings.filterwarnings("ignore", module="PIL")  # remarks on odd pictures, a li
 logging.getLogger("urllib3").setLevel(logging.CRITICAL)  # remarks on odd servers, with their names
 MODEL = load_model(Path(os.environ.get("MODEL_FILE") or Path(__file__).with_name("top_10_dog_breeds.tflite")))
 if sys.platform == "linux":
+    # So that freed memory goes back to the system: large blocks always get pages of their own (from M_MMAP_THRESHOLD
+    # on, 128 kB), and threads share one heap (M_ARENA_MAX) and have small stacks.
     LIBC = ctypes.CDLL(None)
+    LIBC.mallopt(-3, 2**17)
+    LIBC.mallopt(-8, 1)
+    threading.stack_size(2**20)
     RESIDENT_AT_START, DATA_AT_START = memory()

@@ -311,6 +311,9 @@ def hostile() -> Iterator[Case]:
     runs = b"\x01\x07" * 4_800_000
     header = struct.pack("<IiiHHIIiiII", 40, 3000, 3000, 1, 8, 1, len(runs), 0, 0, 256, 0)
     yield "runs.bmp", b"BM" + struct.pack("<IHHI", 0, 0, 0, 1078) + header + bytes(1024) + runs, DAMAGED
+    data = zlib.compress(b"".join(b"\0" + bytes(COLOURS[BREED]) * 1780 for _ in range(1780)), 0)  # 9.5 MB, honest
+    chunks = [chunk(b"IDAT", data[i : i + 8192]) for i in range(0, len(data), 8192)]
+    yield "chunks_of_8_kB.png", png_file((1780, 1780, 8, 2, 0, 0, 0), *chunks), BREED
     side = 7071  # 50 megapixels
     for colour_type, channels, breed in ((2, 3, "great_pyrenees"), (6, 4, TOO_LARGE)):
         packer, row = zlib.compressobj(9), b"\0" + b"\xff" * (side * channels)
@@ -321,7 +324,7 @@ def hostile() -> Iterator[Case]:
             breed,
         )
     yield "49_megapixels.webp", saved(Image.new("RGB", (7000, 7000)), format="WEBP", lossless=True, method=0), DAMAGED
-    yield "16_megapixels.webp", saved(picture(4600, 3450), format="WEBP", method=0), BREED
+    yield "12_megapixels.webp", saved(picture(4032, 3024), format="WEBP", method=0), BREED
     cmyk = Image.new("CMYK", (7000, 7000), (0, 0, 255, 0))
     yield "progressive_cmyk.jpg", saved(cmyk, format="JPEG", progressive=True), None
     yield "24_megapixels_alpha.png", saved(picture(6000, 4000).convert("RGBA"), format="PNG", compress_level=1), BREED

@@ -298,9 +298,9 @@ class LocalServer(http.server.BaseHTTPRequestHandler):
                 self.wfile.write(b"x")
                 time.sleep(0.05)
         time.sleep(0.3 if self.path == "/dog.jpg" else 0)
-        self.send_response(200 if self.path == "/dog.jpg" else 404)
+        self.send_response(404 if self.path == "/missing" else 200)
         self.end_headers()
-        self.wfile.write(JPEG)
+        self.wfile.write(saved(picture(), format="PNG") + bytes(9_900_000) if self.path == "/large.png" else JPEG)
 
     def log_message(self, *args: object) -> None:
         """Nothing."""
@@ -431,6 +431,22 @@ def test_a_list_of_bombs_takes_no_more_memory_than_one(ask):
     answered = ask({"images": [base64.b64encode(bomb).decode()] * 8 + [TEXT]})
     assert [next(iter(answer)) for answer in answered.answer["predictions"]] == ["error"] * 8 + ["prediction"]
     assert answered.peak_mb < 400
+
+
+def test_freed_memory_can_be_used_again(colour_model, port):
+    """The largest picture that is taken is still taken after downloads side by side and after a bomb."""
+    pictures = {name: base64.b64encode(data).decode() for name, data, _ in odd_pictures.hostile()}
+    largest = {"image": pictures["50_megapixels_3.png"], "top_k": 1}
+    with handler_process(colour_model, with_local_server, port, 8.0) as ask:
+        assert "prediction" in ask(largest).answer
+        for event in (
+            {"urls": [f"http://127.0.0.1:{port}/large.png"] * 10},
+            {"image": pictures["overlapping_exif_60_kB.jpg"]},
+        ):
+            ask(event)
+            answered = ask(largest)
+            assert "prediction" in answered.answer, event
+            assert answered.peak_mb < 400
 
 
 # ---------------------------------------------------------------- anything
