@@ -1,0 +1,257 @@
+"""What lambda_function.py costs around the inference of its model, and what it withstands.
+
+Prints  the time of a warm call for a small and a 12-megapixel JPEG, beside the bare inference and beside what the
+        original's handler did (NEAREST to 150 or 299 px, float32, tflite-runtime), all with one thread; the time from
+        the start of a process to its first answer; time and memory of hostile pictures; memory over 2,000 requests to
+        AWS's emulator. Draws its pictures itself. Needs Linux, the packages of requirements.txt, and tests/.
+
+    python benchmarks/handler.py --json handler.json            # some 3 minutes; uses top_10_dog_breeds.tflite
+    python benchmarks/handler.py --model other.tflite
+"""
+
+import argparse
+import base64
+import io
+import itertools
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+CALLS = 100  # of which the median is taken
+REQUESTS = 2000
+NOISE = 6  # levels of 255
+
+
+def photo(width: int, height: int) -> bytes:
+    """A JPEG as large as a phone's, some 2 bits a pixel: waves of all lengths, the longer the higher, and noise."""
+    random = np.random.default_rng(0)
+    pixels = np.full((height, width, 3), 128, np.float32)
+    for octave in range(1, 10):
+        coarse = random.normal(0, 90 / 2 ** (octave / 2), (2**octave * 3 // 4 + 2, 2**octave + 2, 3)).astype(np.float32)
+        for channel in range(3):
+            image = Image.fromarray(coarse[:, :, channel]).resize((width, height), Image.Resampling.BICUBIC)
+            pixels[:, :, channel] += np.asarray(image)
+    pixels += random.normal(0, NOISE, pixels.shape)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(buffer, "JPEG", quality=90)
+    return buffer.getvalue()
+
+
+def in_process(function: Callable, *arguments: object) -> dict:
+    """What a function of this file returns in a process of its own: runtimes and TensorFlow do not bear each other."""
+    code = "import json, sys; sys.path.insert(0, sys.argv[1]); import handler; handler.answer(*sys.argv[2:])"
+    command = [sys.executable, "-c", code, str(Path(__file__).parent), function.__name__, *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(done.stderr.strip().splitlines()[-1])
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def answer(function: str, *arguments: str) -> None:
+    """The other end of in_process."""
+    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})  # one CPU, so one thread
+    print(json.dumps(globals()[function](*arguments)))
+
+
+def medians(functions: dict[str, Callable]) -> dict[str, float]:
+    """Median milliseconds of each function, called in turns so that a noisy moment meets all of them."""
+    times = {name: [] for name in functions}
+    for turn in range(CALLS + 5):
+        for name, function in functions.items():
+            start = time.perf_counter()
+            function()
+            if turn >= 5:
+                times[name].append(1000 * (time.perf_counter() - start))
+    return {f"{name}_ms": statistics.median(values) for name, values in times.items()}
+
+
+def warm_calls(model: str, small: str, large: str) -> dict[str, float]:
+    """Handler and bare inference."""
+    os.environ["MODEL_FILE"] = model
+    import lambda_function
+
+    sys.stdout = io.StringIO()  # the handler's log
+    interpreter, (inputs, probabilities, energy) = lambda_function.MODEL.interpreter, lambda_function.MODEL.tensors
+    pixels = lambda_function.read_picture(Path(small).read_bytes(), lambda_function.MODEL.size, 1.0, {})[None]
+
+    def inference() -> None:
+        interpreter.set_tensor(inputs, pixels)
+        interpreter.invoke()
+        interpreter.get_tensor(probabilities)
+        interpreter.get_tensor(energy)
+
+    events = {
+        name: {"image": base64.b64encode(Path(file).read_bytes()).decode()}
+        for name, file in (("small", small), ("large", large))
+    }
+    results = medians(
+        {
+            "inference": inference,
+            "handler_500x375": lambda: lambda_function.lambda_handler(events["small"]),
+            "handler_12_megapixels": lambda: lambda_function.lambda_handler(events["large"]),
+        }
+    )
+    sys.stdout = sys.__stdout__
+    results["handler_500x375_to_inference"] = results["handler_500x375_ms"] / results["inference_ms"]
+    results["handler_12_megapixels_to_inference"] = results["handler_12_megapixels_ms"] / results["inference_ms"]
+    return results
+
+
+def original_model(size: str, file: str) -> dict:
+    """Write the network of the original, at this input size and with random weights, as float32."""
+    import keras
+    import tensorflow as tf
+
+    os.sched_setaffinity(0, range(os.cpu_count()))
+    inputs = keras.Input((int(size), int(size), 3))
+    backbone = keras.applications.Xception(weights=None, include_top=False, input_shape=(int(size), int(size), 3))
+    inner = keras.layers.Dense(1000, activation="relu")(keras.layers.GlobalAveragePooling2D()(backbone(inputs)))
+    model = keras.Model(inputs, keras.layers.Dense(10)(inner))
+    Path(file).write_bytes(tf.lite.TFLiteConverter.from_keras_model(model).convert())
+    return {}
+
+
+def original_calls(size: str, model: str, small: str, large: str) -> dict[str, float]:
+    """The original's handler on a downloaded picture, as it and keras-image-helper do it."""
+    from tflite_runtime.interpreter import Interpreter
+
+    interpreter = Interpreter(model)
+    interpreter.allocate_tensors()
+    inputs, outputs = interpreter.get_input_details()[0]["index"], interpreter.get_output_details()[0]["index"]
+    classes = [f"breed {number}" for number in range(10)]
+
+    def predict(content: bytes) -> dict:
+        with Image.open(io.BytesIO(content)) as image:
+            image = image.convert("RGB").resize((int(size), int(size)), Image.Resampling.NEAREST)
+        interpreter.set_tensor(inputs, np.array([np.array(image, dtype="float32")]) / 255)
+        interpreter.invoke()
+        return dict(zip(classes, interpreter.get_tensor(outputs)[0].tolist(), strict=True))
+
+    contents = Path(small).read_bytes(), Path(large).read_bytes()
+    results = medians({"500x375": lambda: predict(contents[0]), "12_megapixels": lambda: predict(contents[1])})
+    return {f"original_{size}_px_{name}": value for name, value in results.items()}
+
+
+def fresh_process(model: str, small: str) -> dict[str, float]:
+    """From the start of a process to its first answer, and its resident memory after a hundred."""
+    code = """
+import base64, contextlib, io, os, sys
+import lambda_function
+event = {"image": base64.b64encode(open(sys.argv[1], "rb").read()).decode()}
+with contextlib.redirect_stdout(io.StringIO()):
+    lambda_function.lambda_handler(event)
+print("answered", flush=True)
+with contextlib.redirect_stdout(io.StringIO()):
+    for _ in range(99):
+        lambda_function.lambda_handler(event)
+print(int(open("/proc/self/statm").read().split()[1]) * os.sysconf("SC_PAGESIZE"))
+"""
+    env = {**os.environ, "MODEL_FILE": model, "PYTHONPATH": str(ROOT)}
+    times = []
+    for _ in range(10):
+        start = time.perf_counter()
+        command = [sys.executable, "-c", code, small]
+        with subprocess.Popen(
+            command, env=env, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        ) as process:
+            process.stdout.readline()
+            times.append(1000 * (time.perf_counter() - start))
+            resident = int(process.stdout.read())
+    return {"start_to_first_answer_ms": statistics.median(times), "resident_after_100_answers_mb": resident / 1e6}
+
+
+def hostile_pictures(model: str) -> dict[str, float]:
+    """The most that a picture of tests/odd_pictures.py costs."""
+    from handler_process import handler_process
+    from odd_pictures import cases
+
+    seconds, memory, number = 0.0, 0.0, 0
+    with handler_process(Path(model)) as ask:
+        for name, content, _ in cases():
+            answered = ask({"image": base64.b64encode(content).decode()})
+            if answered.raised:
+                raise RuntimeError(f"{name}: {answered.raised}")
+            seconds, memory, number = max(seconds, answered.seconds), max(memory, answered.peak_mb), number + 1
+    return {"hostile_pictures": number, "hostile_slowest_s": seconds, "hostile_peak_mb": memory}
+
+
+def many_requests(model: str, small: str) -> dict[str, float]:
+    """Through the real emulator and client: failures, requests a second, and resident memory."""
+    from emulator import emulator
+
+    content = Path(small).read_bytes()
+    text, cut = base64.b64encode(content).decode(), base64.b64encode(content[:5000]).decode()
+    post = {"requestContext": {"http": {"method": "POST"}}, "rawPath": "/", "headers": {"content-type": "image/jpeg"}}
+    events = [
+        ({"image": text}, "prediction"),
+        ({"images": [text, cut]}, "predictions"),
+        ({"image": cut}, "error"),
+        ({"url": "http://127.0.0.1/dog.jpg"}, "error"),
+        ({**post, "body": text, "isBase64Encoded": True}, "statusCode"),
+    ]
+    failures, residents = 0, {}
+    with emulator(Path(model)) as stack:
+        start = time.perf_counter()
+        for number, (event, key) in enumerate(itertools.islice(itertools.cycle(events), REQUESTS), 1):
+            failures += key not in stack.invoke(event)
+            if number in (100, REQUESTS):
+                pages = int(Path(f"/proc/{stack.runtime_pid()}/statm").read_text().split()[1])
+                residents[number] = pages * os.sysconf("SC_PAGESIZE") / 1e6
+        seconds = time.perf_counter() - start
+    return {
+        "emulator_requests": REQUESTS,
+        "emulator_failures": failures,
+        "emulator_requests_per_s": REQUESTS / seconds,
+        "emulator_resident_after_100_mb": residents[100],
+        "emulator_resident_at_end_mb": residents[REQUESTS],
+        "emulator_resident_growth": residents[REQUESTS] / residents[100] - 1,
+    }
+
+
+def main() -> None:
+    """Measure, print, and write JSON if asked to."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, default=ROOT / "top_10_dog_breeds.tflite", help="default: %(default)s")
+    parser.add_argument("--json", type=Path, help="file for the figures")
+    args = parser.parse_args()
+    if not args.model.exists():
+        sys.exit(f"handler.py: no {args.model}; make it with convert_model.py, or name another one with --model")
+    model, results = args.model.resolve(), {}
+
+    def note(figures: dict[str, float]) -> None:
+        results.update(figures)
+        for name, value in figures.items():
+            unit = {"ms": " ms", "s": " 1/s" if name.endswith("per_s") else " s", "mb": " MB"}.get(
+                name.split("_")[-1], ""
+            )
+            print(f"{name} = {value:.4g}{unit}" if isinstance(value, float) else f"{name} = {value}{unit}", flush=True)
+
+    with tempfile.TemporaryDirectory() as folder:
+        small, large = Path(folder) / "small.jpg", Path(folder) / "large.jpg"
+        small.write_bytes(photo(500, 375))
+        large.write_bytes(photo(4032, 3024))
+        note({"small_bytes": small.stat().st_size, "large_bytes": large.stat().st_size})
+        note(in_process(warm_calls, model, small, large))
+        for size in (150, 299):
+            in_process(original_model, size, Path(folder) / "original.tflite")
+            note(in_process(original_calls, size, Path(folder) / "original.tflite", small, large))
+        note(fresh_process(str(model), str(small)))
+        note(hostile_pictures(str(model)))
+        note(many_requests(str(model), str(small)))
+    if args.json:
+        args.json.write_text(json.dumps(results, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
