@@ -1,0 +1,71 @@
+"""The notebook runs from top to bottom on the demo set, and is committed with such a run's outputs."""
+
+import ast
+import re
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+import training
+
+ROOT = Path(__file__).resolve().parents[1]
+NOTEBOOK = ROOT / "notebook.ipynb"
+EIGHT = (
+    "afghan_hound bernese_mountain_dog great_pyrenees irish_wolfhound maltese_dog samoyed scottish_deerhound shih_tzu"
+)
+MACHINE_PATH = r"(?<![\w./:>])/(?:home|root|tmp|Users|work|mnt|opt|usr|var)/|\b[A-Z]:\\\\|site-packages"
+
+
+def outputs(notebook, kind):
+    """All outputs of one kind: stream, display_data, execute_result or error."""
+    return [output for cell in notebook.cells for output in cell.get("outputs", ()) if output.output_type == kind]
+
+
+def pictures(notebook):
+    results = outputs(notebook, "execute_result") + outputs(notebook, "display_data")
+    return [result.data["image/png"] for result in results if "image/png" in result.data]
+
+
+@pytest.fixture(scope="module")
+def committed():
+    return nbformat.read(NOTEBOOK, as_version=4)
+
+
+def test_it_runs_on_the_demo_set(committed, trained, demo, tmp_path, monkeypatch):
+    for name, value in {"DATA_DIR": str(demo), "OUTPUT_DIR": str(tmp_path), "BREEDS": EIGHT, "QUICK": "1"}.items():
+        monkeypatch.setenv(name, value)  # `trained`: most features are already in the cache
+    for cell in committed.cells:
+        cell.pop("outputs", None)
+    fresh = NotebookClient(nbformat.from_dict(committed), timeout=600, resources={"metadata": {"path": ROOT}}).execute()
+    assert len(pictures(fresh)) == 13
+    assert not [stream.text for stream in outputs(fresh, "stream") if stream.name == "stderr"]
+
+    model = training.find_best_model(tmp_path)
+    report = training.read_report(model)
+    assert report["classes"] == EIGHT.split()
+    assert report["test_accuracy_whole_photos"] >= 0.9
+    assert report["test"]["unknown_breeds"]["auroc_whole_photos"] > 0.8
+    assert model.name in outputs(fresh, "stream")[-1].text
+
+
+def test_it_holds_no_logic_of_its_own(committed):
+    for cell in committed.cells:
+        if cell.cell_type == "code":
+            tree = ast.parse(re.sub(r"^%.*$", "", cell.source, flags=re.MULTILINE))
+            found = {type(node).__name__ for node in ast.walk(tree)}
+            assert not found & {"FunctionDef", "ClassDef", "Lambda", "For", "While", "Try", "With"}, cell.source
+
+
+def test_it_is_committed_with_the_outputs_of_one_whole_run():
+    assert NOTEBOOK.stat().st_size < 1.5e6
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    nbformat.validate(notebook)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
+    assert len(pictures(notebook)) == 13
+    assert not outputs(notebook, "error")
+    text = NOTEBOOK.read_text()
+    assert "stderr" not in text
+    assert not re.search(MACHINE_PATH, re.sub(r'"image/png": ".*?"', "", text))

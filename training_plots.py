@@ -1,0 +1,294 @@
+"""Plots of a training, for notebook.ipynb, which shows and explains them in order.
+
+Only for length no part of training.py: that gives the numbers, these functions draw them. Each takes what the steps of
+training.py take and return, and gives an independent matplotlib Figure in the style of exploratory_data_analysis.py,
+whose save_plot writes it to a file.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, PercentFormatter
+from PIL import Image, ImageDraw
+
+from data_selection import breed_name, read_annotation, read_photo
+from exploratory_data_analysis import ACCENT, COLORS, GRAY, INK, PALE, WIDTH, label, new_plot
+from make_dataset import annotation_dir, images_dir
+from training import (
+    View,
+    auroc,
+    crop_view,
+    expected_calibration_error,
+    load_pixels,
+    log_softmax,
+    reliability,
+    wilson_interval,
+)
+
+RED = COLORS[7]  # what is wrong, or unknown
+SHADES = (COLORS[6], COLORS[3], COLORS[0])  # light to dark, for something that grows
+PIXELS = 120  # of a small picture's side
+NAMES = {
+    "learning_rate": "learning rate",
+    "inner_size": "inner layer",
+    "dropout": "dropout",
+    "val_loss": "validation loss",
+    "val_accuracy": "validation accuracy",
+}
+
+# ---------------------------------------------------------------- pictures
+
+
+def plot_crops(data_dir: Path, images: Sequence[str]) -> Figure:
+    """Photos with the box of their first dog, and below each the crop that data_selection.py made of it."""
+    photos, crops = [], []
+    for image in images:
+        photo = read_photo(images_dir(data_dir) / image)
+        box = read_annotation(annotation_dir(data_dir) / image.removesuffix(".jpg"))["boxes"][0]
+        photos.append((np.asarray(outline(photo, box)), label(breed_name(image.split("/")[0]))))
+        crops.append((load_pixels(crop_view(data_dir, image), PIXELS), f"from {box[2] - box[0]} x {box[3] - box[1]}"))
+    note = "Above: a photo with the box from its XML file. Below: the crop, 299 x 299 pixels whatever the box's shape."
+    return plot_pictures([photos, crops], "From photos to crops", note)
+
+
+def outline(photo: Image.Image, box: tuple[int, int, int, int]) -> Image.Image:
+    """Draw a red frame with white edges around the box."""
+    draw, width = ImageDraw.Draw(photo), max(photo.size) // 60
+    for color, grow, thickness in (("white", width, 2 * width), (RED, width // 2, width)):
+        draw.rectangle((box[0] - grow, box[1] - grow, box[2] + grow, box[3] + grow), None, color, thickness)
+    return photo
+
+
+def plot_views(views: Sequence[View], rows: int) -> Figure:
+    """The pictures that the model sees; `views` row by row."""
+    cells = []
+    for view in views:
+        changes = [f"{view.angle:+.0f}°"] * bool(view.angle) + ["mirrored"] * view.flip
+        cells.append((load_pixels(view, PIXELS), ", ".join(["photo" if view.share < 1 else "crop", *changes])))
+    columns = len(cells) // rows
+    note = "Each column is one training picture. The corners that a rotation leaves empty show the mirrored edge."
+    return plot_pictures(
+        [cells[row * columns : (row + 1) * columns] for row in range(rows)], "Views of training pictures", note
+    )
+
+
+def plot_samples(views: Sequence[View], logits: np.ndarray, labels: np.ndarray, classes: Sequence[str]) -> Figure:
+    """Predictions for ten of the test pictures; `views` (n), `logits` [n, classes] and `labels` [n] in one order."""
+    probabilities = np.exp(log_softmax(logits))
+    hardest_first = np.argsort(probabilities[np.arange(len(labels)), labels])
+    others = np.sort(hardest_first[5:])
+    cells = []
+    for i in [*hardest_first[:5], *others[np.linspace(0, len(others) - 1, 5).astype(int)]]:
+        guess = logits[i].argmax()
+        right = guess == labels[i]
+        caption = f"{label(classes[guess])}\n{probabilities[i, guess]:.1%}"
+        caption += "" if right else f"\n({label(classes[labels[i]])})"
+        cells.append((load_pixels(views[i], PIXELS), caption, INK if right else RED))
+    note = "Above: the five whose true breed got the lowest probability. Below: five others. Wrong answers are red, "
+    note += "with the true breed in brackets."
+    return plot_pictures([cells[:5], cells[5:]], "Answers to test pictures", note)
+
+
+def plot_pictures(rows: Sequence[Sequence[tuple]], title: str, note: str) -> Figure:
+    """A sheet of pictures: rows of (pixels uint8 [height, width, 3], caption, colour of the caption if not black)."""
+    columns, lines = max(map(len, rows)), max(cell[1].count("\n") for row in rows for cell in row) + 1
+    pitch = 1.02 + 0.13 * lines * columns / 5  # from row to row; the unit is the width of a picture with its margin
+    figure, [axes] = new_plot(len(rows) * pitch * WIDTH / columns, title, note)
+    for row, cells in enumerate(rows):
+        for column, (pixels, caption, *color) in enumerate(cells):
+            height, width = pixels.shape[:2]
+            height, width = 0.92 * height / max(height, width), 0.92 * width / max(height, width)
+            middle, bottom = column + 0.5, row * pitch + 0.96
+            axes.imshow(pixels, extent=(middle - width / 2, middle + width / 2, bottom, bottom - height))
+            style = {"size": 8, "color": (color or [INK])[0], "ha": "center", "va": "top", "linespacing": 1.15}
+            axes.text(middle, bottom + 0.03, caption, **style)
+    axes.set(xlim=(0, columns), ylim=(len(rows) * pitch, 0), aspect="equal")
+    axes.axis("off")
+    return figure
+
+
+# ---------------------------------------------------------------- the search
+
+
+def plot_training_curves(trials: Sequence[dict], winner: dict, measure: str = "val_loss") -> Figure:
+    """Validation loss (or "val_accuracy") of every head of the search, epoch by epoch; a plot for each inner size."""
+    sizes = sorted({trial["inner_size"] for trial in trials})
+    rates = sorted({trial["learning_rate"] for trial in trials})
+    note = (
+        f"A line for each of {len(trials)} heads, as far as it was trained. Thick: the chosen one, with a disc where "
+    )
+    note += "it was best."
+    figure, all_axes = new_plot(2.9, f"{NAMES[measure].capitalize()} while training", note, len(sizes))
+    for axes, size in zip(all_axes, sizes, strict=True):
+        for trial in (trial for trial in trials if trial["inner_size"] == size):
+            chosen = trial["trial"] == winner["trial"]
+            values = [epoch[measure] for epoch in trial["history"]]
+            style = {"linewidth": 2.2, "zorder": 3} if chosen else {"linewidth": 1, "alpha": 0.65}
+            color = shade(rates, trial["learning_rate"])
+            axes.plot(range(1, len(values) + 1), values, color=color, **style)
+            if chosen:
+                axes.plot(
+                    trial["epoch"], trial[measure], "o", color=color, markersize=9, markeredgecolor="white", zorder=4
+                )
+        axes.set_title(f"inner layer of {size}" if size else "no inner layer", size=10, color=INK)
+        axes.set_xlabel("epoch")
+        axes.sharex(all_axes[0])
+    share_scale(all_axes, measure)
+    if measure == "val_accuracy":  # the first epochs of slow heads would take all the room
+        values = [epoch[measure] for trial in trials for epoch in trial["history"]]
+        all_axes[0].set_ylim(np.quantile(values, 0.1) - 0.02, 1.005)
+    lines = [Line2D([], [], color=shade(rates, rate), label=f"{rate:g}") for rate in rates]
+    all_axes[-1].legend(handles=lines, title="learning rate", frameon=False, fontsize=9, title_fontsize=9)
+    return figure
+
+
+def plot_hyper_parameters(trials: Sequence[dict], winner: dict, measure: str = "val_loss") -> Figure:
+    """The same trials three times, by the values of each hyper-parameter; lines join trials that differ in it alone."""
+    parameters = ("learning_rate", "inner_size", "dropout")
+    rates = sorted({trial["learning_rate"] for trial in trials})
+    note = "Each dot is a trained head, coloured by learning rate; the ring is the chosen one. A line joins heads that "
+    note += "differ in this setting alone: where the lines rise or fall together, the setting matters."
+    figure, all_axes = new_plot(2.9, f"{NAMES[measure].capitalize()} by setting", note, len(parameters))
+    for axes, parameter in zip(all_axes, parameters, strict=True):
+        values = sorted({trial[parameter] for trial in trials})
+        lines: dict[tuple, list[tuple[int, float]]] = {}
+        for trial in trials:
+            point = values.index(trial[parameter]), trial[measure]
+            color = shade(rates, trial["learning_rate"])
+            axes.plot(*point, "o", color=color, markersize=6, markeredgecolor="white", alpha=0.9)
+            if trial["trial"] == winner["trial"]:
+                axes.plot(*point, "o", color="none", markersize=12, markeredgecolor=INK, markeredgewidth=1.2)
+            others = tuple(trial[name] for name in parameters if name != parameter)
+            lines.setdefault(others, []).append(point)
+        for points in lines.values():
+            axes.plot(*zip(*sorted(points), strict=True), color=PALE, linewidth=1, zorder=1)
+        axes.set_xticks(range(len(values)), [f"{value:g}" if value else "none" for value in values])
+        axes.set(xlabel=NAMES[parameter], xlim=(-0.5, len(values) - 0.5))
+    share_scale(all_axes, measure)
+    return figure
+
+
+def share_scale(all_axes: Sequence[Axes], measure: str) -> None:
+    """Give plots side by side one vertical axis."""
+    for axes in all_axes:
+        axes.sharey(all_axes[0])
+        axes.tick_params(labelleft=axes is all_axes[0])
+        axes.grid(axis="y")
+    all_axes[0].set_ylabel(NAMES[measure])
+    if measure == "val_accuracy":
+        all_axes[0].yaxis.set_major_formatter(PercentFormatter(1))
+    else:
+        all_axes[0].set_yscale("log")
+        all_axes[0].yaxis.set(major_locator=LogLocator(subs=(1, 2, 5)), minor_locator=NullLocator())
+        all_axes[0].yaxis.set_major_formatter("{x:g}")
+
+
+def shade(values: Sequence[float], value: float) -> tuple[float, ...]:
+    """The colour of one of some sorted values, the darker the greater."""
+    return LinearSegmentedColormap.from_list("shades", SHADES)(values.index(value) / max(len(values) - 1, 1))
+
+
+# ---------------------------------------------------------------- the test
+
+
+def plot_confusion(result: dict, classes: Sequence[str], title: str) -> Figure:
+    """Which breed was taken for which; `result` is what training.evaluate returns."""
+    matrix, n = np.array(result["confusion_matrix"]), len(classes)
+    low, high = result["accuracy_interval_95"]
+    note = f"{matrix.trace()} of {matrix.sum()} pictures are right, {result['accuracy']:.1%} (95 % interval {low:.1%} "
+    note += f"to {high:.1%})."
+    if result["most_confused"]:
+        pair = result["most_confused"][0]
+        note += f" Most confused: {label(pair['true'])} taken for {label(pair['predicted'])}."
+    figure, [axes] = new_plot(5.2, title, note)
+    share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    diagonal = np.eye(n, dtype=bool)
+    for cells, color, full in ((diagonal, ACCENT, 1), (~diagonal, RED, 0.3)):
+        colors = LinearSegmentedColormap.from_list("", ["white", color])
+        values = np.ma.masked_where(~cells, share)
+        axes.pcolormesh(values, cmap=colors, vmin=0, vmax=full, edgecolors=PALE, linewidth=0.6)
+    for i, j in np.argwhere(matrix) if n <= 20 else ():
+        color = "white" if share[i, j] > (0.5 if i == j else 0.15) else INK
+        axes.text(j + 0.5, i + 0.5, matrix[i, j], ha="center", va="center_baseline", color=color)
+    size = min(10, 300 / n)
+    names, middle = [label(name) for name in classes], np.arange(n) + 0.5
+    axes.set_xticks(middle, names, rotation=45, ha="right", rotation_mode="anchor", size=size)
+    axes.set_yticks(middle, names, size=size)
+    axes.tick_params(labelcolor=INK)
+    axes.set(xlabel="predicted", ylabel="true", ylim=(n, 0), aspect="equal")
+    axes.spines[:].set_visible(False)
+    return figure
+
+
+def plot_breeds(result: dict) -> Figure:
+    """Precision and recall of each breed, the worst first; `result` is what training.evaluate returns."""
+    precision, recall = result["precision"], result["recall"]
+    breeds = sorted(recall, key=lambda breed: recall[breed] + precision[breed])
+    note = (
+        "Recall: of this breed's pictures, how many are recognised. Precision: of the pictures taken for this breed, "
+    )
+    note += "how many are it."
+    figure, [axes] = new_plot(0.3 * len(breeds) + 0.9, "Precision and recall by breed", note)
+    for row, breed in enumerate(breeds):
+        axes.plot([precision[breed], recall[breed]], [row, row], color=PALE, linewidth=3, zorder=1)
+    for values, color, name, marker in ((precision, COLORS[0], "precision", "D"), (recall, ACCENT, "recall", "o")):
+        points = [values[breed] for breed in breeds], range(len(breeds))
+        axes.plot(*points, marker, color=color, markersize=7 - (marker == "D"), label=name, alpha=0.85)
+    lowest = min([*precision.values(), *recall.values()])
+    axes.set_yticks(range(len(breeds)), [label(breed) for breed in breeds])
+    axes.set(ylim=(len(breeds) - 0.5, -0.5), xlim=(min(lowest - 0.02, 0.9), 1.005))
+    axes.xaxis.set(major_formatter=PercentFormatter(1), major_locator=MaxNLocator(8, steps=[1, 2, 5, 10]))
+    axes.tick_params(axis="y", labelcolor=INK)
+    axes.grid(axis="x")
+    axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.08), ncols=2)
+    return figure
+
+
+def plot_reliability(logits: np.ndarray, labels: np.ndarray, temperature: float) -> Figure:
+    """Accuracy against confidence before and after temperature scaling; `logits` are those after it."""
+    note = "A disc for each bin of confidence, its area the number of pictures, the line its 95 % interval. On the "
+    note += "dashed line a model that says 80 % is right in 80 % of the cases."
+    figure, all_axes = new_plot(3.4, "Can the probabilities be believed?", note, 2)
+    panels = (("before", logits * temperature), (f"after, temperature {temperature:.2f}", logits))
+    for axes, (name, these) in zip(all_axes, panels, strict=True):
+        pictures, confidence, correct = reliability(these, labels).T
+        axes.plot([0, 1], [0, 1], color=GRAY, linewidth=0.8, linestyle="--")
+        for n, said, right in zip(pictures, confidence, correct, strict=True):
+            if n:
+                low, high = wilson_interval(right / n, n)
+                axes.plot([said / n] * 2, [low, high], color=ACCENT, linewidth=1.2, alpha=0.6)
+                axes.scatter(said / n, right / n, s=12 + 400 * n / len(labels), color=ACCENT, alpha=0.6, linewidth=0)
+        error = expected_calibration_error(these, labels)
+        axes.set_title(f"{name}: error {error:.1%}", size=10, color=INK)
+        axes.set(xlim=(0, 1.06), ylim=(0, 1.06), aspect="equal", xlabel="confidence")
+        axes.xaxis.set_major_formatter(PercentFormatter(1))
+        axes.yaxis.set_major_formatter(PercentFormatter(1))
+        axes.grid()
+    all_axes[0].set_ylabel("share of right answers")
+    return figure
+
+
+def plot_energies(known: np.ndarray, unknown: np.ndarray, threshold: float) -> Figure:
+    """Energies of photos of known and of unknown breeds, [n] and [m], and the threshold between them; m may be 0."""
+    note = f"Right of the threshold a photo is taken as a known breed: {np.mean(known >= threshold):.0%} of the known "
+    if len(unknown):
+        note += f"ones, {np.mean(unknown >= threshold):.0%} of the others. AUROC {auroc(known, unknown):.3f}."
+    else:
+        note += "ones. There are no photos of other breeds."
+    figure, [axes] = new_plot(2.8, "Does the model know what it does not know?", note)
+    bins = np.histogram_bin_edges(np.concatenate([known, unknown]), 25)
+    for values, color, name in ((unknown, RED, "breeds it never saw"), (known, ACCENT, "its own breeds")):
+        weights = np.full(len(values), 1 / max(len(values), 1))
+        axes.hist(values, bins, weights=weights, color=color, alpha=0.7, label=f"{name}, {len(values)} photos")
+    axes.axvline(threshold, color=INK, linewidth=1.2, linestyle="--")
+    axes.annotate(f" threshold {threshold:.1f}", (threshold, 1), xycoords=("data", "axes fraction"), va="top")
+    axes.set(xlabel="energy of the logits", ylabel="share of the photos")
+    axes.yaxis.set_major_formatter(PercentFormatter(1, 0))
+    axes.grid(axis="y")
+    axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=2)
+    return figure
