@@ -90,7 +90,7 @@ existing_before = {f"{name}/" for name in ("data", "plots", "demo") if (ROOT / n
 
 
 def test_served_answers_equal_keras(demo, tmp_path):
-    """The top class of the served float file equals Keras' own for the same pixels, for every picture not trained on."""
+    """The top class of the served float file equals Keras' own for the same pixels, whatever was not trained on."""
     folder, _, _ = demo
     facts = json.loads(zipfile.ZipFile(folder / "top_10_dog_breeds.tflite").read("metadata.json"))
     (model,) = folder.glob("*.h5")
