@@ -37,7 +37,7 @@ from typing import Any, NamedTuple
 from urllib.parse import unquote_plus, urljoin, urlsplit
 
 import numpy as np
-from PIL import Image, ImageOps, WebPImagePlugin  # noqa: F401  registers WebP; else Pillow imports all its formats
+from PIL import Image, ImageOps, WebPImagePlugin  # noqa: F401  without it Pillow would import all its formats for WebP
 
 MAX_PICTURES = 10  # in a list
 MAX_BYTES = 10_000_000  # of a picture
@@ -175,10 +175,10 @@ def check_costs(image: Image.Image, data: bytes) -> None:
     pixels = image.width * image.height
     if pixels > MAX_PIXELS:
         raise RequestError("too_large", f"the picture has more than {MAX_PIXELS:,} pixels")
-    if data.startswith(FORMATS["JPEG"]):
-        start = image.fp.tell()  # of the first scan. Each visits all pixels, and an empty one has a dozen bytes
+    if image.info.get("progressive"):  # each scan visits all pixels, and an empty one has a dozen bytes
+        start = image.fp.tell()  # behind the header of the first scan
         scans = 1 + data.count(b"\xff\xda", start, data.find(b"\xff\xd9", start))
-        if scans > 1 and scans * pixels > MAX_SCANS * MAX_PIXELS:
+        if scans * pixels > MAX_SCANS * MAX_PIXELS:
             raise RequestError("too_large", "the picture has too many scans; send it as a plain JPEG")
 
 
@@ -252,7 +252,8 @@ def memory() -> tuple[int, int]:
 def decode_base64(text: Any, name: str) -> bytes:
     """Bytes of the field of this name, which holds base64 text or a data URL."""
     try:
-        return base64.b64decode("".join(re.sub("^data:[^,]*,", "", text).split()), validate=True)
+        text = re.sub("^data:[^,]*,", "", text)
+        return base64.b64decode("".join(text.split()) if "\n" in text else text, validate=True)
     except (TypeError, ValueError):
         raise RequestError("invalid_request", f"{name} must be base64 text") from None
 
@@ -349,7 +350,7 @@ def read_body(response: Any) -> bytes:
     """Body of a plain answer of at most MAX_BYTES."""
     if response.status_code != 200:
         raise RequestError("download_failed", f"the server of the URL answered with status {response.status_code}")
-    if response.headers.get("Content-Encoding", "identity") != "identity":  # could unpack to any size
+    if response.headers.get("Content-Encoding", "identity").lower() != "identity":  # could unpack to any size
         raise RequestError("download_failed", "the server of the URL sent a compressed answer, though asked not to")
     body = bytearray()
     for block in response.iter_content(2**16):
@@ -387,9 +388,8 @@ def http_request(event: Any) -> HttpRequest | None:
     query = as_dict(event.get("multiValueQueryStringParameters" if lists else "queryStringParameters"))
     headers = as_dict(event.get("multiValueHeaders" if lists else "headers"))
     if lists:
-        query, headers = (
-            {key: v[-1] for key, v in many.items() if v and isinstance(v, list)} for many in (query, headers)
-        )
+        query = {key: values[-1] for key, values in query.items() if isinstance(values, list) and values}
+        headers = {key: values[-1] for key, values in headers.items() if isinstance(values, list) and values}
     if service == "alb":  # it passes the query as it came
         query = {unquote_plus(key): unquote_plus(str(value)) for key, value in query.items()}
     path = str(event.get("rawPath") if v2 else event.get("path")).strip("/")
@@ -422,8 +422,8 @@ def fields_of(request: HttpRequest) -> Any:
     if request.method in ("HEAD", "OPTIONS"):
         return None
     fields = {key: value for key, value in request.query.items() if key in ("url", "top_k")}
-    with contextlib.suppress(ValueError):
-        fields["top_k"] = int(fields.get("top_k", ""))
+    with contextlib.suppress(TypeError, ValueError):
+        fields["top_k"] = int(fields.get("top_k"))
     kind = request.content_type.partition(";")[0].strip().lower()
     if request.method == "GET":
         return fields
@@ -498,8 +498,8 @@ def answer_fields(fields: Any, log: dict) -> dict:
         log["download_ms"] = milliseconds_since(start)
     if not source.endswith("s"):
         return answer_picture(items[0], top_k, log)
-    log["pictures"] = [{} for _ in items]
-    return {"predictions": [answer_picture(item, top_k, log) for item, log in zip(items, log["pictures"], strict=True)]}
+    log["pictures"] = entries = [{} for _ in items]
+    return {"predictions": [answer_picture(item, top_k, entry) for item, entry in zip(items, entries, strict=True)]}
 
 
 def answer_picture(item: Any, top_k: int | None, log: dict) -> dict:
@@ -533,6 +533,7 @@ def milliseconds_since(start: float) -> float:
     return round((time.monotonic() - start) * 1000, 1)
 
 
+Image.preinit()  # Pillow's usual formats, which the first picture would load otherwise
 warnings.filterwarnings("ignore", module="PIL")  # remarks on odd pictures, a line for each odd tag
 logging.getLogger("urllib3").setLevel(logging.CRITICAL)  # remarks on odd servers, with their names
 MODEL = load_model(Path(os.environ.get("MODEL_FILE") or Path(__file__).with_name("top_10_dog_breeds.tflite")))

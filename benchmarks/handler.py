@@ -11,6 +11,7 @@ Prints  the time of a warm call for a small and a 12-megapixel JPEG, beside the 
 
 import argparse
 import base64
+import functools
 import io
 import itertools
 import json
@@ -30,11 +31,10 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 CALLS = 100  # of which the median is taken
 REQUESTS = 2000
-NOISE = 6  # levels of 255
 
 
-def photo(width: int, height: int) -> bytes:
-    """A JPEG as large as a phone's, some 2 bits a pixel: waves of all lengths, the longer the higher, and noise."""
+def photo(width: int, height: int, noise: float) -> bytes:
+    """A JPEG like a photo: waves of all lengths, the longer the higher, and noise of so many levels of 255."""
     random = np.random.default_rng(0)
     pixels = np.full((height, width, 3), 128, np.float32)
     for octave in range(1, 10):
@@ -42,7 +42,7 @@ def photo(width: int, height: int) -> bytes:
         for channel in range(3):
             image = Image.fromarray(coarse[:, :, channel]).resize((width, height), Image.Resampling.BICUBIC)
             pixels[:, :, channel] += np.asarray(image)
-    pixels += random.normal(0, NOISE, pixels.shape)
+    pixels += random.normal(0, noise, pixels.shape)
     buffer = io.BytesIO()
     Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(buffer, "JPEG", quality=90)
     return buffer.getvalue()
@@ -76,14 +76,14 @@ def medians(functions: dict[str, Callable]) -> dict[str, float]:
     return {f"{name}_ms": statistics.median(values) for name, values in times.items()}
 
 
-def warm_calls(model: str, small: str, large: str) -> dict[str, float]:
+def warm_calls(model: str, *files: str) -> dict[str, float]:
     """Handler and bare inference."""
     os.environ["MODEL_FILE"] = model
     import lambda_function
 
     sys.stdout = io.StringIO()  # the handler's log
     interpreter, (inputs, probabilities, energy) = lambda_function.MODEL.interpreter, lambda_function.MODEL.tensors
-    pixels = lambda_function.read_picture(Path(small).read_bytes(), lambda_function.MODEL.size, 1.0, {})[None]
+    pixels = lambda_function.read_picture(Path(files[0]).read_bytes(), lambda_function.MODEL.size, 1.0, {})[None]
 
     def inference() -> None:
         interpreter.set_tensor(inputs, pixels)
@@ -91,21 +91,14 @@ def warm_calls(model: str, small: str, large: str) -> dict[str, float]:
         interpreter.get_tensor(probabilities)
         interpreter.get_tensor(energy)
 
-    events = {
-        name: {"image": base64.b64encode(Path(file).read_bytes()).decode()}
-        for name, file in (("small", small), ("large", large))
-    }
-    results = medians(
-        {
-            "inference": inference,
-            "handler_500x375": lambda: lambda_function.lambda_handler(events["small"]),
-            "handler_12_megapixels": lambda: lambda_function.lambda_handler(events["large"]),
-        }
-    )
+    def handler(file: str) -> Callable:
+        event = {"image": base64.b64encode(Path(file).read_bytes()).decode()}
+        return lambda: lambda_function.lambda_handler(event)
+
+    results = medians({"inference": inference, **{f"handler_{Path(file).stem}": handler(file) for file in files}})
     sys.stdout = sys.__stdout__
-    results["handler_500x375_to_inference"] = results["handler_500x375_ms"] / results["inference_ms"]
-    results["handler_12_megapixels_to_inference"] = results["handler_12_megapixels_ms"] / results["inference_ms"]
-    return results
+    ratios = {name.replace("_ms", "_to_inference"): value / results["inference_ms"] for name, value in results.items()}
+    return {**results, **{name: value for name, value in ratios.items() if name.startswith("handler")}}
 
 
 def original_model(size: str, file: str) -> dict:
@@ -122,7 +115,7 @@ def original_model(size: str, file: str) -> dict:
     return {}
 
 
-def original_calls(size: str, model: str, small: str, large: str) -> dict[str, float]:
+def original_calls(size: str, model: str, *files: str) -> dict[str, float]:
     """The original's handler on a downloaded picture, as it and keras-image-helper do it."""
     from tflite_runtime.interpreter import Interpreter
 
@@ -138,9 +131,8 @@ def original_calls(size: str, model: str, small: str, large: str) -> dict[str, f
         interpreter.invoke()
         return dict(zip(classes, interpreter.get_tensor(outputs)[0].tolist(), strict=True))
 
-    contents = Path(small).read_bytes(), Path(large).read_bytes()
-    results = medians({"500x375": lambda: predict(contents[0]), "12_megapixels": lambda: predict(contents[1])})
-    return {f"original_{size}_px_{name}": value for name, value in results.items()}
+    contents = {f"original_{size}_px_{Path(file).stem}": Path(file).read_bytes() for file in files}
+    return medians({name: functools.partial(predict, content) for name, content in contents.items()})
 
 
 def fresh_process(model: str, small: str) -> dict[str, float]:
@@ -238,17 +230,17 @@ def main() -> None:
             print(f"{name} = {value:.4g}{unit}" if isinstance(value, float) else f"{name} = {value}{unit}", flush=True)
 
     with tempfile.TemporaryDirectory() as folder:
-        small, large = Path(folder) / "small.jpg", Path(folder) / "large.jpg"
-        small.write_bytes(photo(500, 375))
-        large.write_bytes(photo(4032, 3024))
-        note({"small_bytes": small.stat().st_size, "large_bytes": large.stat().st_size})
-        note(in_process(warm_calls, model, small, large))
+        files = [Path(folder) / f"{name}.jpg" for name in ("500x375", "12_megapixels", "12_megapixels_of_detail")]
+        for file, *size_and_noise in zip(files, (500, 4032, 4032), (375, 3024, 3024), (2, 2, 6), strict=True):
+            file.write_bytes(photo(*size_and_noise))
+            note({f"jpeg_{file.stem}_mb": file.stat().st_size / 1e6})
+        note(in_process(warm_calls, model, *files))
         for size in (150, 299):
             in_process(original_model, size, Path(folder) / "original.tflite")
-            note(in_process(original_calls, size, Path(folder) / "original.tflite", small, large))
-        note(fresh_process(str(model), str(small)))
+            note(in_process(original_calls, size, Path(folder) / "original.tflite", *files))
+        note(fresh_process(str(model), str(files[0])))
         note(hostile_pictures(str(model)))
-        note(many_requests(str(model), str(small)))
+        note(many_requests(str(model), str(files[0])))
     if args.json:
         args.json.write_text(json.dumps(results, indent=1) + "\n")
 
