@@ -156,6 +156,7 @@ def main() -> None:
     parser.add_argument(
         "--compare", action="store_true", help="compare frames and numbers of views on validation pictures"
     )
+    parser.add_argument("--random-splits", type=int, default=5, metavar="N", help="of 70/15/15 (default: 5)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures as one JSON object")
     args = parser.parse_args()
     if args.compare:
@@ -170,11 +171,11 @@ def main() -> None:
         "official": [train(args.data_dir, args.official_split, seed) for seed in (33, 34, 35)]
         if args.official_split
         else [],
-        "random_split": [train(args.data_dir, None, seed) for seed in (33, 34, 35, 36, 37)],
+        "random_split": [train(args.data_dir, None, 33 + i) for i in range(args.random_splits)],
     }
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         non_dogs = extract_features(draw_non_dogs(Path(folder)), args.data_dir)
-        unknown = unknown_features(args.data_dir, models["random_split"][0]["classes"])
+        unknown = unknown_features(args.data_dir, training.choose_breeds(args.data_dir, ["top10"]))
     for protocol, trained in models.items():
         if not trained:
             continue
