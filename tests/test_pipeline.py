@@ -28,7 +28,12 @@ STAGES = (
 def make(*words: str, **env: str) -> subprocess.CompletedProcess:
     """Run make at the top of the project, quiet about folders though the tests may run under make themselves."""
     return subprocess.run(
-        ["make", "--no-print-directory", *words], cwd=ROOT, env={**os.environ, **env}, capture_output=True, text=True, timeout=600
+        ["make", "--no-print-directory", *words],
+        cwd=ROOT,
+        env={**os.environ, **env},
+        capture_output=True,
+        text=True,
+        timeout=600,
     )
 
 
