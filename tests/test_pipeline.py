@@ -116,11 +116,13 @@ def test_served_answers_equal_keras(demo, tmp_path):
 
 
 SERVE = """
-import base64, json, sys
+import base64, contextlib, json, sys
 from lambda_function import lambda_handler
 for photo in sys.argv[1:]:
     event = {"image": base64.b64encode(open(photo, "rb").read()).decode()}
-    print(json.dumps(lambda_handler(event)["prediction"]))
+    with contextlib.redirect_stdout(sys.stderr):  # its log
+        answer = lambda_handler(event)
+    print(json.dumps(answer["prediction"]))
 """
 KERAS = """
 import json, sys
