@@ -348,9 +348,12 @@ def _starting_workers() -> Iterator[None]:
     main, can_mask = sys.modules["__main__"], hasattr(signal, "pthread_sigmask")  # no such thing on Windows
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT}) if can_mask else None
     sys.modules["__main__"] = sys.modules[__name__]
+    # glibc: take 16 MB from the system at once. Else workers return memory and take it again with each photo, for 9 %.
+    os.environ["MALLOC_TOP_PAD_"] = str(2**24)
     try:
         yield
     finally:
+        del os.environ["MALLOC_TOP_PAD_"]
         sys.modules["__main__"] = main
         if can_mask:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)

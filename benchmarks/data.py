@@ -114,9 +114,11 @@ def crop_one_by_one(data_dir: Path, target: Path, breeds: list[tuple[str, str]])
         (target / breed).mkdir(parents=True)
         for photo in sorted((images_dir(data_dir) / folder).iterdir()):
             box = ElementTree.parse(annotation_dir(data_dir) / folder / photo.stem).getroot().find("object/bndbox")
-            box = [int(box.find(side).text) for side in ("xmin", "ymin", "xmax", "ymax")]
-            crop = Image.open(photo).crop(box).resize((CROP_SIZE, CROP_SIZE), Image.Resampling.BILINEAR)
-            crop.save(target / breed / photo.name, **JPEG)
+            image = Image.open(photo)
+            image = image.crop([int(box.find(side).text) for side in ("xmin", "ymin", "xmax", "ymax")])
+            image = image.convert("RGB")
+            image = image.resize((CROP_SIZE, CROP_SIZE), Image.Resampling.BILINEAR)
+            image.save(target / breed / photo.name, **JPEG)
 
 
 # ---------------------------------------------------------------- measuring
