@@ -19,12 +19,10 @@ import importlib
 import io
 import json
 import logging
-import mmap
 import os
 import re
 import socket
 import sys
-import threading
 import time
 import traceback
 import warnings
@@ -234,19 +232,12 @@ def limited_memory() -> Iterator[None]:
     import resource
 
     limits = resource.getrlimit(resource.RLIMIT_DATA)
-    # Data that is reserved but no longer resident may be used again, so what counts is how much is resident.
-    used = DATA_AT_START + memory()[0] - RESIDENT_AT_START
+    used = int(Path("/proc/self/statm").read_text().split()[5]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_DATA, (used + MAX_MEMORY, limits[1]))
     try:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_DATA, limits)
-
-
-def memory() -> tuple[int, int]:
-    """Bytes of memory that are resident, and that are reserved for data."""
-    pages = Path("/proc/self/statm").read_text().split()
-    return int(pages[1]) * mmap.PAGESIZE, int(pages[5]) * mmap.PAGESIZE
 
 
 def decode_base64(text: Any, name: str) -> bytes:
@@ -518,9 +509,6 @@ def answer_picture(item: Any, top_k: int | None, log: dict) -> dict:
     except RequestError as error:
         log["outcome"] = error.args[0]
         return error_answer(error)
-    finally:
-        if sys.platform == "linux":
-            LIBC.malloc_trim(0)  # gives back to the system what the picture took
 
 
 def error_answer(error: RequestError) -> dict:
@@ -538,10 +526,7 @@ warnings.filterwarnings("ignore", module="PIL")  # remarks on odd pictures, a li
 logging.getLogger("urllib3").setLevel(logging.CRITICAL)  # remarks on odd servers, with their names
 MODEL = load_model(Path(os.environ.get("MODEL_FILE") or Path(__file__).with_name("top_10_dog_breeds.tflite")))
 if sys.platform == "linux":
-    # So that freed memory goes back to the system: large blocks always get pages of their own (from M_MMAP_THRESHOLD
-    # on, 128 kB), and threads share one heap (M_ARENA_MAX) and have small stacks.
-    LIBC = ctypes.CDLL(None)
-    LIBC.mallopt(-3, 2**17)
-    LIBC.mallopt(-8, 1)
-    threading.stack_size(2**20)
-    RESIDENT_AT_START, DATA_AT_START = memory()
+    # Freed memory is to return, so that limited_memory counts right: blocks of 128 kB and more always get pages of
+    # their own (M_MMAP_THRESHOLD), and there is one heap (M_ARENA_MAX), else a full one is left for another.
+    ctypes.CDLL(None).mallopt(-3, 2**17)
+    ctypes.CDLL(None).mallopt(-8, 1)

@@ -297,7 +297,7 @@ class LocalServer(http.server.BaseHTTPRequestHandler):
             while True:
                 self.wfile.write(b"x")
                 time.sleep(0.05)
-        time.sleep(0.3 if self.path == "/dog.jpg" else 0)
+        time.sleep(0.5 if self.path == "/dog.jpg" else 0)
         self.send_response(404 if self.path == "/missing" else 200)
         self.end_headers()
         self.wfile.write(saved(picture(), format="PNG") + bytes(9_900_000) if self.path == "/large.png" else JPEG)
@@ -316,12 +316,10 @@ def port():
 
 
 def test_downloads_go_side_by_side_and_end_on_time(colour_model, port):
-    with handler_process(colour_model, with_local_server, port, 1.0) as ask:
-        start = time.monotonic()
+    with handler_process(colour_model, with_local_server, port, 3.0) as ask:  # one after the other would take 5 s
         url = f"http://127.0.0.1:{port}"
         answers = ask({"urls": [f"{url}/dog.jpg"] * 10, "top_k": 1}).answer["predictions"]
         assert [list(answer["prediction"]) for answer in answers] == [[BREED]] * 10
-        assert time.monotonic() - start < 1.5, "ten answers of 0.3 s each"
         for path, status, code in (("drip", 504, "download_timeout"), ("missing", 502, "download_failed")):
             answer = ask(function_url("GET", "/predict", {"url": f"{url}/{path}"}, None, None, False)).answer
             assert (answer["statusCode"], json.loads(answer["body"])["error"]["code"]) == (status, code)
