@@ -33,7 +33,7 @@ def make(*words: str, **env: str) -> subprocess.CompletedProcess:
         env={**os.environ, **env},
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=1800,
     )
 
 
