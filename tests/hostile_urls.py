@@ -122,8 +122,8 @@ PORTS += [
     "http://127.0.0.1:9001/2018-06-01/runtime/invocation/next",
 ]
 LONG = [
-    "http://public.example/" + "a" * 3000,
-    "http://public.example/?" + "a" * 100_000,
+    "http://public.example/dog.jpg?" + "a" * 2020,
+    "http://public.example/dog.jpg?" + "a" * 100_000,
     f"http://{'a' * 64}.example/",
     f"http://{'a.' * 200}example/",
     f"http://{'ö' * 70}.example/",

@@ -34,18 +34,19 @@ from emulator import emulator
 PUBLIC, PUBLIC6, SILENT = "93.184.216.34", "2606:2800:220:1::1", "93.184.216.35"
 PRIVATE = hostile_urls.words("""
     10.0.0.1 172.16.0.1 192.168.0.1 169.254.169.254 169.254.170.2 100.64.0.1 168.63.129.16 192.0.2.1 198.18.0.1
-    fd00::1 fe80::1 fec0::1 fc00::1 2001:db8::1
+    fd00::1 fe80::1 fec0::1 fc00::1 2001:db8::1 ::7f00:1 ::ffff:0:7f00:1
 """)
 UNFIT = hostile_urls.words("""
     gzip gzip_bomb huge huge_length huge_chunked status/404 status/204 status/206 status/500 html nothing garbage
 """)
-SLOW = hostile_urls.words("drip drip_header drip_chunk drip_redirect continue headers silence")
+SLOW = hostile_urls.words("drip drip_header drip_chunk continue headers silence")
 NAMES = {
     "public.example": [PUBLIC],
     "public6.example": [PUBLIC6],
     "both.example": [PUBLIC, PUBLIC6],
     "other.example": [PUBLIC],  # not in the certificate
     "silent.example": [SILENT],
+    "late.example": [PUBLIC],  # after LATE seconds
     "loopback.example": ["127.0.0.1"],
     "loopback6.example": ["::1"],
     "private.example": ["10.0.0.1"],
@@ -56,6 +57,7 @@ NAMES = {
     "first.mixed.example": ["127.0.0.1", PUBLIC],
     "alias.example": ["0.0.0.0"],
 }
+LATE = 8.3
 CHANGING = itertools.cycle([PUBLIC, "127.0.0.1"])  # of *.changing.example; slow.example gets no answer at all
 DOG = odd_pictures.saved(odd_pictures.picture(), format="JPEG")
 reached: list[str] = []  # private address or wrong port that somebody connected to
@@ -101,7 +103,7 @@ def main() -> None:
         for url in ("https://other.example/dog.jpg", f"https://{PUBLIC}/dog.jpg"):
             report["refused"][url] = stack.invoke({"url": url})
         slow = [f"http://public.example/{path}" for path in SLOW]
-        slow += ["http://slow.example/dog.jpg", "https://silent.example/dog.jpg", "http://public.example/dog.jpg"]
+        slow += [f"http{name}.example/dog.jpg" for name in ("://slow", "://late", "s://silent", "://public")]
         before = time.monotonic()
         report["slow"] = dict(zip(slow, stack.invoke({"urls": slow, "top_k": 1})["predictions"], strict=True))
         report["slow_seconds"] = time.monotonic() - before
@@ -148,6 +150,7 @@ def set_up() -> None:
 
 def serve_names() -> None:
     """A name server on UDP port 53."""
+    asked_late = 0.0
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
         server.bind(("127.0.0.1", 53))
         while True:
@@ -171,7 +174,13 @@ def serve_names() -> None:
             count = records.count(b"\xc0\x0c" + query[position + 1 : position + 3])
             status = 0x8180 if name in NAMES or "changing" in name else 0x8183
             header = query[:2] + struct.pack(">HHHHH", status, 1, count, 0, 0)
-            server.sendto(header + query[12 : position + 5] + records, sender)
+            reply = header + query[12 : position + 5] + records
+            if name == "late.example":
+                asked_late = asked_late or time.monotonic()
+                wait = asked_late + LATE - time.monotonic()
+                threading.Timer(max(wait, 0), server.sendto, (reply, sender)).start()
+            else:
+                server.sendto(reply, sender)
 
 
 def serve_port(port: int) -> None:
