@@ -85,6 +85,14 @@ def to_tflite(model: "keras.Model", quantization: str, pictures: Sequence[Pictur
     return fuse_relus(debugger.get_nondebug_quantized_model())
 
 
+def calibration_pictures(data_dir: Path, images: Sequence[str]) -> list[Picture]:
+    """Return the crops and the whole photos of CALIBRATION_IMAGES of the images, evenly chosen."""
+    from training import crop_view, photo_view
+
+    some = images[:: -(-len(images) // CALIBRATION_IMAGES)]
+    return [view(data_dir, image)[:2] for view in (crop_view, photo_view) for image in some]
+
+
 def calm_half(model: "keras.Model", pictures: Sequence[Picture]) -> list[Picture]:
     """Return the half of the pictures whose largest activation is lowest.
 
@@ -313,9 +321,7 @@ def convert(
         examples = plain_set(data_dir, test, report["classes"], whole_photos, report["size"])
         before[name] = keras_predict(model, examples.features)
     pictures = [view(data_dir, image)[:2] for view in (crop_view, photo_view) for image in test]
-    train = in_split(split, "train")
-    some = train[:: -(-len(train) // CALIBRATION_IMAGES)]
-    calibration = [view(data_dir, image)[:2] for view in (crop_view, photo_view) for image in some]
+    calibration = calibration_pictures(data_dir, in_split(split, "train"))
 
     part = output.with_name(output.name + ".part")
     try:

@@ -135,7 +135,7 @@ def original_calls(size: str, model: str, *files: str) -> dict[str, float]:
     return medians({name: functools.partial(predict, content) for name, content in contents.items()})
 
 
-def fresh_process(model: str, small: str) -> dict[str, float]:
+def fresh_process(model: str, small: str, python: str = sys.executable) -> dict[str, float]:
     """From the start of a process to its first answer, and its resident memory after a hundred."""
     code = """
 import base64, contextlib, io, os, sys
@@ -153,7 +153,7 @@ print(int(open("/proc/self/statm").read().split()[1]) * os.sysconf("SC_PAGESIZE"
     times = []
     for _ in range(10):
         start = time.perf_counter()
-        command = [sys.executable, "-c", code, small]
+        command = [python, "-c", code, small]
         with subprocess.Popen(
             command, env=env, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
         ) as process:

@@ -33,9 +33,10 @@ def committed():
     return nbformat.read(NOTEBOOK, as_version=4)
 
 
-def test_it_runs_on_the_demo_set(committed, trained, demo, tmp_path, monkeypatch):
-    for name, value in {"DATA_DIR": str(demo), "OUTPUT_DIR": str(tmp_path), "BREEDS": EIGHT, "QUICK": "1"}.items():
-        monkeypatch.setenv(name, value)  # `trained`: most features are already in the cache
+def test_it_runs_on_the_demo_set(committed, made_demo, tmp_path, monkeypatch):
+    data_dir, output_dir = str(made_demo.data_dir), str(tmp_path)  # most features are already in the cache
+    for name, value in {"DATA_DIR": data_dir, "OUTPUT_DIR": output_dir, "BREEDS": EIGHT, "QUICK": "1"}.items():
+        monkeypatch.setenv(name, value)
     for cell in committed.cells:
         cell.pop("outputs", None)
     fresh = NotebookClient(nbformat.from_dict(committed), timeout=600, resources={"metadata": {"path": ROOT}}).execute()

@@ -4,7 +4,6 @@ import csv
 import json
 import os
 import re
-import socket
 import subprocess
 import sys
 import time
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import make
 
 ROOT = Path(__file__).parent.parent
 STAGES = (
@@ -25,29 +25,6 @@ STAGES = (
 )
 
 
-def make(*words: str, **env: str) -> subprocess.CompletedProcess:
-    """Run make at the top of the project, quiet about folders though the tests may run under make themselves."""
-    return subprocess.run(
-        ["make", "--no-print-directory", *words],
-        cwd=ROOT,
-        env={**os.environ, **env},
-        capture_output=True,
-        text=True,
-        timeout=1800,
-    )
-
-
-@pytest.fixture(scope="module")
-def demo(tmp_path_factory):
-    """Folder and output of a demo from nothing; the environment and the port are the only things it shares."""
-    folder = tmp_path_factory.mktemp("pipeline") / "demo"
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    result = make("demo", f"DEMO={folder}", f"PORT={port}")
-    assert result.returncode == 0, result.stdout + result.stderr
-    return folder, port, result.stdout
-
-
 def answer(output: str) -> tuple[str, dict[str, float]]:
     """The breed of the picture that the demo asked about, and the prediction: breed -> percent."""
     wnid_and_name = re.search(r"^picture: (\S+)/\S+\.jpg$", output, re.M).group(1)
@@ -56,8 +33,8 @@ def answer(output: str) -> tuple[str, dict[str, float]]:
     return breed, {line.split()[0]: float(line.split()[1].rstrip("%")) for line in lines}
 
 
-def test_demo_ends_in_the_right_answer(demo):
-    _, _, output = demo
+def test_demo_ends_in_the_right_answer(made_demo):
+    output = made_demo.output
     for stage in STAGES:
         assert f"--- {stage}" in output
     breed, prediction = answer(output)
@@ -66,15 +43,13 @@ def test_demo_ends_in_the_right_answer(demo):
     assert 99 < sum(prediction.values()) < 101
 
 
-def test_demo_asks_about_a_test_picture(demo):
-    folder, _, output = demo
-    image = re.search(r"^picture: (\S+)$", output, re.M).group(1)
-    (split,) = folder.glob("*.csv")
-    assert dict(csv.reader(split.open()))[image] == "test"
+def test_demo_asks_about_a_test_picture(made_demo):
+    image = re.search(r"^picture: (\S+)$", made_demo.output, re.M).group(1)
+    assert dict(csv.reader(made_demo.model.with_suffix(".csv").open()))[image] == "test"
 
 
-def test_second_demo_skips_what_is_done(demo):
-    folder, port, _ = demo
+def test_second_demo_skips_what_is_done(made_demo):
+    folder, port, _ = made_demo
     model = (folder / "top_10_dog_breeds.tflite").stat().st_mtime_ns
     start = time.monotonic()
     result = make("demo", f"DEMO={folder}", f"PORT={port}")
@@ -85,7 +60,7 @@ def test_second_demo_skips_what_is_done(demo):
     assert (folder / "top_10_dog_breeds.tflite").stat().st_mtime_ns == model
 
 
-def test_demo_touches_nothing_outside_its_folder(demo):
+def test_demo_touches_nothing_outside_its_folder(made_demo):
     status = subprocess.run(["git", "status", "--porcelain", "--ignored"], cwd=ROOT, capture_output=True, text=True)
     changed = {line[3:] for line in status.stdout.splitlines()}
     assert not {"data/", "plots/", "demo/"} & changed - existing_before
@@ -94,18 +69,18 @@ def test_demo_touches_nothing_outside_its_folder(demo):
 existing_before = {f"{name}/" for name in ("data", "plots", "demo") if (ROOT / name).exists()}
 
 
-def test_served_answers_equal_keras(demo, tmp_path):
+def test_served_answers_equal_keras(made_demo, tmp_path):
     """The top class of the served float file equals Keras' own for the same pixels, whatever was not trained on."""
-    folder, _, _ = demo
+    folder, model = made_demo.folder, made_demo.model
     facts = json.loads(zipfile.ZipFile(folder / "top_10_dog_breeds.tflite").read("metadata.json"))
-    (model,) = folder.glob("*.h5")
-    (split,) = folder.glob("*.csv")
     float_file = tmp_path / "float32.tflite"
     converted = subprocess.run(
         [sys.executable, "convert_model.py", model, "--quantization", "float32", "--output", float_file], cwd=ROOT
     )
     assert converted.returncode == 0
-    images = sorted(image for image, part in csv.reader(split.open()) if part in ("validation", "test"))
+    images = sorted(
+        image for image, part in csv.reader(model.with_suffix(".csv").open()) if part in ("validation", "test")
+    )
     assert len(images) >= 50
     photos = [folder / "data" / "raw" / "Images" / image for image in images]
     served = run_python(SERVE, *photos, MODEL_FILE=str(float_file))

@@ -1,0 +1,271 @@
+"""Size, speed and accuracy of the model file in every format, in both serving runtimes, beside its peers.
+
+Reads   a model that training.py made, its report and split, and the pictures they name.
+Prints  a figure a line: megabytes; milliseconds of an inference at one and two threads, also of the original's setting
+        (150 px, float32, tflite-runtime) and of the same network in ONNX Runtime, float32 and int8; accuracy,
+        calibration and AUROC of the unknown-breed rule, and what of Keras' they lose; time to the first answer of a
+        process with the image's packages.
+
+    python benchmarks/model_file.py --model xception_v1_31_0.966.h5 --json model_file.json     # some 20 minutes
+    python benchmarks/model_file.py --only speed       # or accuracy, or start: one part alone
+
+Makes two environments in a temporary folder, one with ONNX Runtime, one with the packages of requirements-lambda.txt.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import venv
+from collections.abc import Callable, Iterator
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
+import handler  # noqa: E402
+
+import convert_model  # noqa: E402
+
+# TensorFlow, and what needs it, is imported in processes of their own: it would disturb the others' measurements.
+
+ONNX_PACKAGES = ("onnxruntime==1.23.2", "onnx==1.23.2", "tf2onnx==1.17.0", "sympy==1.14.0")
+ROUNDS, CALLS, WARM_UP = 5, 10, 3  # in each round every file gets a new process, so that noise meets all of them
+THREADS = (1, 2)
+UNKNOWN_PHOTOS = 300  # of breeds that the model does not know
+
+Figure = tuple[str, float, str]  # name, value, unit
+
+TIMER = """
+import importlib, sys, time
+import numpy as np
+file, runtime, threads, size, warm_up, calls = *sys.argv[1:3], *map(int, sys.argv[3:])
+pixels = np.random.default_rng(0).uniform(0, 255, (1, size, size, 3)).astype(np.float32)
+if runtime == "onnxruntime":
+    import onnxruntime
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(file, options)
+    inputs = {session.get_inputs()[0].name: pixels}
+    run = lambda: session.run(None, inputs)
+else:
+    interpreter = importlib.import_module(runtime + ".interpreter").Interpreter(file, num_threads=threads)
+    interpreter.allocate_tensors()
+    interpreter.set_tensor(interpreter.get_input_details()[0]["index"], pixels)
+    run = interpreter.invoke
+for call in range(warm_up + calls):
+    start = time.perf_counter()
+    run()
+    if call >= warm_up:
+        print(1000 * (time.perf_counter() - start))
+"""
+
+ONNX_INT8 = """
+import sys
+import numpy as np
+from onnxruntime import InferenceSession
+from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
+from onnxruntime.quantization.shape_inference import quant_pre_process
+source, pictures, target = sys.argv[1:]
+quant_pre_process(source, target, skip_symbolic_shape=True)
+name = InferenceSession(target).get_inputs()[0].name
+class Pictures(CalibrationDataReader):
+    rows = iter(np.load(pictures))
+    def get_next(self):
+        return {name: row[None] for row in [next(self.rows, None)] if row is not None} or None
+quantize_static(
+    target, target, Pictures(), per_channel=True, weight_type=QuantType.QInt8, activation_type=QuantType.QUInt8,
+    quant_format=QuantFormat.QDQ, calibrate_method=CalibrationMethod.MinMax,
+)
+"""
+
+
+# ---------------------------------------------------------------- files
+
+
+def make_files(model_path: Path, folder: Path) -> None:
+    """Write the model in every format, without facts and gate, and the pixels of its calibration pictures."""
+    from training import in_split, keras, read_report, read_split
+
+    model, report = keras.models.load_model(model_path, compile=False), read_report(model_path)
+    train = in_split(read_split(model_path.with_suffix(".csv")), "train")
+    pictures = convert_model.calibration_pictures(Path(report["data_dir"]), train)
+    for quantization in convert_model.FORMATS:
+        content = convert_model.to_tflite(model, quantization, pictures)
+        (folder / f"{quantization}.tflite").write_bytes(content)
+    pixels = [convert_model.load_input(picture, report["size"])[0] for picture in pictures]
+    np.save(folder / "pixels.npy", pixels)
+    handler.original_model("150", str(folder / "original_150.tflite"))
+
+
+def in_new_process(function: Callable, *arguments: object) -> None:
+    """Run a function of this file in a process of its own; TensorFlow stays there."""
+    process = get_context("spawn").Process(target=function, args=arguments)
+    process.start()
+    process.join()
+    if process.exitcode:
+        sys.exit(f"model_file.py: {function.__name__} failed; its message stands above")
+
+
+def make_environment(folder: Path, *packages: str) -> Path:
+    """Return the Python of a new environment with these packages, or those of `-r FILE`."""
+    venv.create(folder, with_pip=True)
+    python = folder / "bin" / "python"
+    subprocess.run([python, "-m", "pip", "install", "-q", "--disable-pip-version-check", *packages], check=True)
+    return python
+
+
+def make_onnx_files(python: Path, folder: Path) -> None:
+    """Write the float32 file's network as ONNX, float32 and int8 (static, per channel, by minimum and maximum)."""
+    source, target = folder / "float32.tflite", folder / "float32.onnx"
+    command = [python, "-m", "tf2onnx.convert", "--tflite", source, "--output", target, "--opset", "17"]
+    subprocess.run(command, check=True, capture_output=True)
+    command = [python, "-c", ONNX_INT8, target, folder / "pixels.npy", folder / "int8.onnx"]
+    subprocess.run(command, check=True, capture_output=True)
+
+
+# ---------------------------------------------------------------- speed
+
+
+def measure_speed(folder: Path, onnx_python: Path, size: int) -> Iterator[Figure]:
+    """The bytes of each file, and the median milliseconds of an inference."""
+    files = [(quantization, folder / f"{quantization}.tflite") for quantization in convert_model.FORMATS]
+    yield from ((f"size_{name}", file.stat().st_size / 1e6, "MB") for name, file in files)
+    runs = [(f"{name}_ai_edge_litert", file, "ai_edge_litert", size) for name, file in files]
+    runs += [(f"{name}_tflite_runtime", file, "tflite_runtime", size) for name, file in files]
+    runs += [("original_150_px_tflite_runtime", folder / "original_150.tflite", "tflite_runtime", 150)]
+    runs += [(f"{name}_onnxruntime", folder / f"{name}.onnx", "onnxruntime", size) for name in ("float32", "int8")]
+    times = {}
+    for _ in range(ROUNDS):
+        for threads in THREADS:
+            for name, file, runtime, pixels in runs:
+                python = onnx_python if runtime == "onnxruntime" else sys.executable
+                command = [python, "-c", TIMER, file, runtime, threads, pixels, WARM_UP, CALLS]
+                done = subprocess.run([str(word) for word in command], capture_output=True, text=True)
+                if done.returncode == 0:
+                    times.setdefault(f"{name}_{threads}_threads", []).extend(map(float, done.stdout.split()))
+    medians = {name: statistics.median(values) for name, values in times.items()}
+    yield from ((name, milliseconds, "ms") for name, milliseconds in medians.items())
+    for name, *_ in runs:
+        if f"{name}_1_threads" not in medians:
+            print(f"# {name}: this runtime cannot run this file")
+    for threads in THREADS:
+        ours = medians[f"int8_ai_edge_litert_{threads}_threads"]
+        for peer in ("float32_ai_edge_litert", "int8_onnxruntime", "original_150_px_tflite_runtime"):
+            yield f"int8_speedup_over_{peer}_{threads}_threads", medians[f"{peer}_{threads}_threads"] / ours, "x"
+
+
+# ---------------------------------------------------------------- accuracy
+
+
+def measure_accuracy(model_path: Path, folder: Path, formats: tuple[str, ...]) -> None:
+    """Write accuracy.json: the figures of every format on the test pictures and on unknown breeds, beside Keras'."""
+    from training import (
+        auroc,
+        breed_name,
+        crop_breeds,
+        crop_view,
+        extract_features,
+        in_split,
+        keras,
+        label_images,
+        photo_view,
+        read_report,
+        read_split,
+        unknown_photos,
+    )
+
+    report = read_report(model_path)
+    data_dir, classes, size = Path(report["data_dir"]), report["classes"], report["size"]
+    test = in_split(read_split(model_path.with_suffix(".csv")), "test")
+    unknown = unknown_photos(data_dir, classes, UNKNOWN_PHOTOS, report["seed"])
+    crop_breeds(data_dir, sorted({breed_name(image.split("/")[0]) for image in unknown}))
+    views = [view(data_dir, image) for view in (crop_view, photo_view) for image in (*test, *unknown)]
+    model = keras.models.load_model(model_path, compile=False)
+    outputs = {"keras": convert_model.keras_predict(model, extract_features(views, data_dir, size))}
+    for name in formats:
+        outputs[name] = convert_model.predict_files(folder / f"{name}.tflite", [view[:2] for view in views])
+
+    labels, figures = label_images(test, classes), []
+    for name in formats:
+        for kind, start in (("crops", 0), ("whole_photos", len(test) + len(unknown))):
+            known, other = slice(start, start + len(test)), slice(start + len(test), start + len(test) + len(unknown))
+            two = [tuple(column[known] for column in outputs[source]) for source in ("keras", name)]
+            result = convert_model.compare(*two, labels, report["unknown_rule"]["threshold"])
+            areas = [auroc(outputs[source][1][known], outputs[source][1][other]) for source in ("keras", name)]
+            loss = result["keras"]["accuracy"] - result["tflite"]["accuracy"]
+            figures += [
+                (f"{name}_{kind}_accuracy", 100 * result["tflite"]["accuracy"], "%"),
+                (f"{name}_{kind}_accuracy_lost", 100 * loss, "points"),
+                (f"{name}_{kind}_calibration_error", 100 * result["tflite"]["calibration_error"], "%"),
+                (f"{name}_{kind}_same_top_class", 100 * result["same_top_class"], "%"),
+                (f"{name}_{kind}_largest_change", result["largest_change"], ""),
+                (f"{name}_{kind}_unknown_auroc", areas[1], ""),
+                (f"{name}_{kind}_unknown_auroc_lost", areas[0] - areas[1], ""),
+            ]
+    (folder / "accuracy.json").write_text(json.dumps(figures))
+
+
+# ---------------------------------------------------------------- start
+
+
+def measure_start(model_path: Path, report: dict, folder: Path) -> Iterator[Figure]:
+    """How fast a process with the image's packages, and nothing else, answers, and what it then weighs."""
+    python = make_environment(folder / "image", "-r", str(ROOT / "requirements-lambda.txt"))
+    photo, file = folder / "photo.jpg", folder / "int8.tflite"
+    photo.write_bytes(handler.photo(500, 375, 2))
+    served = folder / "served.tflite"
+    served.write_bytes(file.read_bytes())
+    convert_model.append_facts(served, convert_model.collect_facts(model_path, report, "int8", {}))
+    for name, value in handler.fresh_process(str(served), str(photo), str(python)).items():
+        yield name, value, name.rsplit("_", 1)[1]
+
+
+# ---------------------------------------------------------------- command line
+
+PARTS = ("speed", "accuracy", "start")
+
+
+def main() -> None:
+    """Measure, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, metavar="MODEL.h5", required=True)
+    parser.add_argument("--only", choices=PARTS, help="measure this part alone")
+    parser.add_argument("--formats", nargs="+", choices=convert_model.FORMATS, default=convert_model.FORMATS)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to this file too")
+    args = parser.parse_args()
+    parts = [args.only] if args.only else PARTS
+    report = json.loads(args.model.with_suffix(".json").read_text())
+    figures: dict[str, float] = {}
+
+    def show(name: str, value: float, unit: str) -> None:
+        figures[name] = float(value)
+        print(f"{name} = {value:.4g} {unit}".rstrip(), flush=True)
+
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        in_new_process(make_files, args.model, folder)
+        if "speed" in parts:
+            python = make_environment(folder / "onnx", *ONNX_PACKAGES)
+            make_onnx_files(python, folder)
+            for figure in measure_speed(
+                folder, python, json.loads(args.model.with_suffix(".json").read_text())["size"]
+            ):
+                show(*figure)
+        if "accuracy" in parts:
+            in_new_process(measure_accuracy, args.model, folder, tuple(args.formats))
+            for figure in json.loads((folder / "accuracy.json").read_text()):
+                show(*figure)
+        if "start" in parts:
+            for figure in measure_start(args.model, report, folder):
+                show(*figure)
+    if args.json:
+        args.json.write_text(json.dumps(figures, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
