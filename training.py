@@ -338,7 +338,9 @@ def run_backbone(
         return tf.ensure_shape(tf.numpy_function(decode, [index], tf.uint8), (size, size, 3))
 
     pictures = tf.data.Dataset.range(len(views) + fill).map(load, num_parallel_calls=os.cpu_count(), deterministic=True)
-    batches = strategy.experimental_distribute_dataset(pictures.batch(batch_size).prefetch(2))
+    options = tf.data.Options()
+    options.autotune.enabled = False  # there is nothing to tune, and its thread can take 2 s to end
+    batches = strategy.experimental_distribute_dataset(pictures.batch(batch_size).prefetch(2).with_options(options))
     for start, batch in zip(itertools.count(0, batch_size), batches):
         if failures:
             raise OSError(failures[0])
