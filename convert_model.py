@@ -47,20 +47,11 @@ Picture = tuple[Path, float]  # a file, and the central share of its sides that 
 
 
 def serving_model(model: "keras.Model") -> "keras.Model":
-    """Return the model with the outputs that the service needs, for one picture at a time.
-
-    Pixels float32 [1, S, S, 3] -> probabilities [1, N] and energy [1, 1] = log(sum(exp(logits))).
-    """
+    """Return the model for one picture at a time: pixels [1, S, S, 3] -> probabilities [1, N], similarity [1, 1]."""
     import keras
 
-    logits = model.get_layer("logits").output
-    # For each class the same number; as operators far fewer than a numerically safe log(sum(exp)).
-    energies = logits - keras.ops.log_softmax(logits)
-    energy = keras.ops.max(energies, axis=1, keepdims=True)
-    outputs = keras.Model(model.input, [model.get_layer("probabilities").output, energy])
     pixels = keras.Input(batch_shape=(1, *model.input.shape[1:]))
-    probabilities, energy = outputs(pixels)
-    return keras.Model(pixels, {"probabilities": probabilities, "energy": energy})
+    return keras.Model(pixels, model(pixels))
 
 
 def to_tflite(model: "keras.Model", quantization: str, pictures: Sequence[Picture] = ()) -> bytes:
@@ -79,7 +70,7 @@ def to_tflite(model: "keras.Model", quantization: str, pictures: Sequence[Pictur
     calm = calm_half(model, pictures)
     converter.representative_dataset = lambda: ([load_input(picture, size)] for picture in calm)
     # The head stays float: it is tiny, and a logit in steps of 1/256 of its range would spoil the probabilities.
-    head = ["MEAN", "FULLY_CONNECTED", "LOG_SOFTMAX", "SUB", "REDUCE_MAX", "SOFTMAX"]
+    head = ["MEAN", "FULLY_CONNECTED", "SOFTMAX", "SQUARE", "SUM", "MINIMUM", "RSQRT", "MUL", "RESHAPE", "REDUCE_MAX"]
     options = tf.lite.experimental.QuantizationDebugOptions(denylisted_ops=head)
     debugger = tf.lite.experimental.QuantizationDebugger(converter=converter, debug_options=options)
     return fuse_relus(debugger.get_nondebug_quantized_model())
@@ -151,19 +142,19 @@ def start_interpreter(file: Path, runtime: str, threads: int) -> None:
 
 
 def predict_file(picture: Picture) -> tuple[np.ndarray, float]:
-    """Return probabilities float32 [N] and energy of a picture."""
+    """Return probabilities float32 [N] and similarity of a picture."""
     pixels = interpreter.get_input_details()[0]
     interpreter.set_tensor(pixels["index"], load_input(picture, pixels["shape"][1]))
     interpreter.invoke()
     outputs = [interpreter.get_tensor(output["index"])[0] for output in interpreter.get_output_details()]
-    energy, probabilities = sorted(outputs, key=len)
-    return probabilities, float(energy[0])
+    similarity, probabilities = sorted(outputs, key=len)
+    return probabilities, float(similarity[0])
 
 
 def predict_files(
     file: Path, pictures: Sequence[Picture], runtime: str = "ai_edge_litert", threads: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Run a .tflite file on pictures in the serving runtime; return probabilities [n, N] and energies [n].
+    """Run a .tflite file on pictures in the serving runtime; return probabilities [n, N] and similarities [n].
 
     By default it uses as many threads as the process may use CPUs.
     """
@@ -181,23 +172,20 @@ def predict_files(
                 show(len(outputs))
     except BrokenProcessPool:
         raise RuntimeError(f"{runtime} cannot run the converted file; its message stands above") from None
-    probabilities, energies = zip(*outputs, strict=True)
-    return np.array(probabilities), np.array(energies)
+    probabilities, similarities = zip(*outputs, strict=True)
+    return np.array(probabilities), np.array(similarities)
 
 
-# --- The gate: predictions are (probabilities float32 [n, N], energies [n]) -------------------------------------------
+# --- The gate: predictions are (probabilities float32 [n, N], similarities [n]) ---------------------------------------
 
 
 def keras_predict(model: "keras.Model", features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return Keras' own predictions for the backbone's features [n, 2048]."""
     import keras
 
-    from training import energy
-
-    outputs = [model.get_layer("probabilities").output, model.get_layer("logits").output]
-    head = keras.Model(model.get_layer("features").output, outputs)
-    probabilities, logits = head.predict(features, verbose=0)
-    return probabilities, energy(logits)
+    head = keras.Model(model.get_layer("features").output, model.output)
+    probabilities, similarities = head.predict(features, verbose=0)
+    return probabilities, similarities[:, 0]
 
 
 def compare(
@@ -211,12 +199,12 @@ def compare(
         "same_top_class": float((keras[0].argmax(axis=1) == tflite[0].argmax(axis=1)).mean()),
         "largest_change": float(np.abs(keras[0] - tflite[0]).max()),
     }
-    for name, (probabilities, energies) in (("keras", keras), ("tflite", tflite)):
+    for name, (probabilities, similarities) in (("keras", keras), ("tflite", tflite)):
         logits = np.log(np.maximum(probabilities, 1e-30))
         result[name] = {
             "accuracy": accuracy(logits, labels),
             "calibration_error": expected_calibration_error(logits, labels),
-            "taken_as_known": float((energies >= threshold).mean()),
+            "taken_as_known": float((similarities >= threshold).mean()),
         }
     return result
 

@@ -83,8 +83,8 @@ class Model(NamedTuple):
     classes: list[str]  # in the order of the probabilities
     size: int  # of the input: pixels a side
     share: float  # of both sides of a photo, around its centre: what the model is shown
-    threshold: float  # energy from which a breed counts as known
-    tensors: list[int]  # indices of pixels, probabilities and energy
+    threshold: float  # similarity from which a breed counts as known
+    tensors: list[int]  # indices of pixels, probabilities and similarity
 
 
 def load_model(path: Path) -> Model:
@@ -126,12 +126,12 @@ def cpus() -> int:
 
 def classify(pixels: np.ndarray, top_k: int | None) -> dict:
     """Prediction for the pixels of a picture, float32 (size, size, 3) in 0..255."""
-    interpreter, (inputs, probabilities, energy) = MODEL.interpreter, MODEL.tensors
+    interpreter, (inputs, probabilities, similarity) = MODEL.interpreter, MODEL.tensors
     interpreter.set_tensor(inputs, pixels[None])
     interpreter.invoke()
     values = interpreter.get_tensor(probabilities)[0].tolist()
     ranking = sorted(zip(MODEL.classes, values, strict=True), key=lambda item: -item[1])[:top_k]
-    known = interpreter.get_tensor(energy).item() >= MODEL.threshold
+    known = interpreter.get_tensor(similarity).item() >= MODEL.threshold
     return {"prediction": {breed: round(probability, 6) for breed, probability in ranking}, "known": known}
 
 

@@ -78,7 +78,7 @@ AVERAGED_EPOCHS = 5  # the weights of a head are means over so many: less noise 
 
 BACKBONE_BATCH = 16  # per device; larger ones are not faster on a CPU
 ROWS_PER_SHARD = 256  # what an interrupted extraction can lose
-KNOWN_SHARE = 0.95  # of the validation pictures, the share that the unknown-breed rule lets pass
+KNOWN_SHARE = 0.95  # of the whole photos of the validation part, the share that the unknown-breed rule lets pass
 UNKNOWN_PHOTOS = 100  # photos of other breeds, if there are any, to measure that rule on
 
 MODEL_NAME = "xception_v1_{epoch:02d}_{val_accuracy:.3f}.h5"
@@ -486,18 +486,40 @@ def apply_head(weights: Sequence[np.ndarray], features: np.ndarray) -> np.ndarra
     return features @ kernel + bias
 
 
+# --- Pictures of no known breed ---------------------------------------------------------------------------------------
+
+
+def class_means(examples: Examples, classes: int) -> np.ndarray:
+    """Return the mean features of each class, scaled to length 1: float32 [classes, 2048]."""
+    means = np.stack([examples.features[examples.labels == label].mean(axis=0) for label in range(classes)])
+    return means / np.linalg.norm(means, axis=1, keepdims=True)
+
+
+def similarity(features: np.ndarray, means: np.ndarray) -> np.ndarray:
+    """Return the cosine between features [n, 2048] and the nearest class mean: [n], 0..1, low for unknown breeds.
+
+    The nearest mean as in Mensink et al. 2013 (doi:10.1109/TPAMI.2013.83). benchmarks/accuracy.py compares it with the
+    highest probability and with the energy of the logits, which tell unknown breeds less well.
+    """
+    return (features @ means.T).max(axis=1) / np.maximum(np.linalg.norm(features, axis=1), 1e-6)
+
+
+def fit_unknown_rule(train: Examples, photos: Examples, classes: int) -> tuple[np.ndarray, float]:
+    """Return the class means of the training set, and the similarity from which a picture counts as a known breed.
+
+    KNOWN_SHARE of `photos`, the whole photos of the validation part, reach it.
+    """
+    means = class_means(train, classes)
+    return means, float(np.quantile(similarity(photos.features, means), 1 - KNOWN_SHARE))
+
+
 # --- Figures: functions of logits [n, classes] and labels [n] -------------------------------------------------------
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:
     """Return the logarithms of the probabilities."""
-    return logits - energy(logits)[:, None]
-
-
-def energy(logits: np.ndarray) -> np.ndarray:
-    """Return log(sum(exp(logits))), [n]: high for pictures like the trained (Liu et al. 2020, arXiv:2010.03759)."""
-    top = logits.max(axis=1)
-    return top + np.log(np.exp(logits - top[:, None]).sum(axis=1))
+    logits = logits - logits.max(axis=1, keepdims=True)
+    return logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
 
 
 def cross_entropy(logits: np.ndarray, labels: np.ndarray) -> float:
@@ -576,8 +598,11 @@ def evaluate(logits: np.ndarray, labels: np.ndarray, classes: Sequence[str], tem
 # --- The model -------------------------------------------------------------------------------------------------------
 
 
-def build_model(data_dir: Path, weights: Sequence[np.ndarray], size: int = CROP_SIZE) -> keras.Model:
-    """Return the whole classifier: RGB pixels 0..255, float32 [n, size, size, 3] -> probabilities [n, classes]."""
+def build_model(data_dir: Path, weights: Sequence[np.ndarray], means: np.ndarray, size: int = CROP_SIZE) -> keras.Model:
+    """Return the whole classifier: RGB pixels 0..255, float32 [n, size, size, 3] -> a list of two outputs.
+
+    These are the probabilities [n, classes], and what `similarity` gives, [n, 1], by which unknown breeds are told.
+    """
     classes = len(weights[-1])
     backbone = keras.applications.Xception(
         weights=None, include_top=False, input_shape=(size, size, 3), name="xception"
@@ -587,11 +612,16 @@ def build_model(data_dir: Path, weights: Sequence[np.ndarray], size: int = CROP_
     head = build_head(weights[0].shape[1] if len(weights) > 2 else 0, 0.0, classes)
     inputs = keras.Input((size, size, 3), name="pixels")
     x = keras.layers.Rescaling(1 / 127.5, offset=-1.0, name="scale")(inputs)
-    x = keras.layers.GlobalAveragePooling2D(name="features")(backbone(x))
+    x = features = keras.layers.GlobalAveragePooling2D(name="features")(backbone(x))
     for layer in head.layers:
         x = layer(x)
     head.set_weights(weights)
-    return keras.Model(inputs, keras.layers.Softmax(name="probabilities")(x), name="dog_breeds")
+    cosines = keras.layers.Dense(classes, use_bias=False, name="cosines")
+    y = keras.layers.Reshape((classes, 1))(cosines(keras.layers.UnitNormalization()(features)))
+    # A maximum, written as a layer: .h5 files hold nothing else.
+    outputs = [keras.layers.Softmax(name="probabilities")(x), keras.layers.GlobalMaxPooling1D(name="similarity")(y)]
+    cosines.set_weights([means.T])
+    return keras.Model(inputs, outputs, name="dog_breeds")
 
 
 def save_model(model: keras.Model, path: Path) -> None:
@@ -654,16 +684,10 @@ def validation_set(data_dir: Path, split: dict[str, str], classes: Sequence[str]
     return join(*(plain_set(data_dir, images, classes, whole_photos, size) for whole_photos in (False, True)))
 
 
-def calibrate(
-    weights: Sequence[np.ndarray], logits: np.ndarray, labels: np.ndarray
-) -> tuple[list[np.ndarray], float, float]:
-    """Find temperature and energy threshold on the logits [n, classes] of held-out pictures.
-
-    Returns the weights with the temperature in their last layer, the temperature, and the threshold.
-    """
+def calibrate(weights: Sequence[np.ndarray], logits: np.ndarray, labels: np.ndarray) -> tuple[list[np.ndarray], float]:
+    """Find the temperature on the logits [n, classes] of held-out pictures; return weights that contain it, and it."""
     temperature = fit_temperature(logits, labels)
-    weights = [*weights[:-2], weights[-2] / temperature, weights[-1] / temperature]
-    return weights, temperature, float(np.quantile(energy(logits / temperature), 1 - KNOWN_SHARE))
+    return [*weights[:-2], weights[-2] / temperature, weights[-1] / temperature], temperature
 
 
 def unknown_photos(data_dir: Path, classes: Sequence[str], number: int, seed: int) -> list[str]:
@@ -679,26 +703,26 @@ def measure_on_test(
     classes: Sequence[str],
     weights: Sequence[np.ndarray],
     temperature: float,
+    means: np.ndarray,
     threshold: float,
     seed: int,
     size: int = CROP_SIZE,
 ) -> dict:
     """Open the test images, for the first and only time, and return everything measured on them."""
     images = in_split(split, "test")
-    results, energies = {}, {}
+    results = {}
     for name, whole_photos in (("crops", False), ("whole_photos", True)):
         pictures = plain_set(data_dir, images, classes, whole_photos, size)
-        logits = apply_head(weights, pictures.features)
-        results[name] = evaluate(logits, pictures.labels, classes, temperature)
-        energies[name] = energy(logits)
-        results[name]["taken_as_known"] = float((energies[name] >= threshold).mean())
+        results[name] = evaluate(apply_head(weights, pictures.features), pictures.labels, classes, temperature)
+        known = similarity(pictures.features, means)
+        results[name]["taken_as_known"] = float((known >= threshold).mean())
     unknown = unknown_photos(data_dir, classes, UNKNOWN_PHOTOS, seed)
     if unknown:
         views = [photo_view(data_dir, image) for image in unknown]
-        scores = energy(apply_head(weights, extract_features(views, data_dir, size)))
+        scores = similarity(extract_features(views, data_dir, size), means)
         results["unknown_breeds"] = {
             "pictures": len(unknown),
-            "auroc_whole_photos": auroc(energies["whole_photos"], scores),
+            "auroc_whole_photos": auroc(known, scores),
             "taken_as_known": float((scores >= threshold).mean()),
         }
     return results
@@ -727,7 +751,7 @@ def make_report(
         "seed": seed,
         "images": {part: len(in_split(split, part)) for part in ("train", "validation", "test")},
         "temperature": temperature,
-        "unknown_rule": {"score": "energy", "threshold": threshold},
+        "unknown_rule": {"score": "similarity", "threshold": threshold},
         "winner": finalists[0],
         "finalists": finalists,
         "test": results,
@@ -748,7 +772,12 @@ def make_report(
 
 
 def save_results(
-    output_dir: Path, data_dir: Path, split: dict[str, str], weights: Sequence[np.ndarray], report: dict
+    output_dir: Path,
+    data_dir: Path,
+    split: dict[str, str],
+    weights: Sequence[np.ndarray],
+    means: np.ndarray,
+    report: dict,
 ) -> Path:
     """Save the model under the original's name pattern, beside it the report and the split. The model comes last."""
     path = output_dir / MODEL_NAME.format(**report["winner"])
@@ -756,7 +785,7 @@ def save_results(
     rows = "".join(f"{image},{part}\n" for image, part in sorted(split.items()))
     write_atomically(path.with_suffix(".csv"), "image,split\n" + rows)
     write_atomically(path.with_suffix(".json"), json.dumps(report, indent=1) + "\n")
-    save_model(build_model(data_dir, weights, report["size"]), path)
+    save_model(build_model(data_dir, weights, means, report["size"]), path)
     return path
 
 
@@ -778,12 +807,14 @@ def train_classifier(
     train = training_set(data_dir, split, classes, size)
     validation = validation_set(data_dir, split, classes, size)
     trials, finalists, weights, logits = search(train, validation, QUICK_GRID if quick else GRID, len(classes), seed)
-    weights, temperature, threshold = calibrate(weights, logits, join(train, validation).labels)
-    results = measure_on_test(data_dir, split, classes, weights, temperature, threshold, seed, size)
+    weights, temperature = calibrate(weights, logits, join(train, validation).labels)
+    photos = plain_set(data_dir, in_split(split, "validation"), classes, whole_photos=True, size=size)
+    means, threshold = fit_unknown_rule(train, photos, len(classes))
+    results = measure_on_test(data_dir, split, classes, weights, temperature, means, threshold, seed, size)
 
     report = make_report(data_dir, classes, split, trials, finalists, temperature, threshold, results, seed, size)
     report["seconds"] = round(time.monotonic() - began, 1)
-    path = save_results(output_dir, data_dir, split, weights, report)
+    path = save_results(output_dir, data_dir, split, weights, means, report)
     print_summary(report, path)
     return path
 

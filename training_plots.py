@@ -273,8 +273,8 @@ def plot_reliability(logits: np.ndarray, labels: np.ndarray, temperature: float)
     return figure
 
 
-def plot_energies(known: np.ndarray, unknown: np.ndarray, threshold: float) -> Figure:
-    """Energies of photos of known and of unknown breeds, [n] and [m], and the threshold between them; m may be 0."""
+def plot_similarities(known: np.ndarray, unknown: np.ndarray, threshold: float) -> Figure:
+    """Similarities of photos of known and of unknown breeds, [n] and [m], and the threshold between; m may be 0."""
     note = f"Right of the threshold a photo is taken as a known breed: {np.mean(known >= threshold):.0%} of the known "
     if len(unknown):
         note += f"ones, {np.mean(unknown >= threshold):.0%} of the others. AUROC {auroc(known, unknown):.3f}."
@@ -286,8 +286,8 @@ def plot_energies(known: np.ndarray, unknown: np.ndarray, threshold: float) -> F
         weights = np.full(len(values), 1 / max(len(values), 1))
         axes.hist(values, bins, weights=weights, color=color, alpha=0.7, label=f"{name}, {len(values)} photos")
     axes.axvline(threshold, color=INK, linewidth=1.2, linestyle="--")
-    axes.annotate(f" threshold {threshold:.1f}", (threshold, 1), xycoords=("data", "axes fraction"), va="top")
-    axes.set(xlabel="energy of the logits", ylabel="share of the photos")
+    axes.annotate(f" threshold {threshold:.2f}", (threshold, 1), xycoords=("data", "axes fraction"), va="top")
+    axes.set(xlabel="similarity to the nearest breed: cosine of the features", ylabel="share of the photos")
     axes.yaxis.set_major_formatter(PercentFormatter(1, 0))
     axes.grid(axis="y")
     axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=2)

@@ -28,16 +28,18 @@ from training import (
     apply_head,
     auroc,
     calibrate,
-    energy,
     evaluate,
     extract_features,
+    fit_unknown_rule,
     images_dir,
     in_split,
     join,
+    log_softmax,
     photo_view,
     plain_set,
     prepare_split,
     search,
+    similarity,
     training_set,
     validation_set,
 )
@@ -49,19 +51,22 @@ def train(data_dir: Path, split_file: Path | None, seed: int) -> dict:
         classes, split = prepare_split(data_dir, ["top10"], split_file, seed)
         sets = training_set(data_dir, split, classes), validation_set(data_dir, split, classes)
         _, finalists, weights, logits = search(*sets, GRID, len(classes), seed)
-        weights, temperature, threshold = calibrate(weights, logits, join(*sets).labels)
+        weights, temperature = calibrate(weights, logits, join(*sets).labels)
+        photos = plain_set(data_dir, in_split(split, "validation"), classes, whole_photos=True)
+        means, threshold = fit_unknown_rule(sets[0], photos, len(classes))
     return {
         "classes": classes,
         "split": split,
         "weights": weights,
         "temperature": temperature,
+        "means": means,
         "threshold": threshold,
         "winner": finalists[0] | {"seed": seed},
     }
 
 
 def measure(data_dir: Path, model: dict) -> dict:
-    """Return accuracy and calibration error in percent, and energies, of test crops and whole photos."""
+    """Return accuracy and calibration error in percent, and familiarity, of test crops and whole photos."""
     result = {}
     for name, whole_photos in (("crops", False), ("whole_photos", True)):
         images = in_split(model["split"], "test")
@@ -72,9 +77,20 @@ def measure(data_dir: Path, model: dict) -> dict:
             "accuracy": 100 * figures["accuracy"],
             "ece": 100 * figures["calibration_error"],
             "ece_before": 100 * figures["calibration_error_before"],
-            "energy": energy(logits),
+            "scores": scores(model, pictures.features),
         }
     return result
+
+
+def scores(model: dict, features: np.ndarray) -> dict[str, np.ndarray]:
+    """Return three numbers for each picture that should be lower for unknown breeds."""
+    logits = apply_head(model["weights"], features)
+    top = logits.max(axis=1)
+    return {
+        "similarity": similarity(features, model["means"]),  # what the model file contains
+        "energy": top + np.log(np.exp(logits - top[:, None]).sum(axis=1)),  # Liu et al. 2020, arXiv:2010.03759
+        "probability": log_softmax(logits).max(axis=1),
+    }
 
 
 def unknown_features(data_dir: Path, classes: list[str]) -> dict[str, dict[str, np.ndarray]]:
@@ -176,6 +192,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         non_dogs = extract_features(draw_non_dogs(Path(folder)), args.data_dir)
         unknown = unknown_features(args.data_dir, training.choose_breeds(args.data_dir, ["top10"]))
+        unknown["non_dogs"] = {"crops": non_dogs, "whole_photos": non_dogs}
     for protocol, trained in models.items():
         if not trained:
             continue
@@ -186,15 +203,21 @@ def main() -> None:
                 record(f"{protocol}_{key}_{kind}_mean", np.mean(values), unit)
                 record(f"{protocol}_{key}_{kind}_lowest", np.min(values), unit)
                 record(f"{protocol}_{key}_{kind}_highest", np.max(values), unit)
-            for breed, features in unknown.items():
-                scores = [energy(apply_head(model["weights"], features[kind])) for model in trained]
-                areas = [auroc(r[kind]["energy"], s) for r, s in zip(results, scores, strict=True)]
-                record(f"{protocol}_auroc_{breed}_{kind}_mean", np.mean(areas), "")
-            areas = [
-                auroc(result[kind]["energy"], energy(apply_head(model["weights"], non_dogs)))
-                for result, model in zip(results, trained, strict=True)
+            for other, features in unknown.items():
+                known_and_other = [
+                    (r[kind]["scores"], scores(m, features[kind])) for r, m in zip(results, trained, strict=True)
+                ]
+                for score in known_and_other[0][0]:
+                    areas = [auroc(known[score], unknown[score]) for known, unknown in known_and_other]
+                    record(f"{protocol}_auroc_{score}_{other}_{kind}_mean", np.mean(areas), "")
+            passed = [
+                (r[kind]["scores"]["similarity"] >= m["threshold"]).mean()
+                for r, m in zip(results, trained, strict=True)
             ]
-            record(f"{protocol}_auroc_non_dogs_{kind}_mean", np.mean(areas), "")
+            record(f"{protocol}_taken_as_known_{kind}", 100 * np.mean(passed), "%")
+            for other, features in unknown.items():
+                passed = [(similarity(features[kind], m["means"]) >= m["threshold"]).mean() for m in trained]
+                record(f"{protocol}_taken_as_known_{other}_{kind}", 100 * np.mean(passed), "%")
         for model in trained:
             winner = model["winner"]
             names = ("seed", "learning_rate", "inner_size", "dropout", "epoch")

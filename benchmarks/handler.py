@@ -82,14 +82,14 @@ def warm_calls(model: str, *files: str) -> dict[str, float]:
     import lambda_function
 
     sys.stdout = io.StringIO()  # the handler's log
-    interpreter, (inputs, probabilities, energy) = lambda_function.MODEL.interpreter, lambda_function.MODEL.tensors
+    interpreter, (inputs, probabilities, similarity) = lambda_function.MODEL.interpreter, lambda_function.MODEL.tensors
     pixels = lambda_function.read_picture(Path(files[0]).read_bytes(), lambda_function.MODEL.size, 1.0, {})[None]
 
     def inference() -> None:
         interpreter.set_tensor(inputs, pixels)
         interpreter.invoke()
         interpreter.get_tensor(probabilities)
-        interpreter.get_tensor(energy)
+        interpreter.get_tensor(similarity)
 
     def handler(file: str) -> Callable:
         event = {"image": base64.b64encode(Path(file).read_bytes()).decode()}

@@ -3,7 +3,7 @@
     python tests/colour_model.py MODEL.tflite
 
 A picture's "breed" is the one of COLOURS nearest to the mean colour of its upper left quarter. Where none is near, as
-for gray, the energy is below the threshold: the breed is not known. A process of its own, since it needs TensorFlow.
+for gray, the similarity is below the threshold: the breed is not known. TensorFlow needs a process of its own.
 """
 
 import json
@@ -25,7 +25,7 @@ COLOURS = {
     "shih_tzu": (110, 60, 20),
 }
 SHARPNESS = 0.002  # logits per squared distance
-THRESHOLD = -6.0  # of the energy: the mean colour may be some 55 off the nearest of COLOURS
+THRESHOLD = -6.0  # of the similarity: the mean colour may be some 55 off the nearest of COLOURS
 
 
 def write_model(path: Path, size: int = SIZE, breeds: list[str] | None = None) -> None:
@@ -39,7 +39,7 @@ def write_model(path: Path, size: int = SIZE, breeds: list[str] | None = None) -
     pixels = keras.Input((size, size, 3), 1)
     mean = ops.mean(pixels[:, : size // 2, : size // 2], axis=(1, 2))
     logits = -SHARPNESS * ops.sum((mean[:, None, :] - colours) ** 2, axis=2)
-    outputs = [ops.softmax(logits), ops.logsumexp(logits, axis=1, keepdims=True)]
+    outputs = [ops.softmax(logits), ops.max(logits, axis=1, keepdims=True)]
     converter = tf.lite.TFLiteConverter.from_keras_model(keras.Model(pixels, outputs))
     path.write_bytes(converter.convert())
     append_facts(path, metadata(breeds, size), "\n".join(breeds) + "\n")
@@ -54,7 +54,7 @@ def metadata(breeds: list[str], size: int = SIZE) -> dict:
         "quantization": "float32",
         "temperature": 1.0,
         "photo_share": 0.875,
-        "unknown_rule": {"score": "energy", "threshold": THRESHOLD},
+        "unknown_rule": {"score": "similarity", "threshold": THRESHOLD},
     }
 
 

@@ -107,7 +107,7 @@ from training import PHOTO_SHARE, View, keras, load_pixels
 model = keras.models.load_model(sys.argv[1], compile=False)
 for photo in sys.argv[2:]:
     pixels = load_pixels(View(Path(photo), PHOTO_SHARE), model.input_shape[1])
-    print(json.dumps(model(np.float32(pixels)[None]).numpy()[0].tolist()))
+    print(json.dumps(model(np.float32(pixels)[None])[0].numpy()[0].tolist()))
 """
 
 

@@ -397,7 +397,7 @@ def test_temperature_undoes_overconfidence_and_large_logits_do_no_harm():
         training.expected_calibration_error(true, labels) < 0.02 < training.expected_calibration_error(3 * true, labels)
     )
     assert training.cross_entropy(1000 + true, labels) == pytest.approx(training.cross_entropy(true, labels))
-    np.testing.assert_allclose(training.energy(true), np.log(np.exp(true).sum(axis=1)))
+    np.testing.assert_allclose(np.exp(training.log_softmax(1000 + true)).sum(axis=1), 1)
 
 
 def test_evaluation_by_hand():
@@ -414,11 +414,27 @@ def test_evaluation_by_hand():
 def test_calibration_goes_into_the_weights():
     held_out, weights = blobs(200, noise=3.0), [np.eye(8, 4) * 5, np.ones(4)]
     logits = training.apply_head(weights, held_out.features)
-    calibrated, temperature, threshold = training.calibrate(weights, logits, held_out.labels)
+    calibrated, temperature = training.calibrate(weights, logits, held_out.labels)
     assert temperature > 1.5
     np.testing.assert_allclose(training.apply_head(calibrated, held_out.features), logits / temperature)
-    known = training.energy(logits / temperature) >= threshold
+
+
+def test_the_unknown_rule_measures_the_angle_to_the_nearest_class():
+    """Two classes along the axes: features between them, and of any other direction, are less similar."""
+    train = training.Examples(
+        np.float32([[2, 0, 0], [4, 0, 0], [0, 1, 0]]), np.array([0, 0, 1]), np.array(["a", "b", "c"])
+    )
+    means = training.class_means(train, 2)
+    np.testing.assert_allclose(means, [[1, 0, 0], [0, 1, 0]])
+    features = np.float32([[7, 0, 0], [0, 0.1, 0], [1, 1, 0], [0, 0, 5], [3, 0, 4], [0, 0, 0]])
+    np.testing.assert_allclose(training.similarity(features, means), [1, 1, 0.5**0.5, 0, 0.6, 0], atol=1e-6)
+
+    photos = blobs(1000, noise=0.3)
+    means, threshold = training.fit_unknown_rule(blobs(400, noise=0.3, seed=1), photos, 4)
+    known = training.similarity(photos.features, means) >= threshold
     assert known.mean() == pytest.approx(training.KNOWN_SHARE, abs=0.01)
+    others = np.eye(8)[4:].astype(np.float32)  # the corners that no class has
+    assert (training.similarity(others, means) < threshold).all()
 
 
 # ---------------------------------------------------------------- heads
@@ -510,7 +526,7 @@ def test_a_training_run_passes_each_view_once_and_repeats_itself(lab, passes, tm
 
     classifier = keras.models.load_model(model, compile=False)
     assert classifier.input_shape == (None, SIZE, SIZE, 3)
-    assert classifier.output_shape == (None, 3)
+    assert classifier.output_shape == [(None, 3), (None, 1)]
 
 
 def test_quick_training_learns_the_demo_breeds(made_demo):
@@ -530,7 +546,7 @@ def test_quick_training_learns_the_demo_breeds(made_demo):
     }
     assert report["classes"] == TEN
     assert report["data_dir"] == str(made_demo.data_dir)
-    assert report["unknown_rule"]["score"] == "energy"
+    assert report["unknown_rule"]["score"] == "similarity"
     assert {"size", "photo_share", "seed", "temperature", "versions", "settings", "seconds", "note"} < set(report)
     assert len(report["trials"]) == 4
     assert len(report["finalists"]) == 2
@@ -551,11 +567,13 @@ def test_the_saved_model_gives_in_plain_keras_what_training_measured(made_demo):
     weights = [array for layer in [*inner, model.get_layer("logits")] for array in layer.get_weights()]
     for name, view in (("crops", training.crop_view), ("whole_photos", training.photo_view)):
         pixels = np.stack([training.load_pixels(view(data_dir, image)) for image in images]).astype(np.float32)
-        probabilities = model.predict(pixels, verbose=0)
+        probabilities, similarities = model.predict(pixels, verbose=0)
+        known = similarities >= report["unknown_rule"]["threshold"]
         features, labels, _ = training.plain_set(data_dir, images, report["classes"], name == "whole_photos")
         expected = np.exp(training.log_softmax(training.apply_head(weights, features)))
         np.testing.assert_allclose(probabilities, expected, atol=1e-3)
         assert (probabilities.argmax(axis=1) == labels).mean() == pytest.approx(report["test"][name]["accuracy"])
+        assert known.mean() == pytest.approx(report["test"][name]["taken_as_known"])
 
 
 def test_the_best_model_is_that_with_the_highest_validation_accuracy(tmp_path):
