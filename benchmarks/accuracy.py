@@ -1,6 +1,6 @@
 """Print how good the classifier is, over several seeds, on the official split and on 70/15/15 splits.
 
-    python benchmarks/accuracy.py --data-dir data [--official-split CSV] [--json FILE]
+    python benchmarks/accuracy.py --data-dir data [--official-split benchmarks/official_split.csv] [--json FILE]
     python benchmarks/accuracy.py --data-dir data --compare
 
 Reads data/raw, made by make_dataset.py, which takes it from the mirror. The backbone sees each view once (10 minutes on

@@ -15,6 +15,10 @@ import pytest
 from conftest import make
 
 ROOT = Path(__file__).parent.parent
+BREEDS = (
+    "afghan_hound bernese_mountain_dog great_pyrenees irish_wolfhound leonberg "
+    "maltese_dog pomeranian samoyed scottish_deerhound shih_tzu"
+).split()
 STAGES = (
     "make_dataset.py",
     "data_selection.py",
@@ -46,6 +50,18 @@ def test_demo_ends_in_the_right_answer(made_demo):
 def test_demo_asks_about_a_test_picture(made_demo):
     image = re.search(r"^picture: (\S+)$", made_demo.output, re.M).group(1)
     assert dict(csv.reader(made_demo.model.with_suffix(".csv").open()))[image] == "test"
+
+
+@pytest.mark.skipif(not (ROOT / "top_10_dog_breeds.tflite").exists(), reason="there is no top_10_dog_breeds.tflite")
+def test_a_clone_can_predict_without_training(made_demo):
+    """The committed model answers for any picture; a drawn dog is none of its breeds."""
+    image = next(made_demo.data_dir.glob("raw/Images/*/*.jpg"))
+    result = make("predict", f"IMAGE={image}")
+    assert result.returncode == 0, result.stderr
+    first, *breeds = result.stdout.splitlines()
+    assert first == "Probably none of these breeds. The most similar:"
+    assert sorted(line.split()[0] for line in breeds) == BREEDS
+    assert make("predict").stdout == "name a picture: make predict IMAGE=photo.jpg\n"
 
 
 def test_second_demo_skips_what_is_done(made_demo):
