@@ -15,10 +15,10 @@ import pytest
 from conftest import make
 
 ROOT = Path(__file__).parent.parent
-BREEDS = (
-    "afghan_hound bernese_mountain_dog great_pyrenees irish_wolfhound leonberg "
-    "maltese_dog pomeranian samoyed scottish_deerhound shih_tzu"
-).split()
+BREEDS = [
+    *("afghan_hound", "bernese_mountain_dog", "great_pyrenees", "irish_wolfhound", "leonberg"),
+    *("maltese_dog", "pomeranian", "samoyed", "scottish_deerhound", "shih_tzu"),
+]
 STAGES = (
     "make_dataset.py",
     "data_selection.py",
