@@ -64,7 +64,7 @@ ROTATION_MARGIN = 0.1  # of the size, mirrored around a picture: a rotation by 1
 
 # The search: every combination is trained, the best ones again with several seeds.
 GRID = {
-    "learning_rate": (2.5e-4, 5e-4, 1e-3),
+    "learning_rate": (2e-4, 5e-4, 1e-3),
     "inner_size": (0, 100, 1000),
     "dropout": (0.2, 0.5, 0.8),
 }  # 0: no inner layer
