@@ -87,10 +87,10 @@ def calibration_pictures(data_dir: Path, images: Sequence[str]) -> list[Picture]
 def calm_half(model: "keras.Model", pictures: Sequence[Picture]) -> list[Picture]:
     """Return the half of the pictures whose largest activation is lowest.
 
-    In one photo of thirty a single channel of block 5 rises to 20 times what all others reach, and every block after it
-    follows. The ranges of int8 activations span all that the calibration pictures show: with one such photo among them,
-    its 256 steps are too coarse for the other twenty-nine, and the model loses 1.5 points of accuracy on crops and 2.3
-    on whole photos. Without, it loses 0.1, and the wild photos, cut off at the ranges, keep their breed.
+    In one photo of some thirty a single channel of block 5 rises far above what all others reach, and every block after
+    it follows. The ranges of int8 activations span all that the calibration pictures show: with one such photo among
+    them, their 256 steps are too coarse for all the others, and the model loses accuracy. Without, it loses hardly any,
+    and the wild photos, cut off at the ranges, keep their breed. benchmarks/model_file.py compares the two.
     """
     import keras
 
@@ -105,8 +105,8 @@ def calm_half(model: "keras.Model", pictures: Sequence[Picture]) -> list[Picture
 def fuse_relus(flatbuffer: bytes) -> bytes:
     """Replace each RELU of a sum by a second ADD of the same two tensors that applies the RELU itself.
 
-    XNNPACK has no RELU for int8: those that begin blocks 3 to 13 would cut the network into 13 pieces, and take twice
-    the time at one thread and nearly three times at two. The block's other branch still needs the sum as it is.
+    XNNPACK has no RELU for int8: those that begin blocks 3 to 13 would cut the network into 13 pieces, and slow it down
+    (benchmarks/model_file.py says how much). The block's other branch still needs the sum as it is.
     """
     from ai_edge_litert import schema_py_generated as schema  # like flatbuffer_utils free of the runtime
     from ai_edge_litert.tools import flatbuffer_utils

@@ -401,7 +401,7 @@ def train_head(
     while len(history) < (epochs or MAX_EPOCHS) and (validation is None or len(history) - best["epoch"] < PATIENCE):
         history.append({"epoch": len(history) + 1, "loss": float(run_epoch(rng.permutation(len(features))))})
         recent.append(head.get_weights())
-        weights = [np.mean(same, axis=0) for same in zip(*recent, strict=True)]
+        weights = [sum(same) / len(same) for same in zip(*recent, strict=True)]
         if validation:
             logits = apply_head(weights, validation.features)
             val_loss = float(loss_function(tf.one_hot(validation.labels, classes), logits))

@@ -22,6 +22,7 @@ import venv
 from collections.abc import Callable, Iterator
 from multiprocessing import get_context
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 
@@ -36,6 +37,7 @@ import convert_model  # noqa: E402
 ONNX_PACKAGES = ("onnxruntime==1.23.2", "onnx==1.23.2", "tf2onnx==1.17.0", "sympy==1.14.0")
 ROUNDS, CALLS, WARM_UP = 5, 10, 3  # in each round every file gets a new process, so that noise meets all of them
 THREADS = (1, 2)
+PLAIN = "plain_int8"  # as TensorFlow's converter makes it: ranges of all calibration pictures, RELUs not fused
 UNKNOWN_PHOTOS = 300  # of breeds that the model does not know
 
 Figure = tuple[str, float, str]  # name, value, unit
@@ -97,6 +99,8 @@ def make_files(model_path: Path, folder: Path) -> None:
     for quantization in convert_model.FORMATS:
         content = convert_model.to_tflite(model, quantization, pictures)
         (folder / f"{quantization}.tflite").write_bytes(content)
+    with mock.patch.multiple(convert_model, calm_half=lambda _, pictures: pictures, fuse_relus=bytes):
+        (folder / f"{PLAIN}.tflite").write_bytes(convert_model.to_tflite(model, "int8", pictures))
     pixels = [convert_model.load_input(picture, report["size"])[0] for picture in pictures]
     np.save(folder / "pixels.npy", pixels)
     handler.original_model("150", str(folder / "original_150.tflite"))
@@ -133,7 +137,7 @@ def make_onnx_files(python: Path, folder: Path) -> None:
 
 def measure_speed(folder: Path, onnx_python: Path, size: int) -> Iterator[Figure]:
     """The bytes of each file, and the median milliseconds of an inference."""
-    files = [(quantization, folder / f"{quantization}.tflite") for quantization in convert_model.FORMATS]
+    files = [(name, folder / f"{name}.tflite") for name in (*convert_model.FORMATS, PLAIN)]
     yield from ((f"size_{name}", file.stat().st_size / 1e6, "MB") for name, file in files)
     runs = [(f"{name}_ai_edge_litert", file, "ai_edge_litert", size) for name, file in files]
     runs += [(f"{name}_tflite_runtime", file, "tflite_runtime", size) for name, file in files]
@@ -155,7 +159,12 @@ def measure_speed(folder: Path, onnx_python: Path, size: int) -> Iterator[Figure
             print(f"# {name}: this runtime cannot run this file")
     for threads in THREADS:
         ours = medians[f"int8_ai_edge_litert_{threads}_threads"]
-        for peer in ("float32_ai_edge_litert", "int8_onnxruntime", "original_150_px_tflite_runtime"):
+        for peer in (
+            "float32_ai_edge_litert",
+            f"{PLAIN}_ai_edge_litert",
+            "int8_onnxruntime",
+            "original_150_px_tflite_runtime",
+        ):
             yield f"int8_speedup_over_{peer}_{threads}_threads", medians[f"{peer}_{threads}_threads"] / ours, "x"
 
 
@@ -228,6 +237,7 @@ def measure_start(model_path: Path, report: dict, folder: Path) -> Iterator[Figu
 # ---------------------------------------------------------------- command line
 
 PARTS = ("speed", "accuracy", "start")
+FILES = (*convert_model.FORMATS, PLAIN)
 
 
 def main() -> None:
@@ -235,7 +245,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, metavar="MODEL.h5", required=True)
     parser.add_argument("--only", choices=PARTS, help="measure this part alone")
-    parser.add_argument("--formats", nargs="+", choices=convert_model.FORMATS, default=convert_model.FORMATS)
+    parser.add_argument("--formats", nargs="+", choices=FILES, default=FILES, help="to measure the accuracy of")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to this file too")
     args = parser.parse_args()
     parts = [args.only] if args.only else PARTS
