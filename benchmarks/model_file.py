@@ -66,6 +66,14 @@ for call in range(warm_up + calls):
         print(1000 * (time.perf_counter() - start))
 """
 
+TO_ONNX = """
+import runpy, sys
+packages, source, target = sys.argv[1:]
+sys.path.append(packages)  # behind TensorFlow and its own versions of what both need
+sys.argv = ["tf2onnx.convert", "--tflite", source, "--output", target, "--opset", "17"]
+runpy.run_module("tf2onnx.convert", run_name="__main__")
+"""
+
 ONNX_INT8 = """
 import sys
 import numpy as np
@@ -91,19 +99,21 @@ quantize_static(
 
 def make_files(model_path: Path, folder: Path) -> None:
     """Write the model in every format, without facts and gate, and the pixels of its calibration pictures."""
+    from make_dataset import quiet
     from training import in_split, keras, read_report, read_split
 
     model, report = keras.models.load_model(model_path, compile=False), read_report(model_path)
     train = in_split(read_split(model_path.with_suffix(".csv")), "train")
     pictures = convert_model.calibration_pictures(Path(report["data_dir"]), train)
-    for quantization in convert_model.FORMATS:
-        content = convert_model.to_tflite(model, quantization, pictures)
-        (folder / f"{quantization}.tflite").write_bytes(content)
-    with mock.patch.multiple(convert_model, calm_half=lambda _, pictures: pictures, fuse_relus=bytes):
-        (folder / f"{PLAIN}.tflite").write_bytes(convert_model.to_tflite(model, "int8", pictures))
+    with quiet():  # the converter describes every variable
+        for quantization in convert_model.FORMATS:
+            content = convert_model.to_tflite(model, quantization, pictures)
+            (folder / f"{quantization}.tflite").write_bytes(content)
+        with mock.patch.multiple(convert_model, calm_half=lambda _, pictures: pictures, fuse_relus=bytes):
+            (folder / f"{PLAIN}.tflite").write_bytes(convert_model.to_tflite(model, "int8", pictures))
+        handler.original_model("150", str(folder / "original_150.tflite"))
     pixels = [convert_model.load_input(picture, report["size"])[0] for picture in pictures]
     np.save(folder / "pixels.npy", pixels)
-    handler.original_model("150", str(folder / "original_150.tflite"))
 
 
 def in_new_process(function: Callable, *arguments: object) -> None:
@@ -126,8 +136,8 @@ def make_environment(folder: Path, *packages: str) -> Path:
 def make_onnx_files(python: Path, folder: Path) -> None:
     """Write the float32 file's network as ONNX, float32 and int8 (static, per channel, by minimum and maximum)."""
     source, target = folder / "float32.tflite", folder / "float32.onnx"
-    command = [python, "-m", "tf2onnx.convert", "--tflite", source, "--output", target, "--opset", "17"]
-    subprocess.run(command, check=True, capture_output=True)
+    [packages] = python.parents[1].glob("lib/python*/site-packages")
+    subprocess.run([sys.executable, "-c", TO_ONNX, packages, source, target], check=True, capture_output=True)
     command = [python, "-c", ONNX_INT8, target, folder / "pixels.npy", folder / "int8.onnx"]
     subprocess.run(command, check=True, capture_output=True)
 
