@@ -66,7 +66,7 @@ def train(data_dir: Path, split_file: Path | None, seed: int) -> dict:
 
 
 def measure(data_dir: Path, model: dict) -> dict:
-    """Return accuracy and calibration error in percent, and familiarity, of test crops and whole photos."""
+    """Return accuracy and calibration error in percent, and what `scores` gives, of test crops and whole photos."""
     result = {}
     for name, whole_photos in (("crops", False), ("whole_photos", True)):
         images = in_split(model["split"], "test")

@@ -38,6 +38,7 @@ ONNX_PACKAGES = ("onnxruntime==1.23.2", "onnx==1.23.2", "tf2onnx==1.17.0", "symp
 ROUNDS, CALLS, WARM_UP = 5, 10, 3  # in each round every file gets a new process, so that noise meets all of them
 THREADS = (1, 2)
 PLAIN = "plain_int8"  # as TensorFlow's converter makes it: ranges of all calibration pictures, RELUs not fused
+FILES = (*convert_model.FORMATS, PLAIN)
 UNKNOWN_PHOTOS = 300  # of breeds that the model does not know
 
 Figure = tuple[str, float, str]  # name, value, unit
@@ -147,7 +148,7 @@ def make_onnx_files(python: Path, folder: Path) -> None:
 
 def measure_speed(folder: Path, onnx_python: Path, size: int) -> Iterator[Figure]:
     """The bytes of each file, and the median milliseconds of an inference."""
-    files = [(name, folder / f"{name}.tflite") for name in (*convert_model.FORMATS, PLAIN)]
+    files = [(name, folder / f"{name}.tflite") for name in FILES]
     yield from ((f"size_{name}", file.stat().st_size / 1e6, "MB") for name, file in files)
     runs = [(f"{name}_ai_edge_litert", file, "ai_edge_litert", size) for name, file in files]
     runs += [(f"{name}_tflite_runtime", file, "tflite_runtime", size) for name, file in files]
@@ -235,10 +236,9 @@ def measure_accuracy(model_path: Path, folder: Path, formats: tuple[str, ...]) -
 def measure_start(model_path: Path, report: dict, folder: Path) -> Iterator[Figure]:
     """How fast a process with the image's packages, and nothing else, answers, and what it then weighs."""
     python = make_environment(folder / "image", "-r", str(ROOT / "requirements-lambda.txt"))
-    photo, file = folder / "photo.jpg", folder / "int8.tflite"
+    photo, served = folder / "photo.jpg", folder / "served.tflite"
     photo.write_bytes(handler.photo(500, 375, 2))
-    served = folder / "served.tflite"
-    served.write_bytes(file.read_bytes())
+    served.write_bytes((folder / "int8.tflite").read_bytes())
     convert_model.append_facts(served, convert_model.collect_facts(model_path, report, "int8", {}))
     for name, value in handler.fresh_process(str(served), str(photo), str(python)).items():
         yield name, value, name.rsplit("_", 1)[1]
@@ -247,7 +247,6 @@ def measure_start(model_path: Path, report: dict, folder: Path) -> Iterator[Figu
 # ---------------------------------------------------------------- command line
 
 PARTS = ("speed", "accuracy", "start")
-FILES = (*convert_model.FORMATS, PLAIN)
 
 
 def main() -> None:
@@ -272,9 +271,7 @@ def main() -> None:
         if "speed" in parts:
             python = make_environment(folder / "onnx", *ONNX_PACKAGES)
             make_onnx_files(python, folder)
-            for figure in measure_speed(
-                folder, python, json.loads(args.model.with_suffix(".json").read_text())["size"]
-            ):
+            for figure in measure_speed(folder, python, report["size"]):
                 show(*figure)
         if "accuracy" in parts:
             in_new_process(measure_accuracy, args.model, folder, tuple(args.formats))

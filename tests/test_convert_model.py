@@ -319,7 +319,6 @@ def test_missing_files_are_named(small, tmp_path):
 # ---------------------------------------------------------------- the committed file
 
 
-@pytest.mark.skipif(not COMMITTED.exists(), reason="there is no top_10_dog_breeds.tflite")
 def test_the_committed_file_is_small_and_documented():
     facts = convert_model.read_facts(COMMITTED)
     assert COMMITTED.stat().st_size <= 24e6
@@ -342,7 +341,6 @@ def real_data(tmp_path_factory) -> Path:
     return data_dir
 
 
-@pytest.mark.skipif(not COMMITTED.exists(), reason="there is no top_10_dog_breeds.tflite")
 @pytest.mark.parametrize("runtime", RUNTIMES)
 def test_the_committed_file_knows_real_dogs(real_data, runtime):
     """On the whole photos of the test part: as accurate as it says, within what so few pictures can tell."""
