@@ -504,13 +504,14 @@ def similarity(features: np.ndarray, means: np.ndarray) -> np.ndarray:
     return (features @ means.T).max(axis=1) / np.maximum(np.linalg.norm(features, axis=1), 1e-6)
 
 
-def fit_unknown_rule(train: Examples, photos: Examples, classes: int) -> tuple[np.ndarray, float]:
+def fit_unknown_rule(train: Examples, validation: Examples, classes: int) -> tuple[np.ndarray, float]:
     """Return the class means of the training set, and the similarity from which a picture counts as a known breed.
 
-    KNOWN_SHARE of `photos`, the whole photos of the validation part, reach it.
+    KNOWN_SHARE of the whole photos, which are the second half of `validation_set`, reach it.
     """
     means = class_means(train, classes)
-    return means, float(np.quantile(similarity(photos.features, means), 1 - KNOWN_SHARE))
+    photos = validation.features[len(validation.features) // 2 :]
+    return means, float(np.quantile(similarity(photos, means), 1 - KNOWN_SHARE))
 
 
 # --- Figures: functions of logits [n, classes] and labels [n] -------------------------------------------------------
@@ -808,8 +809,7 @@ def train_classifier(
     validation = validation_set(data_dir, split, classes, size)
     trials, finalists, weights, logits = search(train, validation, QUICK_GRID if quick else GRID, len(classes), seed)
     weights, temperature = calibrate(weights, logits, join(train, validation).labels)
-    photos = plain_set(data_dir, in_split(split, "validation"), classes, whole_photos=True, size=size)
-    means, threshold = fit_unknown_rule(train, photos, len(classes))
+    means, threshold = fit_unknown_rule(train, validation, len(classes))
     results = measure_on_test(data_dir, split, classes, weights, temperature, means, threshold, seed, size)
 
     report = make_report(data_dir, classes, split, trials, finalists, temperature, threshold, results, seed, size)

@@ -52,8 +52,7 @@ def train(data_dir: Path, split_file: Path | None, seed: int) -> dict:
         sets = training_set(data_dir, split, classes), validation_set(data_dir, split, classes)
         _, finalists, weights, logits = search(*sets, GRID, len(classes), seed)
         weights, temperature = calibrate(weights, logits, join(*sets).labels)
-        photos = plain_set(data_dir, in_split(split, "validation"), classes, whole_photos=True)
-        means, threshold = fit_unknown_rule(sets[0], photos, len(classes))
+        means, threshold = fit_unknown_rule(*sets, len(classes))
     return {
         "classes": classes,
         "split": split,

@@ -429,8 +429,8 @@ def test_the_unknown_rule_measures_the_angle_to_the_nearest_class():
     features = np.float32([[7, 0, 0], [0, 0.1, 0], [1, 1, 0], [0, 0, 5], [3, 0, 4], [0, 0, 0]])
     np.testing.assert_allclose(training.similarity(features, means), [1, 1, 0.5**0.5, 0, 0.6, 0], atol=1e-6)
 
-    photos = blobs(1000, noise=0.3)
-    means, threshold = training.fit_unknown_rule(blobs(400, noise=0.3, seed=1), photos, 4)
+    crops, photos = blobs(1000, noise=0.1, seed=2), blobs(1000, noise=0.3)  # the photos alone count
+    means, threshold = training.fit_unknown_rule(blobs(400, noise=0.3, seed=1), training.join(crops, photos), 4)
     known = training.similarity(photos.features, means) >= threshold
     assert known.mean() == pytest.approx(training.KNOWN_SHARE, abs=0.01)
     others = np.eye(8)[4:].astype(np.float32)  # the corners that no class has
