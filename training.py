@@ -64,7 +64,7 @@ ROTATION_MARGIN = 0.1  # of the size, mirrored around a picture: a rotation by 1
 
 # The search: every combination is trained, the best ones again with several seeds.
 GRID = {
-    "learning_rate": (2e-4, 5e-4, 1e-3),
+    "learning_rate": (2.5e-4, 5e-4, 1e-3),
     "inner_size": (0, 100, 1000),
     "dropout": (0.2, 0.5, 0.8),
 }  # 0: no inner layer
@@ -449,7 +449,7 @@ def search(
     print("learning rate  inner size  dropout  epoch  val loss  val accuracy", flush=True)
 
     def show(result: dict) -> dict:
-        print("{learning_rate:13.0e}  {inner_size:10d}  {dropout:7.1f}".format(**result), end="  ")
+        print("{learning_rate:13.1e}  {inner_size:10d}  {dropout:7.1f}".format(**result), end="  ")
         print("{epoch:5d}  {val_loss:8.4f}  {val_accuracy:12.4f}".format(**result), flush=True)
         return result
 
@@ -823,7 +823,7 @@ def print_summary(report: dict, path: Path) -> None:
     """Print the winner and what the test images say of it."""
     winner = report["winner"]
     print(
-        f"best: learning rate {winner['learning_rate']:.0e}, inner size {winner['inner_size']}, "
+        f"best: learning rate {winner['learning_rate']:.1e}, inner size {winner['inner_size']}, "
         f"dropout {winner['dropout']}, cross-validated accuracy {winner['val_accuracy']:.3f}"
     )
     for name in ("crops", "whole_photos"):
