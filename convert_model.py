@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from data_selection import read_photo, resize
+from data_selection import read_pixels
 from make_dataset import progress, quiet
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ def fuse_relus(flatbuffer: bytes) -> bytes:
 def load_input(picture: Picture, size: int) -> np.ndarray:
     """Return a picture as the model takes it: float32 RGB 0..255, [1, size, size, 3]."""
     path, share = picture
-    return np.asarray(resize(read_photo(path, size), size, share), np.float32)[None]
+    return np.asarray(read_pixels(path, size, share), np.float32)[None]
 
 
 def start_interpreter(file: Path, runtime: str, threads: int) -> None:

@@ -16,6 +16,7 @@ import contextlib
 import csv
 import difflib
 import io
+import math
 import multiprocessing
 import os
 import re
@@ -153,15 +154,23 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def read_photo(file: str | Path | IO[bytes], size: int | None = None) -> Image.Image:
-    """A whole photo, upright, RGB. With `size`, a large JPEG is decoded at a smaller scale, never below 2 x size.
+def read_photo(file: str | Path | IO[bytes], least: int | None = None) -> Image.Image:
+    """A whole photo, upright, RGB. With `least`, a large JPEG is decoded at a smaller scale, both sides >= `least`.
 
-    lambda_function.py has the same lines, so that the service sees the pixels that training saw. Raises OSError.
+    Raises OSError.
     """
     with Image.open(file) as image:
-        if size:
-            image.draft(None, (2 * size, 2 * size))
+        if least:
+            image.draft(None, (least, least))
         return to_rgb(ImageOps.exif_transpose(image))
+
+
+def read_pixels(file: str | Path | IO[bytes], size: int, share: float = 1.0) -> Image.Image:
+    """A photo as the model sees it: the central `share` of both sides, RGB, size x size. Raises OSError.
+
+    lambda_function.py has the same lines, so that the service sees the pixels that training saw.
+    """
+    return resize(read_photo(file, math.ceil(size / share)), size, share)
 
 
 def resize(image: Image.Image, size: int, share: float = 1.0) -> Image.Image:

@@ -19,6 +19,7 @@ import importlib
 import io
 import json
 import logging
+import math
 import os
 import re
 import socket
@@ -150,7 +151,8 @@ def read_picture(data: bytes, size: int, share: float, log: dict) -> np.ndarray:
             image = Image.open(CountedReads(data), formats=list(FORMATS))
             log["size"] = image.size
             check_costs(image, data)
-            image.draft(None, (2 * size, 2 * size))  # a large JPEG is decoded at a smaller scale
+            needed = math.ceil(size / share)
+            image.draft(None, (needed, needed))  # a large JPEG is decoded at a smaller scale
             image.load()
             turn_upright(image)
             left, top = image.width * (1 - share) / 2, image.height * (1 - share) / 2

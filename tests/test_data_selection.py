@@ -31,6 +31,8 @@ from data_selection import (
     processed_dir,
     read_annotation,
     read_photo,
+    read_pixels,
+    resize,
     top_breeds,
 )
 from make_dataset import annotation_dir, images_dir
@@ -257,12 +259,20 @@ def test_box_and_pixels_agree_whatever_the_exif_rotation(tmp_path, orientation, 
         assert read_photo(photo).size == upright.size
 
 
-def test_large_jpeg_is_decoded_at_a_smaller_scale_but_never_below_twice_the_size(tmp_path):
+def test_large_jpeg_is_decoded_at_a_smaller_scale_but_never_below_what_is_needed(tmp_path):
     path = tmp_path / "large.jpg"
     path.write_bytes(encode(picture(4000, 3000)))
-    assert read_photo(path, size=299).size == (1000, 750)
-    assert read_photo(io.BytesIO(path.read_bytes()), size=150).size == (500, 375)
+    assert read_photo(path, least=342).size == (500, 375)
+    assert read_photo(io.BytesIO(path.read_bytes()), least=376).size == (1000, 750)
     assert read_photo(path).size == (4000, 3000)
+
+
+@pytest.mark.parametrize("share", [1.0, 0.875])
+def test_the_smaller_scale_shows_the_model_the_same_picture(tmp_path, share):
+    path = tmp_path / "large.jpg"
+    path.write_bytes(encode(picture(4000, 3000)))
+    at_full_scale = np.asarray(resize(read_photo(path), 299, share), int)
+    assert np.abs(at_full_scale - np.asarray(read_pixels(path, 299, share))).mean() < 1.5
 
 
 def test_saved_crops_lose_nothing_visible(tmp_path):

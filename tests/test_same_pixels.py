@@ -128,8 +128,7 @@ def test_handler_and_training_see_the_same_pixels(colour_model, tmp_path):
     subprocess.run([sys.executable, "-c", HANDLER, tmp_path], check=True, env=env)
     for size, share in ((299, 0.875), (150, 1.0)):
         for name in names:
-            photo = data_selection.read_photo(tmp_path / name, size)
-            training = np.asarray(data_selection.resize(photo, size, share))
+            training = np.asarray(data_selection.read_pixels(tmp_path / name, size, share))
             service = np.fromfile(tmp_path / str(size) / name, np.uint8).reshape(training.shape)
             difference = np.abs(training.astype(int) - service).max()
             assert difference == 0, f"{name} at {size}: up to {difference} levels"
