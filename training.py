@@ -378,6 +378,8 @@ def train_head(
     optimizer.build(head.trainable_variables)
     loss_function = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=LABEL_SMOOTHING)
     features, targets = tf.constant(train.features), tf.one_hot(train.labels, classes)
+    if validation:
+        validation = validation._replace(features=tf.constant(validation.features))
 
     @tf.function
     def run_epoch(order: tf.Tensor) -> tf.Tensor:
@@ -394,18 +396,19 @@ def train_head(
     rng = np.random.default_rng(seed)
     history: list[dict] = []
     best, best_weights = {"val_loss": math.inf, "epoch": 0}, []
-    recent: deque[list[np.ndarray]] = deque(maxlen=AVERAGED_EPOCHS)
+    recent: deque[list[tf.Tensor]] = deque(maxlen=AVERAGED_EPOCHS)
     while len(history) < (epochs or MAX_EPOCHS) and (validation is None or len(history) - best["epoch"] < PATIENCE):
         history.append({"epoch": len(history) + 1, "loss": float(run_epoch(rng.permutation(len(features))))})
-        recent.append(head.get_weights())
-        weights = [sum(same) / len(same) for same in zip(*recent, strict=True)]
+        recent.append([tf.identity(variable) for variable in head.trainable_variables])
+        weights = [tf.add_n(same) / len(same) for same in zip(*recent, strict=True)]
         if validation:
             logits = apply_head(weights, validation.features)
             val_loss = float(loss_function(tf.one_hot(validation.labels, classes), logits))
             history[-1] |= {"val_loss": val_loss, "val_accuracy": accuracy(logits, validation.labels)}
             if val_loss < best["val_loss"]:
                 best, best_weights = history[-1], weights
-    return trial | best | {"seed": seed, "history": history}, best_weights or weights
+    best_weights = [weight.numpy() for weight in best_weights or weights]
+    return trial | best | {"seed": seed, "history": history}, best_weights
 
 
 def cross_validate(examples: Examples, trial: dict, classes: int, seed: int) -> tuple[dict, np.ndarray]:
@@ -475,12 +478,12 @@ def join(*parts: Examples) -> Examples:
     return Examples(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
 
 
-def apply_head(weights: Sequence[np.ndarray], features: np.ndarray) -> np.ndarray:
+def apply_head(weights: Sequence[np.ndarray | tf.Tensor], features: np.ndarray | tf.Tensor) -> np.ndarray:
     """Return the logits [n, classes] of features [n, 2048] for weights as `build_head` orders them."""
-    *inner, kernel, bias = weights
+    *inner, kernel, bias = weights  # not in NumPy: its threads and TensorFlow's get in each other's way
     if inner:
-        features = np.maximum(features @ inner[0] + inner[1], 0)
-    return features @ kernel + bias
+        features = tf.nn.relu(tf.matmul(features, inner[0]) + inner[1])
+    return (tf.matmul(features, kernel) + bias).numpy()
 
 
 # --- Pictures of no known breed ---------------------------------------------------------------------------------------
