@@ -6,7 +6,7 @@ Commands  python convert_model.py                          # the fastest format 
           python convert_model.py --quantization float32   # or float16, dynamic, int8
           python convert_model.py --show top_10_dog_breeds.tflite
 The file is run in the serving runtime, in a process of its own, on every test picture and compared with Keras. If it
-loses more than --max-loss points of accuracy it is not written. Takes some 5 minutes for ten breeds on 2 cores.
+loses more than --max-loss points of accuracy it is not written. Takes a minute or two for ten breeds on 2 cores.
 """
 
 import argparse

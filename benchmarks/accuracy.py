@@ -3,8 +3,8 @@
     python benchmarks/accuracy.py --data-dir data [--official-split benchmarks/official_split.csv] [--json FILE]
     python benchmarks/accuracy.py --data-dir data --compare
 
-Reads data/raw, made by make_dataset.py, which takes it from the mirror. The backbone sees each view once (10 minutes on
-2 cores); after that a run takes a few minutes. --compare trains with other frames and numbers of views instead, and
+Reads data/raw, made by make_dataset.py, which takes it from the mirror. The backbone sees each view once (8 minutes on
+2 cores); after that a run takes ten minutes. --compare trains with other frames and numbers of views instead, and
 prints the accuracy on validation pictures, by which the constants in training.py were chosen.
 """
 
