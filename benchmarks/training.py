@@ -4,7 +4,7 @@ Reads   a data folder with photos and weights (made by make_dataset.py). Changes
 Prints  a figure a line. Both recipes get the ten breeds with most images, split 70/15/15. The original's first epoch,
         which also compiles, is not counted, and its crops are given to it; ours begins with no crops and no features.
 
-    python benchmarks/training.py --json training.json     # some 25 minutes on 2 cores that do nothing else
+    python benchmarks/training.py --json training.json     # some 15 minutes on 2 cores that do nothing else
     python benchmarks/training.py --only extraction        # original, ours or extraction: one part alone
     python benchmarks/training.py --limit 10               # ten photos a breed: does it work? Its figures say nothing
 """
