@@ -89,8 +89,8 @@ def calm_half(model: "keras.Model", pictures: Sequence[Picture]) -> list[Picture
 
     In one photo of some thirty a single channel of block 5 rises far above what all others reach, and every block after
     it follows. The ranges of int8 activations span all that the calibration pictures show: with one such photo among
-    them, their 256 steps are too coarse for all the others, and the model loses accuracy. Without, it loses hardly any,
-    and the wild photos, cut off at the ranges, keep their breed. benchmarks/model_file.py compares the two.
+    them, their 256 steps are coarser for all the others, and the answers further from Keras'. The wild photos, cut off
+    at the ranges, keep their breed. benchmarks/model_file.py compares the two.
     """
     import keras
 

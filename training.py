@@ -479,8 +479,11 @@ def join(*parts: Examples) -> Examples:
 
 
 def apply_head(weights: Sequence[np.ndarray | tf.Tensor], features: np.ndarray | tf.Tensor) -> np.ndarray:
-    """Return the logits [n, classes] of features [n, 2048] for weights as `build_head` orders them."""
-    *inner, kernel, bias = weights  # not in NumPy: its threads and TensorFlow's get in each other's way
+    """Return the logits [n, classes] of features [n, 2048] for weights as `build_head` orders them.
+
+    Not with NumPy, whose threads and TensorFlow's would get in each other's way between two epochs.
+    """
+    *inner, kernel, bias = weights
     if inner:
         features = tf.nn.relu(tf.matmul(features, inner[0]) + inner[1])
     return (tf.matmul(features, kernel) + bias).numpy()
