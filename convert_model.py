@@ -10,54 +10,40 @@ loses more than --max-loss points of accuracy it is not written. Takes a minute 
 """
 
 import argparse
-import importlib
 import json
-import multiprocessing
-import os
 import sys
 import time
-import zipfile
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from tempfile import TemporaryDirectory
 
 import numpy as np
+from ai_edge_litert import schema_py_generated as schema  # like flatbuffer_utils free of the runtime
+from ai_edge_litert.tools import flatbuffer_utils
 
-from data_selection import read_pixels
-from make_dataset import progress, quiet
-
-if TYPE_CHECKING:
-    import keras
-
-# TensorFlow, and training.py which needs it, are imported by the functions that use them: TensorFlow and the serving
-# runtime crash in one process, and the runtime's process imports this file too.
+from dog_breeds.console import quiet, written_whole
+from dog_breeds.dataset import Task, read_split
+from dog_breeds.facts import append_facts, read_facts
+from dog_breeds.features import KINDS, keras, plain_set, tf
+from dog_breeds.metrics import accuracy, expected_calibration_error
+from dog_breeds.tflite import Picture, load_input, predict_files
+from training import find_best_model, read_report
 
 OUTPUT = Path("top_10_dog_breeds.tflite")
 FORMATS = ("float32", "float16", "dynamic", "int8")
 FASTEST_FIRST = ("int8", "float32")
 CALIBRATION_IMAGES = 50  # of the train split, each as crop and as whole photo; the calmer half is used
 
-Picture = tuple[Path, float]  # a file, and the central share of its sides that the model is to see
+Predictions = tuple[np.ndarray, np.ndarray]  # probabilities float32 [n, N], similarities [n]
+
 
 # --- Conversion ------------------------------------------------------------------------------------------------------
 
 
-def serving_model(model: "keras.Model") -> "keras.Model":
-    """Return the model for one picture at a time: pixels [1, S, S, 3] -> probabilities [1, N], similarity [1, 1]."""
-    import keras
-
-    pixels = keras.Input(batch_shape=(1, *model.input.shape[1:]))
-    return keras.Model(pixels, model(pixels))
-
-
-def to_tflite(model: "keras.Model", quantization: str, pictures: Sequence[Picture] = ()) -> bytes:
+def to_tflite(model: keras.Model, quantization: str, pictures: Sequence[Picture] = ()) -> bytes:
     """Return the model as a TensorFlow Lite flatbuffer; int8 needs `pictures`, to set the ranges of activations."""
-    import tensorflow as tf
-
     converter = tf.lite.TFLiteConverter.from_keras_model(serving_model(model))
     if quantization != "float32":
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
@@ -76,15 +62,20 @@ def to_tflite(model: "keras.Model", quantization: str, pictures: Sequence[Pictur
     return fuse_relus(debugger.get_nondebug_quantized_model())
 
 
-def calibration_pictures(data_dir: Path, images: Sequence[str]) -> list[Picture]:
-    """Return the crops and the whole photos of CALIBRATION_IMAGES of the images, evenly chosen."""
-    from training import crop_view, photo_view
+def serving_model(model: keras.Model) -> keras.Model:
+    """Return the model for one picture at a time: pixels [1, S, S, 3] -> probabilities [1, N], similarity [1, 1]."""
+    pixels = keras.Input(batch_shape=(1, *model.input.shape[1:]))
+    return keras.Model(pixels, model(pixels))
 
+
+def calibration_pictures(task: Task) -> list[Picture]:
+    """Return the crops and the whole photos of CALIBRATION_IMAGES of the training images, evenly chosen."""
+    images = task.images("train")
     some = images[:: -(-len(images) // CALIBRATION_IMAGES)]
-    return [view(data_dir, image)[:2] for view in (crop_view, photo_view) for image in some]
+    return [view(task.data_dir, image).picture for view in KINDS.values() for image in some]
 
 
-def calm_half(model: "keras.Model", pictures: Sequence[Picture]) -> list[Picture]:
+def calm_half(model: keras.Model, pictures: Sequence[Picture]) -> list[Picture]:
     """Return the half of the pictures whose largest activation is lowest.
 
     In one photo of some thirty a single channel of block 5 rises far above what all others reach, and every block after
@@ -92,8 +83,6 @@ def calm_half(model: "keras.Model", pictures: Sequence[Picture]) -> list[Picture
     them, their 256 steps are coarser for all the others, and the answers further from Keras'. The wild photos, cut off
     at the ranges, keep their breed. benchmarks/model_file.py compares the two.
     """
-    import keras
-
     backbone, scale = model.get_layer("xception"), model.get_layer("scale")
     sums = [layer.output for layer in backbone.layers if isinstance(layer, keras.layers.Add)]  # one a block
     blocks = keras.Model(backbone.input, sums)
@@ -108,9 +97,6 @@ def fuse_relus(flatbuffer: bytes) -> bytes:
     XNNPACK has no RELU for int8: those that begin blocks 3 to 13 would cut the network into 13 pieces, and slow it down
     (benchmarks/model_file.py says how much). The block's other branch still needs the sum as it is.
     """
-    from ai_edge_litert import schema_py_generated as schema  # like flatbuffer_utils free of the runtime
-    from ai_edge_litert.tools import flatbuffer_utils
-
     model = flatbuffer_utils.convert_bytearray_to_object(bytearray(flatbuffer))
     operators = model.subgraphs[0].operators
     kinds = [model.operatorCodes[operator.opcodeIndex].builtinCode for operator in operators]
@@ -125,75 +111,18 @@ def fuse_relus(flatbuffer: bytes) -> bytes:
     return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
 
 
-# --- The serving runtime, in a process of its own --------------------------------------------------------------------
+# --- The gate --------------------------------------------------------------------------------------------------------
 
 
-def load_input(picture: Picture, size: int) -> np.ndarray:
-    """Return a picture as the model takes it: float32 RGB 0..255, [1, size, size, 3]."""
-    path, share = picture
-    return np.asarray(read_pixels(path, size, share), np.float32)[None]
-
-
-def start_interpreter(file: Path, runtime: str, threads: int) -> None:
-    """Load a .tflite file for `predict_file`, once in a process."""
-    global interpreter
-    interpreter = importlib.import_module(f"{runtime}.interpreter").Interpreter(str(file), num_threads=threads)
-    interpreter.allocate_tensors()
-
-
-def predict_file(picture: Picture) -> tuple[np.ndarray, float]:
-    """Return probabilities float32 [N] and similarity of a picture."""
-    pixels = interpreter.get_input_details()[0]
-    interpreter.set_tensor(pixels["index"], load_input(picture, pixels["shape"][1]))
-    interpreter.invoke()
-    outputs = [interpreter.get_tensor(output["index"])[0] for output in interpreter.get_output_details()]
-    similarity, probabilities = sorted(outputs, key=len)
-    return probabilities, float(similarity[0])
-
-
-def predict_files(
-    file: Path, pictures: Sequence[Picture], runtime: str = "ai_edge_litert", threads: int = 0
-) -> tuple[np.ndarray, np.ndarray]:
-    """Run a .tflite file on pictures in the serving runtime; return probabilities [n, N] and similarities [n].
-
-    By default it uses as many threads as the process may use CPUs.
-    """
-    threads = threads or (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
-    outputs = []
-    new_process = multiprocessing.get_context("spawn")
-    label = f"{runtime} on {threads} threads"
-    try:
-        with (
-            ProcessPoolExecutor(1, new_process, start_interpreter, (file, runtime, threads)) as pool,
-            progress(label, len(pictures), unit="pictures", scale=1) as show,
-        ):
-            for output in pool.map(predict_file, pictures):
-                outputs.append(output)
-                show(len(outputs))
-    except BrokenProcessPool:
-        raise RuntimeError(f"{runtime} cannot run the converted file; its message stands above") from None
-    probabilities, similarities = zip(*outputs, strict=True)
-    return np.array(probabilities), np.array(similarities)
-
-
-# --- The gate: predictions are (probabilities float32 [n, N], similarities [n]) ---------------------------------------
-
-
-def keras_predict(model: "keras.Model", features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def keras_predict(model: keras.Model, features: np.ndarray) -> Predictions:
     """Return Keras' own predictions for the backbone's features [n, 2048]."""
-    import keras
-
     head = keras.Model(model.get_layer("features").output, model.output)
     probabilities, similarities = head.predict(features, verbose=0)
     return probabilities, similarities[:, 0]
 
 
-def compare(
-    keras: tuple[np.ndarray, np.ndarray], tflite: tuple[np.ndarray, np.ndarray], labels: np.ndarray, threshold: float
-) -> dict:
+def compare(keras: Predictions, tflite: Predictions, labels: np.ndarray, threshold: float) -> dict:
     """Return accuracy, calibration error and share taken as known, 0..1, of both, and how far they differ."""
-    from training import accuracy, expected_calibration_error
-
     result = {
         "pictures": len(labels),
         "same_top_class": float((keras[0].argmax(axis=1) == tflite[0].argmax(axis=1)).mean()),
@@ -209,7 +138,7 @@ def compare(
     return result
 
 
-def describe(results: dict) -> str:
+def describe_results(results: dict) -> str:
     """Return a line for the crops and one for the whole photos."""
     line = (
         "{name}: {pictures} test pictures, accuracy {keras[accuracy]:.2%} -> {tflite[accuracy]:.2%}, calibration error "
@@ -220,7 +149,7 @@ def describe(results: dict) -> str:
     return "\n".join(line.format(name=name.replace("_", " "), **result) for name, result in results.items())
 
 
-# --- Facts inside the file -------------------------------------------------------------------------------------------
+# --- Facts about the file --------------------------------------------------------------------------------------------
 
 
 def collect_facts(model_path: Path, report: dict, quantization: str, results: dict) -> dict:
@@ -249,24 +178,7 @@ def source_files(model_path: Path) -> list[Path]:
     return [model_path.with_suffix(suffix) for suffix in (".h5", ".json", ".csv")]
 
 
-def append_facts(file: Path, facts: dict) -> None:
-    """Append labels.txt and metadata.json to a .tflite as a zip archive, as TensorFlow Lite's own metadata does it."""
-    facts = facts | {"model_sha256": sha256(file.read_bytes()).hexdigest()}  # of what stands before the archive
-    with zipfile.ZipFile(file, "a") as archive:
-        archive.writestr("labels.txt", "".join(f"{label}\n" for label in facts["classes"]))
-        archive.writestr("metadata.json", json.dumps(facts, indent=1) + "\n")
-
-
-def read_facts(file: Path) -> dict:
-    """Return the metadata of a .tflite file; ValueError if it carries none."""
-    try:
-        with zipfile.ZipFile(file) as archive:
-            return json.loads(archive.read("metadata.json"))
-    except (zipfile.BadZipFile, KeyError, ValueError) as error:
-        raise ValueError(f"{file} carries no facts, so convert_model.py did not make it ({error})") from None
-
-
-def show(file: Path) -> None:
+def show_facts(file: Path) -> None:
     """Print the facts inside a .tflite file."""
     facts = read_facts(file)
     model, unknown = facts["input"], facts["unknown_rule"]
@@ -275,7 +187,7 @@ def show(file: Path) -> None:
     print("input: {width} x {height} {color}, {dtype} {range[0]}..{range[1]}".format(**model), end=", ")
     print(f"the central {facts['photo_share']:.1%} of a photo's sides")
     print(f"known breed: {unknown['score']} >= {unknown['threshold']:.3f}, at temperature {facts['temperature']:.3f}")
-    print(describe(facts["accuracy"]))
+    print(describe_results(facts["accuracy"]))
     for topic in ("training_data", "provenance"):
         print(f"{topic.replace('_', ' ')}: {json.dumps(facts[topic], indent=1)}")
 
@@ -291,50 +203,36 @@ def convert(
     Without `quantization`, the fastest format that loses at most `max_loss` points on crops and on whole photos.
     Raises RuntimeError, and leaves `output` as it was, if none does.
     """
-    import keras
-
-    from training import crop_view, in_split, photo_view, plain_set, read_report, read_split
-
     for path in source_files(model_path):
         if not path.is_file():
             raise FileNotFoundError(
                 f"there is no {path}; run training.py, which writes a model, its report and its split"
             )
     report, split = read_report(model_path), read_split(model_path.with_suffix(".csv"))
-    data_dir = data_dir or Path(report["data_dir"])
+    task = Task(data_dir or Path(report["data_dir"]), report["classes"], split, report["size"], report["seed"])
     model = keras.models.load_model(model_path, compile=False)
+    test = {kind: [view(task.data_dir, image).picture for image in task.images("test")] for kind, view in KINDS.items()}
+    labels = task.labels(task.images("test"))
+    before = {kind: keras_predict(model, pictures.features) for kind, pictures in plain_set(task, "test").items()}
+    calibration, threshold = calibration_pictures(task), report["unknown_rule"]["threshold"]
 
-    test, before = in_split(split, "test"), {}
-    for name, whole_photos in (("crops", False), ("whole_photos", True)):
-        examples = plain_set(data_dir, test, report["classes"], whole_photos, report["size"])
-        before[name] = keras_predict(model, examples.features)
-    pictures = [view(data_dir, image)[:2] for view in (crop_view, photo_view) for image in test]
-    calibration = calibration_pictures(data_dir, in_split(split, "train"))
-
-    part = output.with_name(output.name + ".part")
-    try:
-        for candidate in [quantization] if quantization else FASTEST_FIRST:
-            print(f"converting to {candidate}", flush=True)
-            with quiet():  # the converter describes every variable
-                content = to_tflite(model, candidate, calibration)
-            part.write_bytes(content)
-            outputs = predict_files(part, pictures)
-            after = zip(*(np.split(output, 2) for output in outputs), strict=True)
-            results = {
-                name: compare(before[name], prediction, examples.labels, report["unknown_rule"]["threshold"])
-                for name, prediction in zip(before, after, strict=True)
-            }
-            print(describe(results), flush=True)
-            loss = max(
-                100 * (result["keras"]["accuracy"] - result["tflite"]["accuracy"]) for result in results.values()
-            )
+    for candidate in [quantization] if quantization else FASTEST_FIRST:
+        print(f"converting to {candidate}", flush=True)
+        with quiet():  # the converter describes every variable
+            content = to_tflite(model, candidate, calibration)
+        with TemporaryDirectory() as folder:
+            file = Path(folder) / output.name
+            file.write_bytes(content)
+            after = {kind: predict_files(file, test[kind]) for kind in KINDS}
+            results = {kind: compare(before[kind], after[kind], labels, threshold) for kind in KINDS}
+            print(describe_results(results), flush=True)
+            loss = 100 * max(result["keras"]["accuracy"] - result["tflite"]["accuracy"] for result in results.values())
             if loss <= max_loss:
-                append_facts(part, collect_facts(model_path, report, candidate, results))
-                os.replace(part, output)
+                append_facts(file, collect_facts(model_path, report, candidate, results))
+                with written_whole(output) as part:
+                    part.write_bytes(file.read_bytes())
                 return
-            print(f"{candidate} loses {loss:.2f} points of accuracy, more than --max-loss {max_loss:g}", flush=True)
-    finally:
-        part.unlink(missing_ok=True)
+        print(f"{candidate} loses {loss:.2f} points of accuracy, more than --max-loss {max_loss:g}", flush=True)
     raise RuntimeError(
         f"{output} is not written: {candidate} loses {loss:.2f} points of accuracy, --max-loss is {max_loss:g}"
     )
@@ -352,11 +250,11 @@ def main() -> None:
     args = parser.parse_args()
     try:
         if args.show:
-            show(args.show)
+            show_facts(args.show)
             return
-        from training import find_best_model
-
-        convert(args.model or find_best_model(), args.output, args.quantization, args.max_loss, args.data_dir)
+        model = args.model or find_best_model()
+        print(f"converting {model}", flush=True)
+        convert(model, args.output, args.quantization, args.max_loss, args.data_dir)
         print(f"wrote {args.output}, {args.output.stat().st_size / 1e6:.1f} MB")
     except (OSError, ValueError, RuntimeError) as error:
         sys.exit(f"convert_model.py: {error}")

@@ -9,7 +9,6 @@ Writes  plots/eda.png, the ten breeds with most images, and beside it images_per
 
 import argparse
 import math
-import os
 import sys
 import textwrap
 from collections import Counter
@@ -18,12 +17,20 @@ from pathlib import Path
 import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
-from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from data_selection import CROP_SIZE, breed_folders, clip_box, count_images, read_annotation
-from make_dataset import DATA_DIR, annotation_dir
+from dog_breeds.console import written_whole
+from dog_breeds.dataset import (
+    DATA_DIR,
+    annotation_dir,
+    breed_folders,
+    clip_box,
+    count_images,
+    display_name,
+    read_annotation,
+)
+from dog_breeds.recipe import SIZE
 
 PLOTS_DIR = Path("plots")
 WIDTH = 6.5  # inches: 650 pixels wide on a page, stored with twice as many
@@ -50,11 +57,11 @@ STYLE = {
     "xtick.major.pad": 8,
 }
 
-# ---------------------------------------------------------------- facts
+# --- Facts -----------------------------------------------------------------------------------------------------------
 
 
-def read_facts(data_dir: Path) -> dict:
-    """What the annotations say, photo by photo, without opening a photo. N is the number of usable XML files.
+def read_statistics(data_dir: Path) -> dict:
+    """Return what the annotations say, photo by photo, without opening a photo. N is the number of usable XML files.
 
     {"sizes": (N, 2) width and height in pixels, "boxes": (N,) number of boxes, "coverage": (N,) share 0..1 of the photo
     inside its first box, "unusable": list of what is wrong with the other XML files}. Raises ValueError if N is 0.
@@ -79,19 +86,19 @@ def read_facts(data_dir: Path) -> dict:
     return {"sizes": np.array(sizes), "boxes": np.array(boxes), "coverage": np.array(coverage), "unusable": unusable}
 
 
-def describe(counts: dict[str, int], facts: dict) -> str:
-    """The facts as a few lines of text."""
+def describe_statistics(counts: dict[str, int], facts: dict) -> str:
+    """Return the statistics as a few lines of text."""
     names, sizes, boxes = list(counts), facts["sizes"], facts["boxes"]
     (width, height), number = Counter(map(tuple, sizes.tolist())).most_common(1)[0]
     (least_width, least_height), (most_width, most_height) = sizes.min(0), sizes.max(0)
     low, median, high = np.percentile(facts["coverage"], (10, 50, 90))
-    small = np.mean(sizes.min(1) < CROP_SIZE)
+    small = np.mean(sizes.min(1) < SIZE)
     lines = [
-        f"photos: {sum(counts.values()):,} of {len(names)} breeds, from {counts[names[-1]]} ({label(names[-1])}) "
-        f"to {counts[names[0]]} ({label(names[0])}) a breed",
-        f"most images: {', '.join(f'{label(name)} {counts[name]}' for name in names[:10])}",
+        f"photos: {sum(counts.values()):,} of {len(names)} breeds, from {counts[names[-1]]} "
+        f"({display_name(names[-1])}) to {counts[names[0]]} ({display_name(names[0])}) a breed",
+        f"most images: {', '.join(f'{display_name(name)} {counts[name]}' for name in names[:10])}",
         f"sizes: widths of {least_width} to {most_width} and heights of {least_height} to {most_height} pixels; "
-        f"{number / len(sizes):.0%} are {width} x {height}; {small:.0%} have a side below {CROP_SIZE}",
+        f"{number / len(sizes):.0%} are {width} x {height}; {small:.0%} have a side below {SIZE}",
         f"boxes: {boxes.sum():,}; {np.mean(boxes > 1):.1%} of the photos have more than one",
         f"coverage: first boxes fill {median:.0%} of the photo in the median, {low:.0%} to {high:.0%} in 8 of 10",
     ]
@@ -100,33 +107,16 @@ def describe(counts: dict[str, int], facts: dict) -> str:
     return "\n".join(lines)
 
 
-def label(breed: str) -> str:
-    """A breed's name for people: "Maltese Dog"."""
-    return breed.replace("_", " ").title()
-
-
-# ---------------------------------------------------------------- plots, each an independent matplotlib Figure
+# --- Plots, each an independent matplotlib Figure --------------------------------------------------------------------
 
 
 def plot_top_breeds(counts: dict[str, int], number: int = 10) -> Figure:
-    """A bar for each of the breeds with most images; `counts` from count_images."""
+    """Plot a bar for each of the breeds with most images; `counts` from count_images."""
     names, values = list(counts)[:number], np.array(list(counts.values())[:number])
-    # Cut the axis where the shortest bar keeps half the length of the longest, if that leaves anything out.
-    start = max(0, 2 * values.min() - values.max()) // 10 * 10 if values.min() < values.max() else 0
-    note = f"The axis starts at {start}, not at 0, so that differences can be seen." if start else ""
-    figure, [axes] = new_plot(0.36 * len(names) + 0.6, f"The {len(names)} breeds with most images", note)
-    colors = [COLORS[row % len(COLORS)] for row in range(len(names))]
-    axes.barh([label(name) for name in names], values - start, left=start, color=colors, height=0.8)
-    for row, (value, color) in enumerate(zip(values, colors, strict=True)):
-        dark = np.dot(to_rgb(color), (0.3, 0.59, 0.11)) < 0.5
-        style = {"color": "white" if dark else INK, "weight": "bold", "ha": "right", "va": "center_baseline"}
-        axes.annotate(f"{value}", (value, row), (-6, 0), textcoords="offset points", **style)
-    width = (values.max() - start) * 1.03
-    if start:  # a torn strip across the bars, where the axis is cut
-        teeth = np.arange(-0.5, len(names) - 0.5, 0.1)
-        tear = start + width * (0.025 + 0.006 * (np.arange(len(teeth)) % 2))
-        axes.plot(tear, teeth, color="white", linewidth=3)
-    axes.set(xlim=(start, start + width), ylim=(len(names) - 0.5, -0.5), xlabel="images")
+    figure, [axes] = new_plot(0.36 * len(names) + 0.6, f"The {len(names)} breeds with most images", "")
+    bars = axes.barh([display_name(name) for name in names], values, color=ACCENT, height=0.8)
+    axes.bar_label(bars, padding=4, color=INK)
+    axes.set(xlim=(0, values.max() * 1.12), ylim=(len(names) - 0.5, -0.5), xlabel="images")
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axes.tick_params(axis="y", labelcolor=INK, labelsize=11)
     axes.grid(axis="x")
@@ -134,8 +124,8 @@ def plot_top_breeds(counts: dict[str, int], number: int = 10) -> Figure:
 
 
 def plot_images_per_breed(counts: dict[str, int]) -> Figure:
-    """A thin bar for every breed, the ten most numerous in colour; `counts` from count_images."""
-    names, values = [label(name) for name in counts], np.array(list(counts.values()))
+    """Plot a thin bar for every breed, the ten most numerous in colour; `counts` from count_images."""
+    names, values = [display_name(name) for name in counts], np.array(list(counts.values()))
     columns = math.ceil(len(names) / ROWS)
     rows = math.ceil(len(names) / columns)
     note = f"{values.sum():,} photos of {len(names)} breeds: {values.min()} to {values.max()} a breed, "
@@ -154,11 +144,11 @@ def plot_images_per_breed(counts: dict[str, int]) -> Figure:
 
 
 def plot_photo_sizes(sizes: np.ndarray) -> Figure:
-    """A disc for each size of photo, its area the number of photos; `sizes` (N, 2), width and height in pixels."""
+    """Plot a disc for each size of photo, its area the number of photos; `sizes` (N, 2), width and height in pixels."""
     different, numbers = np.unique(sizes, axis=0, return_counts=True)
     shares = numbers / len(sizes)
-    note = f"{len(different):,} different sizes; the area of a disc is the number of photos. Dotted: the {CROP_SIZE} "
-    note += f"pixels that Xception sees; {np.mean(sizes.min(1) < CROP_SIZE):.0%} of the photos have a shorter side."
+    note = f"{len(different):,} different sizes; the area of a disc is the number of photos. Dotted: the {SIZE} "
+    note += f"pixels that Xception sees; {np.mean(sizes.min(1) < SIZE):.0%} of the photos have a shorter side."
     figure, [axes] = new_plot(5.7, "Sizes of the photos", note)
     axes.scatter(*different.T, s=6 + 1500 * shares, color=ACCENT, alpha=0.45, linewidth=0)
     for (width, height), share in zip(different, shares, strict=True):
@@ -167,9 +157,9 @@ def plot_photo_sizes(sizes: np.ndarray) -> Figure:
             clear = (5 + 20 * math.sqrt(share), 0)  # points: right of the disc
             style = {"size": 9.5, "color": INK, "va": "center"}
             axes.annotate(text, (width, height), clear, textcoords="offset points", **style)
-    axes.axhline(CROP_SIZE, color=GRAY, linewidth=0.8, linestyle=":")
-    axes.axvline(CROP_SIZE, color=GRAY, linewidth=0.8, linestyle=":")
-    limits = min(sizes.min(), CROP_SIZE) * 0.8, max(sizes.max(), CROP_SIZE) * 1.25
+    axes.axhline(SIZE, color=GRAY, linewidth=0.8, linestyle=":")
+    axes.axvline(SIZE, color=GRAY, linewidth=0.8, linestyle=":")
+    limits = min(sizes.min(), SIZE) * 0.8, max(sizes.max(), SIZE) * 1.25
     axes.set(xscale="log", yscale="log", xlim=limits, ylim=limits, aspect="equal")
     axes.set(xlabel="width in pixels", ylabel="height in pixels")
     ticks = [tick for tick in (50, 100, 200, 500, 1000, 2000, 5000, 10000) if limits[0] <= tick <= limits[1]]
@@ -181,7 +171,7 @@ def plot_photo_sizes(sizes: np.ndarray) -> Figure:
 
 
 def plot_box_coverage(coverage: np.ndarray) -> Figure:
-    """How much of the photo the dog's box covers; `coverage` (N,) in 0..1."""
+    """Plot how much of the photo the dog's box covers; `coverage` (N,) in 0..1."""
     low, median = np.percentile(coverage, (10, 50))
     note = f"Half of the dogs fill less than {median:.0%} of their photo (dashed), a tenth less than {low:.0%}."
     figure, [axes] = new_plot(2.8, "Share of the photo that the dog's box covers", note)
@@ -196,7 +186,7 @@ def plot_box_coverage(coverage: np.ndarray) -> Figure:
 
 
 def plot_boxes_per_photo(boxes: np.ndarray) -> Figure:
-    """How many photos have one box, two boxes ...; `boxes` (N,)."""
+    """Plot how many photos have one box, two boxes ...; `boxes` (N,)."""
     numbers, photos = np.unique(boxes, return_counts=True)
     note = f"{len(boxes):,} photos have {boxes.sum():,} boxes. By default only the first of a photo is cropped."
     figure, [axes] = new_plot(0.36 * len(numbers) + 0.1, "Boxes per photo", note)
@@ -212,7 +202,7 @@ def plot_boxes_per_photo(boxes: np.ndarray) -> Figure:
 
 
 def new_plot(height: float, title: str, note: str, columns: int = 1) -> tuple[Figure, list[Axes]]:
-    """A Figure in the project's style with title, note below it, and side by side Axes `height` inches high in all."""
+    """Return a Figure in the project's style with title, note below it, and Axes side by side, `height` inches high."""
     note = textwrap.fill(note, 88)
     head = 0.42 + 0.17 * (note.count("\n") + bool(note))  # inches
     with rc_context(STYLE):
@@ -224,14 +214,13 @@ def new_plot(height: float, title: str, note: str, columns: int = 1) -> tuple[Fi
 
 
 def save_plot(figure: Figure, path: Path) -> None:
-    """Write a PNG, 1300 pixels wide, under a temporary name first."""
+    """Write a PNG, 1300 pixels wide."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    figure.savefig(part, format="png", dpi=200)
-    os.replace(part, path)
+    with written_whole(path) as part:
+        figure.savefig(part, format="png", dpi=200)
 
 
-# ---------------------------------------------------------------- command line
+# --- Command line ----------------------------------------------------------------------------------------------------
 
 
 def main() -> None:
@@ -241,7 +230,7 @@ def main() -> None:
     parser.add_argument("--plots-dir", type=Path, default=PLOTS_DIR, help="where to write (default: %(default)s)")
     args = parser.parse_args()
     try:
-        counts, facts = count_images(args.data_dir), read_facts(args.data_dir)
+        counts, facts = count_images(args.data_dir), read_statistics(args.data_dir)
         plots = {
             "eda": plot_top_breeds(counts),
             "images_per_breed": plot_images_per_breed(counts),
@@ -253,7 +242,7 @@ def main() -> None:
             save_plot(figure, args.plots_dir / f"{name}.png")
     except (OSError, ValueError) as error:
         sys.exit(f"exploratory_data_analysis.py: {error}")
-    print(describe(counts, facts))
+    print(describe_statistics(counts, facts))
     print(f"plots: {', '.join(str(args.plots_dir / name) + '.png' for name in plots)}")
 
 

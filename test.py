@@ -29,7 +29,7 @@ BAR = 40  # characters
 
 
 def event_for(url: str, file: Path | None) -> dict:
-    """The request about a file, or else a URL."""
+    """Return the request about a file, or else a URL."""
     if file is None:
         return {"url": url}
     content = file.read_bytes()
@@ -45,7 +45,7 @@ def event_for(url: str, file: Path | None) -> dict:
 
 
 def ask(endpoint: str, event: dict, hint: str) -> dict:
-    """The service's answer to an event; RuntimeError, with the hint, if nothing answers as the service does."""
+    """Return the service's answer to an event; RuntimeError, with the hint, if nothing answers as the service does."""
     try:
         response = requests.post(endpoint, json=event, timeout=60)
         answer = response.json()
@@ -57,7 +57,7 @@ def ask(endpoint: str, event: dict, hint: str) -> dict:
 
 
 def ask_model(model: Path, event: dict) -> dict:
-    """The handler's answer to an event, given in this process by a model file."""
+    """Return the handler's answer to an event, given in this process by a model file."""
     os.environ["MODEL_FILE"] = str(model)
     from lambda_function import lambda_handler
 
@@ -66,7 +66,7 @@ def ask_model(model: Path, event: dict) -> dict:
 
 
 def show(answer: dict) -> str:
-    """A prediction as lines of breed, percentage and bar, best first; RuntimeError if the answer is an error."""
+    """Return a prediction as lines of breed, percentage and bar, best first; RuntimeError if it is an error."""
     if "error" in answer:
         raise RuntimeError(answer["error"]["message"])
     width = max(map(len, answer["prediction"]))
@@ -78,7 +78,7 @@ def show(answer: dict) -> str:
 
 
 def arguments(description: str, endpoint: str | None) -> argparse.ArgumentParser:
-    """The options of this script and of test_cloud.py."""
+    """Return the options of this script and of test_cloud.py."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     picture = parser.add_mutually_exclusive_group()
     picture.add_argument("--url", default=URL, help="of the picture (default: %(default)s)")

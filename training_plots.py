@@ -16,19 +16,10 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, PercentFormatter
 from PIL import Image, ImageDraw
 
-from data_selection import breed_name, read_annotation, read_photo
-from exploratory_data_analysis import ACCENT, COLORS, GRAY, INK, PALE, WIDTH, label, new_plot
-from make_dataset import annotation_dir, images_dir
-from training import (
-    View,
-    auroc,
-    crop_view,
-    expected_calibration_error,
-    load_pixels,
-    log_softmax,
-    reliability,
-    wilson_interval,
-)
+from dog_breeds.dataset import annotation_dir, breed_name, display_name, images_dir, read_annotation
+from dog_breeds.features import View, crop_view, load_pixels
+from dog_breeds.metrics import auroc, expected_calibration_error, log_softmax, reliability, wilson_interval
+from exploratory_data_analysis import ACCENT, COLORS, GRAY, INK, PALE, WIDTH, new_plot
 
 RED = COLORS[7]  # what is wrong, or unknown
 SHADES = (COLORS[6], COLORS[3], COLORS[0])  # light to dark, for something that grows
@@ -41,16 +32,16 @@ NAMES = {
     "val_accuracy": "validation accuracy",
 }
 
-# ---------------------------------------------------------------- pictures
+# --- pictures --------------------------------------------------------------------------------------------------------
 
 
 def plot_crops(data_dir: Path, images: Sequence[str]) -> Figure:
     """Photos with the box of their first dog, and below each the crop that data_selection.py made of it."""
     photos, crops = [], []
     for image in images:
-        photo = read_photo(images_dir(data_dir) / image)
+        photo = Image.open(images_dir(data_dir) / image).convert("RGB")
         box = read_annotation(annotation_dir(data_dir) / image.removesuffix(".jpg"))["boxes"][0]
-        photos.append((np.asarray(outline(photo, box)), label(breed_name(image.split("/")[0]))))
+        photos.append((np.asarray(outline(photo, box)), display_name(breed_name(image.split("/")[0]))))
         crops.append((load_pixels(crop_view(data_dir, image), PIXELS), f"from {box[2] - box[0]} x {box[3] - box[1]}"))
     note = "Above: a photo with the box from its XML file. Below: the crop, 299 x 299 pixels whatever the box's shape."
     return plot_pictures([photos, crops], "From photos to crops", note)
@@ -86,8 +77,8 @@ def plot_samples(views: Sequence[View], logits: np.ndarray, labels: np.ndarray, 
     for i in [*hardest_first[:5], *others[np.linspace(0, len(others) - 1, 5).astype(int)]]:
         guess = logits[i].argmax()
         right = guess == labels[i]
-        caption = f"{label(classes[guess])}\n{probabilities[i, guess]:.1%}"
-        caption += "" if right else f"\n({label(classes[labels[i]])})"
+        caption = f"{display_name(classes[guess])}\n{probabilities[i, guess]:.1%}"
+        caption += "" if right else f"\n({display_name(classes[labels[i]])})"
         cells.append((load_pixels(views[i], PIXELS), caption, INK if right else RED))
     note = "Above: the five whose true breed got the lowest probability. Below: five others. Wrong answers are red, "
     note += "with the true breed in brackets."
@@ -112,7 +103,7 @@ def plot_pictures(rows: Sequence[Sequence[tuple]], title: str, note: str) -> Fig
     return figure
 
 
-# ---------------------------------------------------------------- the search
+# --- the search ------------------------------------------------------------------------------------------------------
 
 
 def plot_training_curves(trials: Sequence[dict], winner: dict, measure: str = "val_loss") -> Figure:
@@ -193,7 +184,7 @@ def shade(values: Sequence[float], value: float) -> tuple[float, ...]:
     return LinearSegmentedColormap.from_list("shades", SHADES)(values.index(value) / max(len(values) - 1, 1))
 
 
-# ---------------------------------------------------------------- the test
+# --- the test --------------------------------------------------------------------------------------------------------
 
 
 def plot_confusion(result: dict, classes: Sequence[str], title: str) -> Figure:
@@ -204,7 +195,7 @@ def plot_confusion(result: dict, classes: Sequence[str], title: str) -> Figure:
     note += f"to {high:.1%})."
     if result["most_confused"]:
         pair = result["most_confused"][0]
-        note += f" Most confused: {label(pair['true'])} taken for {label(pair['predicted'])}."
+        note += f" Most confused: {display_name(pair['true'])} taken for {display_name(pair['predicted'])}."
     figure, [axes] = new_plot(5.2, title, note)
     share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     diagonal = np.eye(n, dtype=bool)
@@ -216,7 +207,7 @@ def plot_confusion(result: dict, classes: Sequence[str], title: str) -> Figure:
         color = "white" if share[i, j] > (0.5 if i == j else 0.15) else INK
         axes.text(j + 0.5, i + 0.5, matrix[i, j], ha="center", va="center_baseline", color=color)
     size = min(10, 300 / n)
-    names, middle = [label(name) for name in classes], np.arange(n) + 0.5
+    names, middle = [display_name(name) for name in classes], np.arange(n) + 0.5
     axes.set_xticks(middle, names, rotation=45, ha="right", rotation_mode="anchor", size=size)
     axes.set_yticks(middle, names, size=size)
     axes.tick_params(labelcolor=INK)
@@ -240,7 +231,7 @@ def plot_breeds(result: dict) -> Figure:
         points = [values[breed] for breed in breeds], range(len(breeds))
         axes.plot(*points, marker, color=color, markersize=7 - (marker == "D"), label=name, alpha=0.85)
     lowest = min([*precision.values(), *recall.values()])
-    axes.set_yticks(range(len(breeds)), [label(breed) for breed in breeds])
+    axes.set_yticks(range(len(breeds)), [display_name(breed) for breed in breeds])
     axes.set(ylim=(len(breeds) - 0.5, -0.5), xlim=(min(lowest - 0.02, 0.9), 1.005))
     axes.xaxis.set(major_formatter=PercentFormatter(1), major_locator=MaxNLocator(8, steps=[1, 2, 5, 10]))
     axes.tick_params(axis="y", labelcolor=INK)

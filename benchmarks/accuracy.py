@@ -5,7 +5,7 @@
 
 Reads data/raw, made by make_dataset.py, which takes it from the mirror. The backbone sees each view once (8 minutes on
 2 cores); after that a run takes ten minutes. --compare trains with other frames and numbers of views instead, and
-prints the accuracy on validation pictures, by which the constants in training.py were chosen.
+prints the accuracy on validation pictures, by which the constants in dog_breeds/recipe.py were chosen.
 """
 
 import argparse
@@ -15,78 +15,60 @@ import json
 import sys
 import tempfile
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-import training
-from training import (
-    GRID,
-    View,
-    apply_head,
-    auroc,
-    calibrate,
-    evaluate,
-    extract_features,
-    fit_unknown_rule,
-    images_dir,
-    in_split,
-    join,
-    log_softmax,
-    photo_view,
-    plain_set,
-    prepare_split,
-    search,
-    similarity,
-    training_set,
-    validation_set,
-)
+from data_selection import crop_breeds
+from dog_breeds import recipe
+from dog_breeds.dataset import DATA_DIR, Task, breed_folders, choose_breeds, images_dir
+from dog_breeds.features import KINDS, View, extract_features, join, plain_set, training_set
+from dog_breeds.heads import Classifier, apply_head, fit_classifier, search, similarity, train_head
+from dog_breeds.metrics import auroc, evaluate, log_softmax
+from training import prepare_task
 
 
-def train(data_dir: Path, split_file: Path | None, seed: int) -> dict:
-    """Train as training.py does, without a table; return classes, split, weights, temperature, winner."""
+class Trained(NamedTuple):
+    """A task, what was learned of it, and the settings that won."""
+
+    task: Task
+    classifier: Classifier
+    winner: dict
+
+
+def train(data_dir: Path, split_file: Path | None, seed: int) -> Trained:
+    """Train as training.py does, without a table."""
     with contextlib.redirect_stdout(io.StringIO()):
-        classes, split = prepare_split(data_dir, ["top10"], split_file, seed)
-        sets = training_set(data_dir, split, classes), validation_set(data_dir, split, classes)
-        _, finalists, weights, logits = search(*sets, GRID, len(classes), seed)
-        weights, temperature = calibrate(weights, logits, join(*sets).labels)
-        means, threshold = fit_unknown_rule(*sets, len(classes))
-    return {
-        "classes": classes,
-        "split": split,
-        "weights": weights,
-        "temperature": temperature,
-        "means": means,
-        "threshold": threshold,
-        "winner": finalists[0] | {"seed": seed},
-    }
+        task = prepare_task(data_dir, split_file=split_file, seed=seed)
+        sets = training_set(task), plain_set(task, "validation")
+        found = search(*sets, recipe.GRID, len(task.classes), seed)
+        return Trained(task, fit_classifier(*sets, found), found.winner | {"seed": seed})
 
 
-def measure(data_dir: Path, model: dict) -> dict:
+def measure(model: Trained) -> dict:
     """Return accuracy and calibration error in percent, and what `scores` gives, of test crops and whole photos."""
-    result = {}
-    for name, whole_photos in (("crops", False), ("whole_photos", True)):
-        images = in_split(model["split"], "test")
-        pictures = plain_set(data_dir, images, model["classes"], whole_photos)
-        logits = apply_head(model["weights"], pictures.features)
-        figures = evaluate(logits, pictures.labels, model["classes"], model["temperature"])
-        result[name] = {
+    result, classifier = {}, model.classifier
+    for kind, pictures in plain_set(model.task, "test").items():
+        logits = apply_head(classifier.weights, pictures.features)
+        figures = evaluate(logits, pictures.labels, model.task.classes, classifier.temperature)
+        result[kind] = {
             "accuracy": 100 * figures["accuracy"],
             "ece": 100 * figures["calibration_error"],
             "ece_before": 100 * figures["calibration_error_before"],
-            "scores": scores(model, pictures.features),
+            "scores": scores(classifier, pictures.features),
         }
     return result
 
 
-def scores(model: dict, features: np.ndarray) -> dict[str, np.ndarray]:
+def scores(classifier: Classifier, features: np.ndarray) -> dict[str, np.ndarray]:
     """Return three numbers for each picture that should be lower for unknown breeds."""
-    logits = apply_head(model["weights"], features)
+    logits = apply_head(classifier.weights, features)
     top = logits.max(axis=1)
     return {
-        "similarity": similarity(features, model["means"]),  # what the model file contains
+        "similarity": similarity(features, classifier.means),  # what the model file contains
         "energy": top + np.log(np.exp(logits - top[:, None]).sum(axis=1)),  # Liu et al. 2020, arXiv:2010.03759
         "probability": log_softmax(logits).max(axis=1),
     }
@@ -95,15 +77,14 @@ def scores(model: dict, features: np.ndarray) -> dict[str, np.ndarray]:
 def unknown_features(data_dir: Path, classes: list[str]) -> dict[str, dict[str, np.ndarray]]:
     """Return the features of the breeds that are not among the classes, as crops and as whole photos."""
     unknown = {}
-    for breed, folder in training.breed_folders(data_dir).items():
+    for breed, folder in breed_folders(data_dir).items():
         if breed in classes:
             continue
-        training.crop_breeds(data_dir, [breed])
+        crop_breeds(data_dir, [breed])
         images = [f"{folder}/{path.name}" for path in sorted((images_dir(data_dir) / folder).iterdir())]
-        views = {"crops": training.crop_view, "whole_photos": photo_view}
         unknown[breed] = {
             name: extract_features([view(data_dir, image) for image in images], data_dir)
-            for name, view in views.items()
+            for name, view in KINDS.items()
         }
     return unknown
 
@@ -137,27 +118,28 @@ def draw_non_dogs(folder: Path, number: int = 120) -> list[View]:
             image = noise.resize(size, Image.Resampling.BICUBIC).filter(ImageFilter.GaussianBlur(4))
         path = folder / f"{i}.png"
         image.save(path)
-        views.append(View(path, training.PHOTO_SHARE))
+        views.append(View(path, recipe.PHOTO_SHARE))
     return views
 
 
 def compare(data_dir: Path) -> None:
     """Print the mean validation accuracy of five splits, on crops and whole photos, for other constants."""
     trial = {"learning_rate": 1e-3, "inner_size": 0, "dropout": 0.5}
-    chosen = (training.PHOTO_SHARE, training.CROP_VIEWS, training.PHOTO_VIEWS)
+    chosen = (recipe.PHOTO_SHARE, recipe.CROP_VIEWS, recipe.PHOTO_VIEWS)
     others = [(share, *chosen[1:]) for share in (1.0, 0.75)] + [
         (chosen[0], *n) for n in ((1, 0), (0, 1), (2, 1), (2, 2))
     ]
     for variant in (chosen, *others):
-        training.PHOTO_SHARE, training.CROP_VIEWS, training.PHOTO_VIEWS = variant
+        recipe.PHOTO_SHARE, recipe.CROP_VIEWS, recipe.PHOTO_VIEWS = variant
         correct = []
         for seed in range(33, 38):
             with contextlib.redirect_stdout(io.StringIO()):
-                classes, split = prepare_split(data_dir, ["top10"], None, seed)
-                validation = validation_set(data_dir, split, classes)
-                _, weights = training.train_head(training_set(data_dir, split, classes), validation, trial, 10, seed)
-            right = apply_head(weights, validation.features).argmax(axis=1) == validation.labels
-            correct.append(right.reshape(2, -1).mean(axis=1))
+                task = prepare_task(data_dir, seed=seed)
+                validation = plain_set(task, "validation")
+                both = join(*validation.values())
+                _, weights = train_head(training_set(task), both, trial, len(task.classes), seed)
+            logits = {kind: apply_head(weights, validation[kind].features) for kind in KINDS}
+            correct.append([(logits[kind].argmax(axis=1) == validation[kind].labels).mean() for kind in KINDS])
         crops, photos = 100 * np.mean(correct, axis=0)
         name = "photo_share_{}_crop_views_{}_photo_views_{}".format(*variant)
         print(f"{name}_validation_crops = {crops:.2f} %\n{name}_validation_whole_photos = {photos:.2f} %", flush=True)
@@ -166,7 +148,7 @@ def compare(data_dir: Path) -> None:
 def main() -> None:
     """Train with every seed, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data-dir", type=Path, default=training.DATA_DIR)
+    parser.add_argument("--data-dir", type=Path, default=DATA_DIR)
     parser.add_argument("--official-split", type=Path, metavar="CSV", help="rows of image,split")
     parser.add_argument(
         "--compare", action="store_true", help="compare frames and numbers of views on validation pictures"
@@ -190,12 +172,12 @@ def main() -> None:
     }
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         non_dogs = extract_features(draw_non_dogs(Path(folder)), args.data_dir)
-        unknown = unknown_features(args.data_dir, training.choose_breeds(args.data_dir, ["top10"]))
+        unknown = unknown_features(args.data_dir, choose_breeds(args.data_dir, ["top10"]))
         unknown["non_dogs"] = {"crops": non_dogs, "whole_photos": non_dogs}
     for protocol, trained in models.items():
         if not trained:
             continue
-        results = [measure(args.data_dir, model) for model in trained]
+        results = [measure(model) for model in trained]
         for kind in ("crops", "whole_photos"):
             for key, unit in (("accuracy", "%"), ("ece", "%"), ("ece_before", "%")):
                 values = [result[kind][key] for result in results]
@@ -204,24 +186,27 @@ def main() -> None:
                 record(f"{protocol}_{key}_{kind}_highest", np.max(values), unit)
             for other, features in unknown.items():
                 known_and_other = [
-                    (r[kind]["scores"], scores(m, features[kind])) for r, m in zip(results, trained, strict=True)
+                    (r[kind]["scores"], scores(m.classifier, features[kind]))
+                    for r, m in zip(results, trained, strict=True)
                 ]
                 for score in known_and_other[0][0]:
                     areas = [auroc(known[score], unknown[score]) for known, unknown in known_and_other]
                     record(f"{protocol}_auroc_{score}_{other}_{kind}_mean", np.mean(areas), "")
             passed = [
-                (r[kind]["scores"]["similarity"] >= m["threshold"]).mean()
+                (r[kind]["scores"]["similarity"] >= m.classifier.threshold).mean()
                 for r, m in zip(results, trained, strict=True)
             ]
             record(f"{protocol}_taken_as_known_{kind}", 100 * np.mean(passed), "%")
             for other, features in unknown.items():
-                passed = [(similarity(features[kind], m["means"]) >= m["threshold"]).mean() for m in trained]
+                passed = [
+                    (similarity(features[kind], m.classifier.means) >= m.classifier.threshold).mean() for m in trained
+                ]
                 record(f"{protocol}_taken_as_known_{other}_{kind}", 100 * np.mean(passed), "%")
         for model in trained:
-            winner = model["winner"]
+            winner = model.winner
             names = ("seed", "learning_rate", "inner_size", "dropout", "epoch")
             chosen = ", ".join(f"{name} {winner[name]}" for name in names)
-            print(f"# {chosen}, temperature {model['temperature']:.2f}")
+            print(f"# {chosen}, temperature {model.classifier.temperature:.2f}")
     if args.json:
         args.json.write_text(json.dumps(figures, indent=1) + "\n")
 

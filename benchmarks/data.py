@@ -30,8 +30,9 @@ from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
-from data_selection import CROP_SIZE, JPEG, breed_folders, crop_dogs, processed_dir  # noqa: E402
-from make_dataset import annotation_dir, images_dir  # noqa: E402
+from data_selection import JPEG, crop_dogs  # noqa: E402
+from dog_breeds.dataset import annotation_dir, breed_folders, images_dir, processed_dir  # noqa: E402
+from dog_breeds.recipe import SIZE  # noqa: E402
 
 BREEDS, PICTURES, WIDTH, HEIGHT = 120, 20_580, 500, 375
 DISTINCT = 300  # different pictures; the archive repeats them under other names
@@ -61,7 +62,7 @@ XML = """<annotation>
 \t</object>
 </annotation>"""
 
-# ---------------------------------------------------------------- the archives
+# --- The archives ----------------------------------------------------------------------------------------------------
 
 
 def make_archives(folder: Path, pictures: int) -> None:
@@ -98,7 +99,7 @@ def add_file(archive: tarfile.TarFile, name: str, content: bytes) -> None:
     archive.addfile(member, io.BytesIO(content))
 
 
-# ---------------------------------------------------------------- the original recipe
+# --- The original recipe ---------------------------------------------------------------------------------------------
 
 
 def extract_all(archives: Path, target: Path) -> None:
@@ -117,11 +118,11 @@ def crop_one_by_one(data_dir: Path, target: Path, breeds: list[tuple[str, str]])
             image = Image.open(photo)
             image = image.crop([int(box.find(side).text) for side in ("xmin", "ymin", "xmax", "ymax")])
             image = image.convert("RGB")
-            image = image.resize((CROP_SIZE, CROP_SIZE), Image.Resampling.BILINEAR)
+            image = image.resize((SIZE, SIZE), Image.Resampling.BILINEAR)
             image.save(target / breed / photo.name, **JPEG)
 
 
-# ---------------------------------------------------------------- measuring
+# --- Measuring -------------------------------------------------------------------------------------------------------
 
 
 def timed(function: Callable, *arguments: object) -> float:
@@ -195,7 +196,7 @@ def cielab(rgb: np.ndarray) -> np.ndarray:
     return np.stack([116 * f[..., 1] - 16, 500 * (f[..., 0] - f[..., 1]), 200 * (f[..., 1] - f[..., 2])], -1)
 
 
-# ---------------------------------------------------------------- the benchmark
+# --- The benchmark ---------------------------------------------------------------------------------------------------
 
 
 def measure_extraction(archives: Path, target: Path, data_dir: Path) -> Iterator[tuple[str, float, str]]:

@@ -34,7 +34,7 @@ REQUESTS = 2000
 
 
 def photo(width: int, height: int, noise: float) -> bytes:
-    """A JPEG like a photo: waves of all lengths, the longer the higher, and noise of so many levels of 255."""
+    """Return a JPEG like a photo: waves of all lengths, the longer the higher, and noise of so many levels of 255."""
     random = np.random.default_rng(0)
     pixels = np.full((height, width, 3), 128, np.float32)
     for octave in range(1, 10):
@@ -49,7 +49,7 @@ def photo(width: int, height: int, noise: float) -> bytes:
 
 
 def in_process(function: Callable, *arguments: object) -> dict:
-    """What a function of this file returns in a process of its own: runtimes and TensorFlow do not bear each other."""
+    """Return what a function gives in a process of its own: runtimes and TensorFlow do not bear each other."""
     code = "import json, sys; sys.path.insert(0, sys.argv[1]); import handler; handler.answer(*sys.argv[2:])"
     command = [sys.executable, "-c", code, str(Path(__file__).parent), function.__name__, *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True)
@@ -59,13 +59,13 @@ def in_process(function: Callable, *arguments: object) -> dict:
 
 
 def answer(function: str, *arguments: str) -> None:
-    """The other end of in_process."""
+    """Print what a function gives: the other end of in_process."""
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})  # one CPU, so one thread
     print(json.dumps(globals()[function](*arguments)))
 
 
 def medians(functions: dict[str, Callable]) -> dict[str, float]:
-    """Median milliseconds of each function, called in turns so that a noisy moment meets all of them."""
+    """Return the median milliseconds of each function, called in turns so that a noisy moment meets all of them."""
     times = {name: [] for name in functions}
     for turn in range(CALLS + 5):
         for name, function in functions.items():
@@ -77,7 +77,7 @@ def medians(functions: dict[str, Callable]) -> dict[str, float]:
 
 
 def warm_calls(model: str, *files: str) -> dict[str, float]:
-    """Handler and bare inference."""
+    """Measure the handler and the bare inference."""
     os.environ["MODEL_FILE"] = model
     import lambda_function
 
@@ -116,7 +116,7 @@ def original_model(size: str, file: str) -> dict:
 
 
 def original_calls(size: str, model: str, *files: str) -> dict[str, float]:
-    """The original's handler on a downloaded picture, as it and keras-image-helper do it."""
+    """Measure the original's handler on a downloaded picture, as it and keras-image-helper do it."""
     from tflite_runtime.interpreter import Interpreter
 
     interpreter = Interpreter(model)
@@ -136,7 +136,7 @@ def original_calls(size: str, model: str, *files: str) -> dict[str, float]:
 
 
 def fresh_process(model: str, small: str, python: str = sys.executable) -> dict[str, float]:
-    """From the start of a process to its first answer, and its resident memory after a hundred."""
+    """Measure from the start of a process to its first answer, and its resident memory after a hundred."""
     code = """
 import base64, contextlib, io, os, sys
 import lambda_function
@@ -164,7 +164,7 @@ print(int(open("/proc/self/statm").read().split()[1]) * os.sysconf("SC_PAGESIZE"
 
 
 def hostile_pictures(model: str) -> dict[str, float]:
-    """The most that a picture of tests/odd_pictures.py costs."""
+    """Measure the most that a picture of tests/odd_pictures.py costs."""
     from handler_process import handler_process
     from odd_pictures import cases
 
@@ -179,7 +179,7 @@ def hostile_pictures(model: str) -> dict[str, float]:
 
 
 def many_requests(model: str, small: str) -> dict[str, float]:
-    """Through the real emulator and client: failures, requests a second, and resident memory."""
+    """Count failures, requests a second and resident memory through the real emulator and client."""
     from emulator import emulator
 
     content = Path(small).read_bytes()

@@ -30,7 +30,9 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 import handler  # noqa: E402
 
-import convert_model  # noqa: E402
+from dog_breeds.dataset import Task, breed_name, read_split  # noqa: E402
+from dog_breeds.facts import append_facts  # noqa: E402
+from dog_breeds.tflite import load_input, predict_files  # noqa: E402
 
 # TensorFlow, and what needs it, is imported in processes of their own: it would disturb the others' measurements.
 
@@ -38,7 +40,8 @@ ONNX_PACKAGES = ("onnxruntime==1.23.2", "onnx==1.23.2", "tf2onnx==1.17.0", "symp
 ROUNDS, CALLS, WARM_UP = 5, 10, 3  # in each round every file gets a new process, so that noise meets all of them
 THREADS = (1, 2)
 PLAIN = "plain_int8"  # as TensorFlow's converter makes it: ranges of all calibration pictures, RELUs not fused
-FILES = (*convert_model.FORMATS, PLAIN)
+FORMATS = ("float32", "float16", "dynamic", "int8")
+FILES = (*FORMATS, PLAIN)
 UNKNOWN_PHOTOS = 300  # of breeds that the model does not know
 
 Figure = tuple[str, float, str]  # name, value, unit
@@ -95,26 +98,36 @@ quantize_static(
 """
 
 
-# ---------------------------------------------------------------- files
+# --- files -----------------------------------------------------------------------------------------------------------
 
 
 def make_files(model_path: Path, folder: Path) -> None:
     """Write the model in every format, without facts and gate, and the pixels of its calibration pictures."""
-    from make_dataset import quiet
-    from training import in_split, keras, read_report, read_split
+    import convert_model
+    from dog_breeds.console import quiet
 
-    model, report = keras.models.load_model(model_path, compile=False), read_report(model_path)
-    train = in_split(read_split(model_path.with_suffix(".csv")), "train")
-    pictures = convert_model.calibration_pictures(Path(report["data_dir"]), train)
+    model = convert_model.keras.models.load_model(model_path, compile=False)
+    pictures = convert_model.calibration_pictures(task_of(model_path))
     with quiet():  # the converter describes every variable
-        for quantization in convert_model.FORMATS:
+        for quantization in FORMATS:
             content = convert_model.to_tflite(model, quantization, pictures)
             (folder / f"{quantization}.tflite").write_bytes(content)
         with mock.patch.multiple(convert_model, calm_half=lambda _, pictures: pictures, fuse_relus=bytes):
             (folder / f"{PLAIN}.tflite").write_bytes(convert_model.to_tflite(model, "int8", pictures))
         handler.original_model("150", str(folder / "original_150.tflite"))
-    pixels = [convert_model.load_input(picture, report["size"])[0] for picture in pictures]
+    pixels = [load_input(picture, model.input.shape[1])[0] for picture in pictures]
     np.save(folder / "pixels.npy", pixels)
+    served = folder / "served.tflite"
+    served.write_bytes((folder / "int8.tflite").read_bytes())
+    facts = convert_model.collect_facts(model_path, convert_model.read_report(model_path), "int8", {})
+    append_facts(served, facts)
+
+
+def task_of(model_path: Path) -> Task:
+    """Return what a model was trained for."""
+    report = json.loads(model_path.with_suffix(".json").read_text())
+    split = read_split(model_path.with_suffix(".csv"))
+    return Task(Path(report["data_dir"]), report["classes"], split, report["size"], report["seed"])
 
 
 def in_new_process(function: Callable, *arguments: object) -> None:
@@ -143,7 +156,7 @@ def make_onnx_files(python: Path, folder: Path) -> None:
     subprocess.run(command, check=True, capture_output=True)
 
 
-# ---------------------------------------------------------------- speed
+# --- speed -----------------------------------------------------------------------------------------------------------
 
 
 def measure_speed(folder: Path, onnx_python: Path, size: int) -> Iterator[Figure]:
@@ -179,44 +192,39 @@ def measure_speed(folder: Path, onnx_python: Path, size: int) -> Iterator[Figure
             yield f"int8_speedup_over_{peer}_{threads}_threads", medians[f"{peer}_{threads}_threads"] / ours, "x"
 
 
-# ---------------------------------------------------------------- accuracy
+# --- accuracy --------------------------------------------------------------------------------------------------------
 
 
 def measure_accuracy(model_path: Path, folder: Path, formats: tuple[str, ...]) -> None:
     """Write accuracy.json: the figures of every format on the test pictures and on unknown breeds, beside Keras'."""
-    from training import (
-        auroc,
-        breed_name,
-        crop_breeds,
-        crop_view,
-        extract_features,
-        in_split,
-        keras,
-        label_images,
-        photo_view,
-        read_report,
-        read_split,
-        unknown_photos,
-    )
+    import convert_model
+    from data_selection import crop_breeds
+    from dog_breeds.features import KINDS, extract_features, keras
+    from dog_breeds.metrics import auroc
+    from training import read_report, unknown_photos
 
-    report = read_report(model_path)
-    data_dir, classes, size = Path(report["data_dir"]), report["classes"], report["size"]
-    test = in_split(read_split(model_path.with_suffix(".csv")), "test")
-    unknown = unknown_photos(data_dir, classes, UNKNOWN_PHOTOS, report["seed"])
-    crop_breeds(data_dir, sorted({breed_name(image.split("/")[0]) for image in unknown}))
-    views = [view(data_dir, image) for view in (crop_view, photo_view) for image in (*test, *unknown)]
+    report, task = read_report(model_path), task_of(model_path)
+    test, unknown = task.images("test"), unknown_photos(task, UNKNOWN_PHOTOS)
+    crop_breeds(task.data_dir, sorted({breed_name(image.split("/")[0]) for image in unknown}))
+    views = {kind: [view(task.data_dir, image) for image in (*test, *unknown)] for kind, view in KINDS.items()}
     model = keras.models.load_model(model_path, compile=False)
-    outputs = {"keras": convert_model.keras_predict(model, extract_features(views, data_dir, size))}
-    for name in formats:
-        outputs[name] = convert_model.predict_files(folder / f"{name}.tflite", [view[:2] for view in views])
+    outputs = {}
+    for kind in KINDS:
+        features = extract_features(views[kind], task.data_dir, task.size)
+        outputs["keras", kind] = convert_model.keras_predict(model, features)
+        for name in formats:
+            pictures = [view.picture for view in views[kind]]
+            outputs[name, kind] = predict_files(folder / f"{name}.tflite", pictures)
 
-    labels, figures = label_images(test, classes), []
+    labels, figures = task.labels(test), []
+    known, other = slice(0, len(test)), slice(len(test), None)
     for name in formats:
-        for kind, start in (("crops", 0), ("whole_photos", len(test) + len(unknown))):
-            known, other = slice(start, start + len(test)), slice(start + len(test), start + len(test) + len(unknown))
-            two = [tuple(column[known] for column in outputs[source]) for source in ("keras", name)]
+        for kind in KINDS:
+            two = [tuple(column[known] for column in outputs[source, kind]) for source in ("keras", name)]
             result = convert_model.compare(*two, labels, report["unknown_rule"]["threshold"])
-            areas = [auroc(outputs[source][1][known], outputs[source][1][other]) for source in ("keras", name)]
+            areas = [
+                auroc(outputs[source, kind][1][known], outputs[source, kind][1][other]) for source in ("keras", name)
+            ]
             loss = result["keras"]["accuracy"] - result["tflite"]["accuracy"]
             figures += [
                 (f"{name}_{kind}_accuracy", 100 * result["tflite"]["accuracy"], "%"),
@@ -230,21 +238,19 @@ def measure_accuracy(model_path: Path, folder: Path, formats: tuple[str, ...]) -
     (folder / "accuracy.json").write_text(json.dumps(figures))
 
 
-# ---------------------------------------------------------------- start
+# --- start -----------------------------------------------------------------------------------------------------------
 
 
-def measure_start(model_path: Path, report: dict, folder: Path) -> Iterator[Figure]:
+def measure_start(folder: Path) -> Iterator[Figure]:
     """How fast a process with the image's packages, and nothing else, answers, and what it then weighs."""
     python = make_environment(folder / "image", "-r", str(ROOT / "requirements-lambda.txt"))
-    photo, served = folder / "photo.jpg", folder / "served.tflite"
+    photo = folder / "photo.jpg"
     photo.write_bytes(handler.photo(500, 375, 2))
-    served.write_bytes((folder / "int8.tflite").read_bytes())
-    convert_model.append_facts(served, convert_model.collect_facts(model_path, report, "int8", {}))
-    for name, value in handler.fresh_process(str(served), str(photo), str(python)).items():
+    for name, value in handler.fresh_process(str(folder / "served.tflite"), str(photo), str(python)).items():
         yield name, value, name.rsplit("_", 1)[1]
 
 
-# ---------------------------------------------------------------- command line
+# --- command line ----------------------------------------------------------------------------------------------------
 
 PARTS = ("speed", "accuracy", "start")
 
@@ -278,7 +284,7 @@ def main() -> None:
             for figure in json.loads((folder / "accuracy.json").read_text()):
                 show(*figure)
         if "start" in parts:
-            for figure in measure_start(args.model, report, folder):
+            for figure in measure_start(folder):
                 show(*figure)
     if args.json:
         args.json.write_text(json.dumps(figures, indent=1) + "\n")

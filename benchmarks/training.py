@@ -27,9 +27,19 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 import training  # noqa: E402
-from data_selection import breed_name, crop_breeds, top_breeds  # noqa: E402
-from make_dataset import DATA_DIR, annotation_dir, images_dir, weights_path  # noqa: E402
-from training import keras, tf  # noqa: E402
+from data_selection import crop_breeds  # noqa: E402
+from dog_breeds import features, recipe  # noqa: E402
+from dog_breeds.dataset import (  # noqa: E402
+    DATA_DIR,
+    annotation_dir,
+    breed_name,
+    images_dir,
+    list_images,
+    split_images,
+    top_breeds,
+    weights_path,
+)
+from dog_breeds.features import keras, tf  # noqa: E402
 
 ORIGINAL_EPOCHS = 260  # of its whole search, one setting after the other
 ORIGINAL_SIZE = 150
@@ -52,18 +62,18 @@ def link_data(source: Path, data_dir: Path, limit: int | None) -> None:
     weights_path(data_dir).symlink_to(weights_path(source).resolve())
 
 
-# ---------------------------------------------------------------- the original recipe
+# --- the original recipe ---------------------------------------------------------------------------------------------
 
 
 def measure_original(data_dir: Path) -> Iterator[Figure]:
     """The seconds of an epoch of the original, training and validation, and of its whole search."""
     breeds = top_breeds(data_dir)
     crop_breeds(data_dir, breeds)
-    split = training.split_images(training.list_images(data_dir, breeds), training.SEED)
+    split = split_images(list_images(data_dir, breeds), recipe.SEED)
     for image, part in split.items():
         link = data_dir / "original" / part / breed_name(image.split("/")[0]) / image.split("/")[1]
         link.parent.mkdir(parents=True, exist_ok=True)
-        link.symlink_to(training.crop_view(data_dir, image).path)
+        link.symlink_to(features.crop_view(data_dir, image).path)
     train, validation = (
         keras.utils.image_dataset_from_directory(
             data_dir / "original" / part, image_size=(ORIGINAL_SIZE, ORIGINAL_SIZE), batch_size=32, verbose=False
@@ -104,12 +114,12 @@ def original_model(data_dir: Path, classes: int) -> keras.Model:
     return model
 
 
-# ---------------------------------------------------------------- ours
+# --- ours ------------------------------------------------------------------------------------------------------------
 
 
 def measure_ours(data_dir: Path) -> Iterator[Figure]:
     """The seconds of our training from nothing to the saved model, and again; what the repetition changes."""
-    for size in (training.CROP_SIZE, ORIGINAL_SIZE):
+    for size in (recipe.SIZE, ORIGINAL_SIZE):
         first, report, split = train(data_dir, size)
         again, second, same_split = train(data_dir, size)  # the features are in the cache
         shutil.rmtree(data_dir / "processed")
@@ -135,10 +145,10 @@ def train(data_dir: Path, size: int) -> tuple[float, dict, str]:
 
 def settings(report: dict) -> list:
     """What the search chose."""
-    return [report["winner"][name] for name in training.GRID]
+    return [report["winner"][name] for name in recipe.GRID]
 
 
-# ---------------------------------------------------------------- the bare backbone
+# --- the bare backbone -----------------------------------------------------------------------------------------------
 
 
 def measure_extraction(data_dir: Path) -> Iterator[Figure]:
@@ -146,16 +156,16 @@ def measure_extraction(data_dir: Path) -> Iterator[Figure]:
 
     `backbone_rate` is that of the very function which extraction calls, `keras_rate` that of Keras' model as it comes.
     """
-    size, breeds = training.CROP_SIZE, top_breeds(data_dir)
+    size, breeds = recipe.SIZE, top_breeds(data_dir)
     crop_breeds(data_dir, breeds)
-    images = [image for names in training.list_images(data_dir, breeds).values() for image in names]
-    views = [training.crop_view(data_dir, image) for image in images[:: max(len(images) // PICTURES, 1)][:PICTURES]]
-    batch = min(training.BACKBONE_BATCH, len(views))
+    images = [image for names in list_images(data_dir, breeds).values() for image in names]
+    views = [features.crop_view(data_dir, image) for image in images[:: max(len(images) // PICTURES, 1)][:PICTURES]]
+    batch = min(recipe.BACKBONE_BATCH, len(views))
     views = views[: len(views) // batch * batch]
-    pixels = np.stack([training.load_pixels(view, size) for view in views])
+    pixels = np.stack([features.load_pixels(view, size) for view in views])
     batches = [tf.constant(pixels[i : i + batch]) for i in range(0, len(pixels), batch)]
 
-    compiled = training.load_backbone(data_dir, size, ())[1]
+    compiled = features.load_backbone(data_dir, size, ())[1]
     model = keras.applications.Xception(weights=None, include_top=False, input_shape=(size, size, 3), pooling="avg")
     model.load_weights(weights_path(data_dir))
     plain = tf.function(lambda x: model(tf.cast(x, tf.float32) / 127.5 - 1, training=False))
@@ -163,7 +173,7 @@ def measure_extraction(data_dir: Path) -> Iterator[Figure]:
     def extract() -> None:
         shutil.rmtree(data_dir / "features", ignore_errors=True)
         with contextlib.redirect_stdout(io.StringIO()):
-            training.extract_features(views, data_dir, size)
+            features.extract_features(views, data_dir, size)
 
     runs = {
         "extraction_rate": extract,
@@ -187,7 +197,7 @@ def timed(function: Callable) -> float:
     return time.perf_counter() - start
 
 
-# ---------------------------------------------------------------- command line
+# --- command line ----------------------------------------------------------------------------------------------------
 
 PARTS = {"original": measure_original, "ours": measure_ours, "extraction": measure_extraction}
 
@@ -212,7 +222,7 @@ def main() -> None:
             for figure in PARTS[part](Path(folder)):
                 show(*figure)
     if not args.only:
-        for size in (training.CROP_SIZE, ORIGINAL_SIZE):
+        for size in (recipe.SIZE, ORIGINAL_SIZE):
             show(f"speedup_{size}", figures["original_search"] / figures[f"training_{size}"], "x")
     if args.json:
         args.json.write_text(json.dumps(figures, indent=1) + "\n")

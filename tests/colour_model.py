@@ -1,14 +1,12 @@
 """Write a tiny model file with the contract of the real one, which tells ten colours apart instead of ten breeds.
 
-    python tests/colour_model.py MODEL.tflite
+    PYTHONPATH=. python tests/colour_model.py MODEL.tflite
 
 A picture's "breed" is the one of COLOURS nearest to the mean colour of its upper left quarter. Where none is near, as
 for gray, the similarity is below the threshold: the breed is not known. TensorFlow needs a process of its own.
 """
 
-import json
 import sys
-import zipfile
 from pathlib import Path
 
 SIZE = 299
@@ -34,6 +32,8 @@ def write_model(path: Path, size: int = SIZE, breeds: list[str] | None = None) -
     import tensorflow as tf
     from keras import ops
 
+    from dog_breeds.facts import append_facts
+
     breeds = breeds or list(COLOURS)
     colours = tf.constant([COLOURS[breed] for breed in breeds], tf.float32)
     pixels = keras.Input((size, size, 3), 1)
@@ -42,7 +42,7 @@ def write_model(path: Path, size: int = SIZE, breeds: list[str] | None = None) -
     outputs = [ops.softmax(logits), ops.max(logits, axis=1, keepdims=True)]
     converter = tf.lite.TFLiteConverter.from_keras_model(keras.Model(pixels, outputs))
     path.write_bytes(converter.convert())
-    append_facts(path, metadata(breeds, size), "\n".join(breeds) + "\n")
+    append_facts(path, metadata(breeds, size))
 
 
 def metadata(breeds: list[str], size: int = SIZE) -> dict:
@@ -56,13 +56,6 @@ def metadata(breeds: list[str], size: int = SIZE) -> dict:
         "photo_share": 0.875,
         "unknown_rule": {"score": "similarity", "threshold": THRESHOLD},
     }
-
-
-def append_facts(path: Path, facts: dict, labels: str) -> None:
-    """Append the zip archive of labels and facts to a model file."""
-    with zipfile.ZipFile(path, "a") as archive:
-        archive.writestr("labels.txt", labels)
-        archive.writestr("metadata.json", json.dumps(facts))
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import pytest
 
 import make_dataset
+from dog_breeds.dataset import weights_path
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -19,9 +20,9 @@ def demo(request, tmp_path_factory) -> Path:
     store = request.config.cache.mkdir("data")
     make_dataset.make_weights(store)
     data_dir = tmp_path_factory.mktemp("demo")
-    weights = make_dataset.weights_path(data_dir)
+    weights = weights_path(data_dir)
     weights.parent.mkdir()
-    os.link(make_dataset.weights_path(store), weights)
+    os.link(weights_path(store), weights)
     make_dataset.make_raw(data_dir, "", demo=True)
     return data_dir
 

@@ -40,6 +40,10 @@ class Stack:
         """All output so far."""
         return Path(self.output.name).read_text(errors="replace")
 
+    def log(self) -> dict:
+        """What the last request logged."""
+        return json.loads(next(line for line in reversed(self.printed().splitlines()) if line.startswith("{")))
+
     def runtime_pid(self) -> int:
         """Process id of the Python that runs the handler."""
         tasks = Path(f"/proc/{self.process.pid}/task").glob("*/children")

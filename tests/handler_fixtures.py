@@ -1,13 +1,19 @@
 """Fixtures of the tests of handler, clients and image."""
 
+import contextlib
+import http.server
+import os
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from emulator import Stack, emulator
-from handler_process import handler_process
+from handler_process import ROOT, handler_process
+from odd_pictures import picture, saved
 
 COLOUR_MODEL = Path(__file__).with_name("colour_model.py")
 
@@ -16,7 +22,8 @@ COLOUR_MODEL = Path(__file__).with_name("colour_model.py")
 def colour_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny model file that tells colours apart, made by TensorFlow in a process of its own."""
     path = tmp_path_factory.mktemp("model") / "colours.tflite"
-    subprocess.run([sys.executable, COLOUR_MODEL, path], check=True, capture_output=True)
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, COLOUR_MODEL, path], check=True, capture_output=True, env=env)
     return path
 
 
@@ -32,3 +39,43 @@ def ask(colour_model: Path) -> Iterator[Callable]:
     """The handler in a process of its own: a function that takes an event."""
     with handler_process(colour_model) as function:
         yield function
+
+
+class Silent(http.server.BaseHTTPRequestHandler):
+    """A server that logs nothing."""
+
+    def log_message(self, *args: object) -> None:
+        """Nothing."""
+
+
+@contextlib.contextmanager
+def local_server(handler: type[Silent]) -> Iterator[int]:
+    """Serve on a free port of this machine, and yield it."""
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        server.handle_error = lambda *args: None
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server.server_port
+        server.shutdown()
+
+
+class LocalServer(Silent):
+    """Serves a dog, slowly if asked to, or other things."""
+
+    def do_GET(self) -> None:
+        if self.path == "/drip":
+            self.wfile.write(b"HTTP/1.1 200 OK\r\nX: ")
+            while True:
+                self.wfile.write(b"x")
+                time.sleep(0.05)
+        time.sleep(0.5 if self.path == "/dog.jpg" else 0)
+        self.send_response(404 if self.path == "/missing" else 200)
+        self.end_headers()
+        png, jpeg = saved(picture(), format="PNG") + bytes(9_900_000), saved(picture(), format="JPEG")
+        self.wfile.write(png if self.path == "/large.png" else jpeg)
+
+
+@pytest.fixture(scope="module")
+def port() -> Iterator[int]:
+    """The port of a LocalServer."""
+    with local_server(LocalServer) as port:
+        yield port

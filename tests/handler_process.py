@@ -6,12 +6,14 @@ import json
 import multiprocessing
 import os
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any, NamedTuple
+
+from dog_breeds import web_pictures
 
 ROOT = Path(__file__).parent.parent
 
@@ -34,7 +36,7 @@ class Answered(NamedTuple):
 
 @contextlib.contextmanager
 def handler_process(model: Path, patch: Callable | None = None, *args: Any) -> Iterator[Callable[[Any], Answered]]:
-    """Yield a function that has the handler answer an event. Calls patch(lambda_function, *args) there first."""
+    """Yield a function that has the handler answer an event. Calls patch(*args) there first."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=_serve, args=(theirs, str(model), patch, args), daemon=True)
@@ -53,13 +55,19 @@ def handler_process(model: Path, patch: Callable | None = None, *args: Any) -> I
         process.kill()
 
 
+def run_python(code: str, *args: object, **env: str) -> subprocess.CompletedProcess:
+    """Run code in a process of its own, with the project on its path."""
+    env = {**os.environ, "PYTHONPATH": str(ROOT), **env}
+    return subprocess.run([sys.executable, "-c", code, *map(str, args)], capture_output=True, text=True, env=env)
+
+
 def _serve(pipe: Any, model: str, patch: Callable | None, args: tuple) -> None:
     os.environ["MODEL_FILE"] = model
     sys.path.insert(0, str(ROOT))
     import lambda_function
 
     if patch:
-        patch(lambda_function, *args)
+        patch(*args)
     while True:
         try:
             event = pipe.recv()
@@ -77,7 +85,7 @@ def _serve(pipe: Any, model: str, patch: Callable | None, args: tuple) -> None:
         pipe.send((answer, raised, printed.getvalue(), seconds, int(peak.split()[1]) / 1000))
 
 
-def without_network(handler: ModuleType) -> None:
+def without_network() -> None:
     """No name resolves."""
 
     def fail(*args: object, **options: object) -> None:
@@ -86,21 +94,23 @@ def without_network(handler: ModuleType) -> None:
     socket.getaddrinfo = fail
 
 
-def with_local_server(handler: ModuleType, port: int, seconds: float) -> None:
+def with_local_server(port: int, seconds: float) -> None:
     """Addresses of this machine count as public, at this port, and downloads may take `seconds`."""
     import AntiSSRF
 
     policy = AntiSSRF.AntiSSRFPolicy
     AntiSSRF.AntiSSRFPolicy = lambda config: policy(AntiSSRF.PolicyConfigOptions.NONE)
-    handler.PORTS = {"http": port}
-    handler.MAX_SECONDS = seconds
+    at_port(port)
+    web_pictures.MAX_SECONDS = seconds
 
 
-def at_port(handler: ModuleType, port: int) -> None:
+def at_port(port: int) -> None:
     """The port of a local server counts as the default one; its address is no more public than otherwise."""
-    handler.PORTS = {"http": port, "https": port}
+    web_pictures.PORTS = {"http": port, "https": port}
 
 
-def with_fault(handler: ModuleType) -> None:
+def with_fault() -> None:
     """A programming error."""
-    handler.classify = lambda *args: 1 / 0
+    import lambda_function
+
+    lambda_function.classify = lambda *args: 1 / 0

@@ -20,6 +20,15 @@ FORMATS = {
     "gif": {"format": "GIF"},
     "bmp": {"format": "BMP"},
 }
+STORED = {  # how an upright picture is turned before it is stored, by EXIF orientation
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_90,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_270,
+}
 
 Case = tuple[str, bytes, str | None]  # name, content, the breed or error code to answer; None: any of them
 
@@ -141,27 +150,12 @@ def downwards_bmp(image: Image.Image) -> bytes:
 
 def turned() -> Iterator[Case]:
     """Pictures that their EXIF data turn upright, and some with EXIF data that make no sense."""
-    undo = {
-        2: Image.Transpose.FLIP_LEFT_RIGHT,
-        3: Image.Transpose.ROTATE_180,
-        4: Image.Transpose.FLIP_TOP_BOTTOM,
-        5: Image.Transpose.TRANSPOSE,
-        6: Image.Transpose.ROTATE_90,
-        7: Image.Transpose.TRANSVERSE,
-        8: Image.Transpose.ROTATE_270,
-    }
     for kind in ("jpg", "progressive.jpg", "png", "webp"):
-        for orientation in range(1, 9):
-            image = picture().transpose(undo[orientation]) if orientation in undo else picture()
-            yield (
-                f"turned_{orientation}.{kind}",
-                saved(image, exif=orientation_exif(orientation), **FORMATS[kind]),
-                BREED,
-            )
-        for orientation in (0, 9, 65535):
+        for orientation in (*range(10), 65535):
+            image = picture().transpose(STORED[orientation]) if orientation in STORED else picture()
             exif = orientation_exif(orientation)
-            yield f"orientation_{orientation}.{kind}", saved(picture(), exif=exif, **FORMATS[kind]), BREED
-    large = picture(4032, 3024).transpose(undo[6])
+            yield f"turned_{orientation}.{kind}", saved(image, exif=exif, **FORMATS[kind]), BREED
+    large = picture(4032, 3024).transpose(STORED[6])
     yield "phone.jpg", saved(large, format="JPEG", exif=orientation_exif(6)), BREED
     for name, exif in {
         "garbage": b"Exif\0\0" + bytes(range(256)),
@@ -196,13 +190,8 @@ def cut_off() -> Iterator[Case]:
 def mislabelled() -> Iterator[Case]:
     """Files that are not what they begin like, or not pictures of a kind that is taken."""
     jpeg, png = saved(picture(), format="JPEG"), saved(picture(), format="PNG")
-    for name, start in {
-        "jpeg": b"\xff\xd8\xff",
-        "png": b"\x89PNG\r\n\x1a\n",
-        "gif": b"GIF89a",
-        "bmp": b"BM",
-        "webp": b"RIFF",
-    }.items():
+    starts = {"jpeg": jpeg[:3], "png": png[:8], "gif": b"GIF89a", "bmp": b"BM", "webp": b"RIFF"}
+    for name, start in starts.items():
         yield f"{name}_of_zeros", start + bytes(5000), DAMAGED
         yield f"{name}_alone", start, DAMAGED
         yield f"{name}_before_png", start + png, DAMAGED
@@ -216,15 +205,8 @@ def mislabelled() -> Iterator[Case]:
     yield "png_no_palette", png_file((8, 8, 8, 3, 0, 0, 0), chunk(b"IDAT", zlib.compress(bytes(72)))), None
     yield "jpeg_no_frame", b"\xff\xd8\xff\xd9" + jpeg[2:22], DAMAGED
     yield "jpeg_no_tables", jpeg[:20] + jpeg[jpeg.index(b"\xff\xc0") :], DAMAGED
-    for name, kind in {
-        "tiff": "TIFF",
-        "jpeg2000": "JPEG2000",
-        "ico": "ICO",
-        "ppm": "PPM",
-        "eps": "EPS",
-        "tga": "TGA",
-    }.items():
-        yield name, saved(picture(64, 64), format=kind), OTHER_TYPE
+    for kind in ("TIFF", "JPEG2000", "ICO", "PPM", "EPS", "TGA"):
+        yield kind.lower(), saved(picture(64, 64), format=kind), OTHER_TYPE
     for name, data in {
         "nothing": b"",
         "a byte": b"\xff",
@@ -251,11 +233,8 @@ def sizes() -> Iterator[Case]:
             yield f"{width}x{height}.{kind}", saved(Image.new("RGB", (width, height), colour), **FORMATS[kind]), breed
     yield "65500x1.jpg", saved(Image.new("RGB", (65500, 1), colour), format="JPEG"), breed
     yield "50_megapixels.jpg", saved(Image.new("RGB", (8000, 6250), colour), format="JPEG"), breed
-    yield (
-        "50_megapixels_gray.png",
-        saved(Image.new("L", (8000, 6250), 250), format="PNG", compress_level=1),
-        "great_pyrenees",
-    )
+    gray = Image.new("L", (8000, 6250), 250)
+    yield "50_megapixels_gray.png", saved(gray, format="PNG", compress_level=1), "great_pyrenees"
     yield "over_50_megapixels.jpg", saved(Image.new("L", (8000, 6251), 200), format="JPEG"), TOO_LARGE
     yield "over_50_megapixels.gif", saved(Image.new("P", (8000, 6251)), format="GIF"), TOO_LARGE
     jpeg, gif, bmp = (saved(picture(), **FORMATS[kind]) for kind in ("jpg", "gif", "bmp"))
@@ -266,12 +245,8 @@ def sizes() -> Iterator[Case]:
         data = png_file((width, height, 8, 6, 0, 0, 0), chunk(b"IDAT", zlib.compress(bytes(1000))))
         yield f"announces_{width}x{height}.png", data, code
     yield "announces_65535x65535.gif", gif[:6] + b"\xff\xff\xff\xff" + gif[10:], TOO_LARGE
-    for width, height, code in (
-        (2**31 - 1, 2**31 - 1, TOO_LARGE),
-        (50000, -50000, TOO_LARGE),
-        (0, 0, DAMAGED),
-        (-9, 9, TOO_LARGE),
-    ):
+    wrong = (2**31 - 1, 2**31 - 1, TOO_LARGE), (50000, -50000, TOO_LARGE), (0, 0, DAMAGED), (-9, 9, TOO_LARGE)
+    for width, height, code in wrong:
         yield f"announces_{width}x{height}.bmp", bmp[:18] + struct.pack("<ii", width, height) + bmp[26:], code
     webp = b"VP8X" + struct.pack("<I", 10) + b"\0\0\0\0" + b"\xff\x3f\0" * 2
     yield "announces_16384x16384.webp", b"RIFF" + struct.pack("<I", 4 + len(webp)) + b"WEBP" + webp, DAMAGED
@@ -290,22 +265,13 @@ def hostile() -> Iterator[Case]:
     for name, entries, size in (("60_kB", 4900, 60_000), ("1_MB", 60_000, 1_000_000), ("9_MB", 65_535, 9_000_000)):
         yield f"overlapping_exif_{name}.jpg", jpeg[:2] + exif_segments(entries, size) + jpeg[20:], None
     yield "overlapping_exif.png", png[:33] + chunk(b"eXIf", overlapping_exif(60_000, 1_000_000)) + png[33:], None
-    yield (
-        "overlapping_index.jpg",
-        jpeg[:2] + segment(b"\xe2", b"MPF\0" + overlapping_exif(4900, 60_000)) + jpeg[2:],
-        None,
-    )
+    index = segment(b"\xe2", b"MPF\0" + overlapping_exif(4900, 60_000))
+    yield "overlapping_index.jpg", jpeg[:2] + index + jpeg[2:], None
     yield "many_exif_tags.jpg", jpeg[:2] + exif_segments(65_535, 4) + jpeg[20:], None
-    yield (
-        "compressed_text.png",
-        png[:33] + chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(50_000_000), 9)) * 70 + png[33:],
-        None,
-    )
-    yield (
-        "compressed_profile.png",
-        png[:33] + chunk(b"iCCP", b"a\0\0" + zlib.compress(bytes(200_000_000), 9)) + png[33:],
-        None,
-    )
+    texts = chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(50_000_000), 9)) * 70
+    yield "compressed_text.png", png[:33] + texts + png[33:], None
+    profile = chunk(b"iCCP", b"a\0\0" + zlib.compress(bytes(200_000_000), 9))
+    yield "compressed_profile.png", png[:33] + profile + png[33:], None
     yield "repeated_scans.jpg", repeated_scans(5000, 5000, 300), TOO_LARGE
     yield "many_scans.jpg", repeated_scans(1000, 1000, 400), "pomeranian"
     runs = b"\x01\x07" * 4_800_000
@@ -318,11 +284,8 @@ def hostile() -> Iterator[Case]:
     for colour_type, channels, breed in ((2, 3, "great_pyrenees"), (6, 4, TOO_LARGE)):
         packer, row = zlib.compressobj(9), b"\0" + b"\xff" * (side * channels)
         data = b"".join(packer.compress(row) for _ in range(side)) + packer.flush()
-        yield (
-            f"50_megapixels_{channels}.png",
-            png_file((side, side, 8, colour_type, 0, 0, 0), chunk(b"IDAT", data)),
-            breed,
-        )
+        content = png_file((side, side, 8, colour_type, 0, 0, 0), chunk(b"IDAT", data))
+        yield f"50_megapixels_{channels}.png", content, breed
     yield "49_megapixels.webp", saved(Image.new("RGB", (7000, 7000)), format="WEBP", lossless=True, method=0), DAMAGED
     yield "12_megapixels.webp", saved(picture(4032, 3024), format="WEBP", method=0), BREED
     cmyk = Image.new("CMYK", (7000, 7000), (0, 0, 255, 0))
@@ -349,7 +312,6 @@ def exif_segments(entries: int, size: int) -> bytes:
 
 def repeated_scans(width: int, height: int, times: int) -> bytes:
     """A progressive JPEG that repeats its last scan."""
-    data = saved(
-        Image.new("RGB", (width, height), COLOURS["pomeranian"]), format="JPEG", progressive=True, subsampling=0
-    )
+    image = Image.new("RGB", (width, height), COLOURS["pomeranian"])
+    data = saved(image, format="JPEG", progressive=True, subsampling=0)
     return data[:-2] + data[data.rindex(b"\xff\xda") : -2] * times + b"\xff\xd9"

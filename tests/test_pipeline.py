@@ -115,7 +115,8 @@ KERAS = """
 import json, sys
 from pathlib import Path
 import numpy as np
-from training import PHOTO_SHARE, View, keras, load_pixels
+from dog_breeds.features import View, keras, load_pixels
+from dog_breeds.recipe import PHOTO_SHARE
 model = keras.models.load_model(sys.argv[1], compile=False)
 for photo in sys.argv[2:]:
     pixels = load_pixels(View(Path(photo), PHOTO_SHARE), model.input_shape[1])

@@ -57,6 +57,14 @@ NAMES = {
     "first.mixed.example": ["127.0.0.1", PUBLIC],
     "alias.example": ["0.0.0.0"],
 }
+ALLOWED = hostile_urls.words(f"""
+    http://public.example/dog.jpg http://PUBLIC.example:80/dog.jpg?size=large&name=größe#top
+    http://public6.example/dog.jpg http://both.example/dog.jpg http://{PUBLIC}/dog.jpg http://[{PUBLIC6}]/dog.jpg
+    https://public.example/dog.jpg https://public.example:443/dog.jpg http://public.example:080/dog.jpg
+    http://public.example/steps/3 http://public.example/302?/dog.jpg http://public.example/307?dog.jpg
+    http://public.example/302?https://public.example/dog.jpg http://public.example/cookie
+    http://public.example/chunked http://public.example/endless_redirect
+""")
 LATE = 8.3
 CHANGING = itertools.cycle([PUBLIC, "127.0.0.1"])  # of *.changing.example; slow.example gets no answer at all
 DOG = odd_pictures.saved(odd_pictures.picture(), format="JPEG")
@@ -78,24 +86,7 @@ def main() -> None:
         for start in range(0, len(urls), 10):
             some = urls[start : start + 10]
             report["hostile"] += zip(some, stack.invoke({"urls": some, "top_k": 1})["predictions"], strict=True)
-        for url in (
-            "http://public.example/dog.jpg",
-            "http://PUBLIC.example:80/dog.jpg?size=large&name=größe#top",
-            "http://public6.example/dog.jpg",
-            "http://both.example/dog.jpg",
-            f"http://{PUBLIC}/dog.jpg",
-            f"http://[{PUBLIC6}]/dog.jpg",
-            "https://public.example/dog.jpg",
-            "https://public.example:443/dog.jpg",
-            "http://public.example/steps/3",
-            "http://public.example:080/dog.jpg",
-            "http://public.example/302?/dog.jpg",
-            "http://public.example/307?dog.jpg",
-            "http://public.example/302?https://public.example/dog.jpg",
-            "http://public.example/cookie",
-            "http://public.example/chunked",
-            "http://public.example/endless_redirect",
-        ):
+        for url in ALLOWED:
             before = time.monotonic()
             report["allowed"][url] = stack.invoke({"url": url, "top_k": 1}), time.monotonic() - before
         for path in UNFIT:
@@ -122,7 +113,7 @@ def main() -> None:
     print(json.dumps(report))
 
 
-# ---------------------------------------------------------------- network
+# --- Network ---------------------------------------------------------------------------------------------------------
 
 
 def set_up() -> None:
@@ -220,26 +211,32 @@ def serve_port(port: int) -> None:
     Server(("::", port), Handler).serve_forever()
 
 
-# ---------------------------------------------------------------- the public server
+# --- The public server -----------------------------------------------------------------------------------------------
+
+OK = b"HTTP/1.1 200 OK\r\nContent-Type: image/jpeg\r\n"
+ENDLESS = {  # how an answer starts, the block that it repeats for ever, and the seconds between two of them
+    "endless_redirect": (b"HTTP/1.1 302 Moved\r\nLocation: /dog.jpg\r\n\r\n", bytes(2**20), 0),
+    "huge": (OK + b"\r\n", DOG + bytes(2**20), 0),
+    "huge_length": (OK + b"Content-Length: 99999999999\r\n\r\n", DOG + bytes(2**20), 0),
+    "huge_chunked": (OK + b"Transfer-Encoding: chunked\r\n\r\n", b"100000\r\n" + bytes(2**20) + b"\r\n", 0),
+    "drip": (OK + b"Content-Length: 5000000\r\n\r\n", b"\xff", 0.1),
+    "drip_header": (OK + b"X-Long: ", b"x", 0.1),
+    "drip_chunk": (OK + b"Transfer-Encoding: chunked\r\n\r\n", b"1\r\nx\r\n", 0.1),
+    "continue": (b"", b"HTTP/1.1 100 Continue\r\n\r\n", 0.01),
+    "headers": (OK, b"X-Header: value\r\n", 0.1),
+}
 
 
 def answer(request: http.server.BaseHTTPRequestHandler) -> None:
     """Behave as the path says."""
     path, _, query = request.path.lstrip("/").partition("?")
     send = request.wfile.write
-    ok = b"HTTP/1.1 200 OK\r\nContent-Type: image/jpeg\r\n"
 
     def redirect(url: str, status: int = 302) -> None:
         send(f"HTTP/1.1 {status} Moved\r\nLocation: {url}\r\nContent-Length: 0\r\n\r\n".encode())
 
-    def endless(start: bytes, block: bytes, pause: float = 0) -> None:
-        send(start)
-        while True:
-            send(block)
-            time.sleep(pause)
-
     if path in ("dog.jpg", "check_cookie"):
-        send(ok + b"Content-Length: %d\r\n\r\n" % len(DOG) + DOG)
+        send(OK + b"Content-Length: %d\r\n\r\n" % len(DOG) + DOG)
     elif path.isdigit():
         redirect(unquote(query), int(path))
     elif path.startswith("steps/"):
@@ -253,36 +250,22 @@ def answer(request: http.server.BaseHTTPRequestHandler) -> None:
         send(b"HTTP/1.1 302 Moved\r\nSet-Cookie: a=b; Path=/\r\nLocation: /check_cookie\r\nContent-Length: 0\r\n\r\n")
     elif path == "chunked":
         blocks = b"".join(b"%x\r\n%b\r\n" % (len(DOG[i : i + 100]), DOG[i : i + 100]) for i in range(0, len(DOG), 100))
-        send(ok + b"Transfer-Encoding: chunked\r\n\r\n" + blocks + b"0\r\n\r\n")
-    elif path == "endless_redirect":
-        endless(b"HTTP/1.1 302 Moved\r\nLocation: /dog.jpg\r\n\r\n", bytes(2**20))
+        send(OK + b"Transfer-Encoding: chunked\r\n\r\n" + blocks + b"0\r\n\r\n")
     elif path in ("gzip", "gzip_bomb"):
         body = gzip.compress(DOG if path == "gzip" else bytes(10**9), 1)
-        send(ok + b"Content-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
-    elif path == "huge":
-        endless(ok + b"\r\n", DOG + bytes(2**20))
-    elif path == "huge_length":
-        endless(ok + b"Content-Length: 99999999999\r\n\r\n", DOG + bytes(2**20))
-    elif path == "huge_chunked":
-        endless(ok + b"Transfer-Encoding: chunked\r\n\r\n", b"100000\r\n" + bytes(2**20) + b"\r\n")
+        send(OK + b"Content-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
     elif path.startswith("status/"):
         send(b"HTTP/1.1 %d Status\r\nContent-Length: %d\r\n\r\n" % (int(path.removeprefix("status/")), len(DOG)) + DOG)
     elif path == "html":
         send(b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n\r\n<!doctype html><title>A dog</title>")
     elif path == "garbage":
         send(b"\xff\xd8\xff" * 1000)
-    elif path == "drip":
-        endless(ok + b"Content-Length: 5000000\r\n\r\n", b"\xff", 0.1)
-    elif path == "drip_header":
-        endless(ok + b"X-Long: ", b"x", 0.1)
-    elif path == "drip_chunk":
-        endless(ok + b"Transfer-Encoding: chunked\r\n\r\n", b"1\r\nx\r\n", 0.1)
-    elif path == "drip_redirect":
-        endless(b"HTTP/1.1 302 Moved\r\nLocation: /dog.jpg\r\nX-Long: ", b"x", 0.1)
-    elif path == "continue":
-        endless(b"", b"HTTP/1.1 100 Continue\r\n\r\n", 0.01)
-    elif path == "headers":
-        endless(ok, b"X-Header: value\r\n", 0.1)
+    elif path in ENDLESS:
+        start, block, pause = ENDLESS[path]
+        send(start)
+        while True:
+            send(block)
+            time.sleep(pause)
     elif path == "silence":
         time.sleep(30)
 

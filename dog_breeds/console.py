@@ -1,0 +1,85 @@
+"""What every long step needs: a progress bar, silence from chatty libraries, files that appear only when whole."""
+
+import contextlib
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+
+@contextlib.contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """Give a name to write to; what stands there at the end becomes `path` in one step, after an error it is removed.
+
+    The temporary name has the same ending, by which some libraries tell the format. It begins with ".part-": a killed
+    process leaves it behind. `path` keeps its old content until the end.
+    """
+    part = path.with_name(f".part-{os.getpid()}-{path.name}")
+    try:
+        yield part
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a text file of which nobody ever sees a half."""
+    with written_whole(path) as part:
+        part.write_text(text, encoding="utf-8")
+
+
+@contextlib.contextmanager
+def progress(
+    label: str, total: int | None, start: int = 0, unit: str = "MB", scale: float = 1e6
+) -> Iterator[Callable[[int], None]]:
+    """Give a function that is told the amount done and shows share, rate and time left, as a bar on a terminal.
+
+    Where output goes to a file it prints a line every half minute. `start`, there before, is left out of the rate.
+    """
+    terminal = sys.stdout.isatty()
+    digits = 0 if scale == 1 else 1
+    began = shown = time.monotonic()
+
+    def show(done: int) -> None:
+        nonlocal shown
+        now = time.monotonic()
+        if now - shown < (0.1 if terminal else 30) and done != total:
+            return
+        shown = now
+        rate = max(done - start, 1) / max(now - began, 1e-3)
+        text = f"{label} {done / scale:,.{digits}f} {unit}, {rate / scale:.1f} {unit}/s"
+        if total:
+            left = round((total - done) / rate)
+            bar = "#" * (30 * done // total)
+            text = f"{label} [{bar:<30}] {done / total:4.0%} of {total / scale:,.{digits}f} {unit}, "
+            text += f"{rate / scale:.1f} {unit}/s, {left // 60}:{left % 60:02} left"
+        if terminal:
+            print(f"\r{text}\033[K", end="", flush=True)
+        elif done != total:
+            print(text, flush=True)
+
+    try:
+        yield show
+    finally:
+        if terminal and shown != began:
+            print()
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Silence stdout and stderr, also for what C++ libraries print."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    saved, null = [os.dup(1), os.dup(2)], os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 1)
+    os.dup2(null, 2)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        for number, old in enumerate(saved, 1):
+            os.dup2(old, number)
+            os.close(old)
+        os.close(null)

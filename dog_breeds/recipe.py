@@ -1,0 +1,30 @@
+"""Every setting of training, with the reason for its value. Benchmarks and tests change one by setting it here.
+
+benchmarks/accuracy.py compares those that were chosen by accuracy.
+"""
+
+SIZE = 299  # pixels a side of what the model sees: the input size of Xception
+SEED = 33
+VALIDATION_SHARE = TEST_SHARE = 0.15  # of each breed's images
+
+# The service is sent whole photos. Of these the model sees the central 87.5 % of both sides, ImageNet's usual frame.
+PHOTO_SHARE = 0.875
+CROP_VIEWS, PHOTO_VIEWS = 1, 1  # augmented ones of each training picture; more cost time and gain nothing
+MAX_ROTATION = 10.0  # degrees
+ROTATION_MARGIN = 0.1  # of the size, mirrored around a picture: a rotation by 10 degrees reaches 0.08 beyond its edges
+
+# The search: every combination is trained, the best of each inner size again in cross-validation. 0: no inner layer.
+GRID = {"learning_rate": (2.5e-4, 5e-4, 1e-3), "inner_size": (0, 100, 1000), "dropout": (0.2, 0.5, 0.8)}
+QUICK_GRID = {"learning_rate": (1e-3, 2e-3), "inner_size": (0, 100), "dropout": (0.5,)}
+FOLDS = 5  # of the cross-validation
+WEIGHT_DECAY = 1.0  # times the learning rate, at each step
+LABEL_SMOOTHING = 0.05
+BATCH_SIZE = 512  # smaller ones are no better, and three times slower for the large inner layer
+MAX_EPOCHS, PATIENCE = 60, 5  # a head stops when its validation loss has not fallen for PATIENCE epochs
+AVERAGED_EPOCHS = 5  # the weights of a head are means over so many: less noise from one epoch to the next
+
+KNOWN_SHARE = 0.98  # of the whole photos of the validation part, the share that the unknown-breed rule lets pass
+UNKNOWN_PHOTOS = 100  # photos of other breeds, if there are any, to measure that rule on
+
+BACKBONE_BATCH = 16  # pictures at once, per device; more are not faster on a CPU
+ROWS_PER_SHARD = 256  # of the feature cache: what an interrupted extraction can lose

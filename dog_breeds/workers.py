@@ -1,0 +1,70 @@
+"""Processes that share work, and the number of CPUs there are for it."""
+
+import concurrent.futures as futures  # its process pools are loaded only when used: the handler counts CPUs only
+import contextlib
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+
+
+def cpu_count() -> int:
+    """Return the number of CPUs that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def in_processes(function: Callable, tasks: Sequence[tuple], processes: int = 0) -> Iterator:
+    """Yield function(*task) for each task, in their order, from so many processes (0: one per CPU).
+
+    Holds few results at once. Processes are spawned, not forked: safe beside TensorFlow's threads, and the same on
+    every system. Raises BrokenExecutor when one of them dies.
+    """
+    if not tasks:
+        return
+    processes = min(processes or cpu_count(), len(tasks), 61)  # 61: what Windows can wait for
+    context = multiprocessing.get_context("spawn")
+    with futures.ProcessPoolExecutor(processes, context, initializer=_start_worker) as pool:
+        pending = deque()
+        for task in tasks:
+            if len(pending) == 4 * processes:
+                yield pending.popleft().result()
+            with _starting_workers(function):
+                pending.append(pool.submit(function, *task))
+        while pending:
+            yield pending.popleft().result()
+
+
+@contextlib.contextmanager
+def _starting_workers(function: Callable) -> Iterator[None]:
+    """Let processes started in here import the function's module, not the script that runs, and never get Ctrl-C.
+
+    A script may load TensorFlow, which each of them would do too. Ctrl-C is their parent's to handle.
+    """
+    main, can_mask = sys.modules["__main__"], hasattr(signal, "pthread_sigmask")  # no such thing on Windows
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT}) if can_mask else None
+    sys.modules["__main__"] = sys.modules[function.__module__]
+    # glibc: take 16 MB from the system at once. Else workers return memory and take it again with each photo, for 9 %.
+    os.environ["MALLOC_TOP_PAD_"] = str(2**24)
+    try:
+        yield
+    finally:
+        del os.environ["MALLOC_TOP_PAD_"]
+        sys.modules["__main__"] = main
+        if can_mask:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+def _start_worker() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # for Windows
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    warnings.simplefilter("ignore")  # Pillow's remarks on odd files
+
+
+def _end_with_parent() -> None:
+    """End this process when its parent is gone: killed, that tells nobody, and workers would wait for work for ever."""
+    multiprocessing.parent_process().join()
+    os._exit(1)

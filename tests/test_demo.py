@@ -1,0 +1,47 @@
+"""The demo set: whole, labelled as the real data are, and the same every time."""
+
+import io
+import random
+import xml.etree.ElementTree as ElementTree
+
+from PIL import Image
+
+from dog_breeds.dataset import annotation_dir, images_dir
+from dog_breeds.demo import draw_photo
+from dog_breeds.demo_dogs import DEMO_BREEDS
+
+
+def test_demo_has_ten_breeds_of_different_numbers(demo):
+    counts = {folder.name: len(list(folder.iterdir())) for folder in images_dir(demo).iterdir()}
+    assert counts == {name: breed["pictures"] for name, breed in DEMO_BREEDS.items()}
+    assert len(counts) == 10
+    assert 20 <= min(counts.values()) < max(counts.values()) <= 30
+
+
+def test_demo_annotations_describe_the_pictures(demo):
+    sizes, two_dogs = set(), 0
+    for path in images_dir(demo).rglob("*.jpg"):
+        with Image.open(path) as image:
+            assert image.mode == "RGB"
+            width, height = image.size
+        xml = ElementTree.parse(annotation_dir(demo) / path.parent.name / path.stem).getroot()
+        assert xml.findtext("filename") == path.stem
+        assert (xml.findtext("size/width"), xml.findtext("size/height")) == (str(width), str(height))
+        objects = xml.findall("object")
+        for dog in objects:
+            assert dog.findtext("name") == path.parent.name.split("-", 1)[1]
+            xmin, ymin, xmax, ymax = (int(dog.findtext(f"bndbox/{key}")) for key in ("xmin", "ymin", "xmax", "ymax"))
+            assert 0 <= xmin < xmax < width
+            assert 0 <= ymin < ymax < height
+        sizes.add((width, height))
+        two_dogs += len(objects) == 2
+    assert len(sizes) > 3
+    assert 5 <= two_dogs <= 60
+
+
+def test_demo_is_the_same_every_time(demo):
+    name = "n02086240-Shih-Tzu"
+    image, _ = draw_photo(DEMO_BREEDS[name], random.Random("n02086240_3"))
+    jpeg = io.BytesIO()
+    image.save(jpeg, "JPEG", quality=92)
+    assert (images_dir(demo) / name / "n02086240_3.jpg").read_bytes() == jpeg.getvalue()

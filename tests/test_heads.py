@@ -1,0 +1,102 @@
+"""Heads: their training, their search, their calibration, and the rule for unknown breeds."""
+
+import numpy as np
+import pytest
+
+from dog_breeds import heads, metrics, recipe
+from dog_breeds.features import Examples, join
+
+
+def blobs(n, classes=4, size=8, noise=0.7, seed=0):
+    """Features [n, size] around a corner of the cube for each class; two rows for each image."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, classes, n)
+    features = np.eye(classes, size)[labels] + noise * rng.normal(size=(n, size))
+    images = np.array([f"{seed}_{row // 2}" for row in range(n)])
+    return Examples(features.astype(np.float32), labels, images)
+
+
+def test_a_head_is_reproducible_and_keeps_its_best_epoch(monkeypatch):
+    monkeypatch.setattr(recipe, "MAX_EPOCHS", 12)
+    train, validation = blobs(300), blobs(100, seed=1)
+    trial = {"learning_rate": 0.03, "inner_size": 6, "dropout": 0.2}
+    result, weights = heads.train_head(train, validation, trial, 4, 33)
+    losses = [epoch["val_loss"] for epoch in result["history"]]
+    assert result["val_loss"] == min(losses) == losses[result["epoch"] - 1]
+    logits = heads.apply_head(weights, validation.features)
+    p, smooth = metrics.log_softmax(logits), recipe.LABEL_SMOOTHING
+    loss = -((1 - smooth) * p[np.arange(100), validation.labels] + smooth * p.mean(axis=1)).mean()
+    assert loss == pytest.approx(result["val_loss"], rel=1e-4)
+    assert metrics.accuracy(logits, validation.labels) == pytest.approx(result["val_accuracy"])
+
+    again, same = heads.train_head(train, validation, trial, 4, 33)
+    assert again == result
+    assert all((a == b).all() for a, b in zip(weights, same, strict=True))
+    other, _ = heads.train_head(train, validation, trial, 4, 34)
+    assert other["val_loss"] != result["val_loss"]
+
+
+def test_search_takes_the_lowest_cross_validated_loss(monkeypatch, capsys):
+    monkeypatch.setattr(recipe, "MAX_EPOCHS", 4)
+    grid = {"learning_rate": (1e-3, 1e-2, 3e-2), "inner_size": (0, 4), "dropout": (0.2,)}
+    train, validation = blobs(300), blobs(60, seed=1)
+    found = heads.search(train, {"crops": validation, "whole_photos": validation}, grid, 4, 7)
+    trials, finalists, winner = found.trials, found.finalists, found.winner
+
+    assert len({tuple(trial[name] for name in grid) for trial in trials}) == len(trials) == 6
+    assert [trial["val_loss"] for trial in trials] == sorted(trial["val_loss"] for trial in trials)
+    assert {finalist["inner_size"] for finalist in finalists} == {0, 4}
+    for finalist in finalists:  # the best trial of its inner size
+        best = next(trial for trial in trials if trial["inner_size"] == finalist["inner_size"])
+        assert all(finalist[name] == best[name] for name in ("trial", *grid))
+    assert winner["val_loss"] == min(finalist["val_loss"] for finalist in finalists)
+    both = join(train, validation, validation)
+    assert metrics.accuracy(found.held_out_logits, found.labels) == pytest.approx(winner["val_accuracy"])
+    again, same = heads.cross_validate(both, winner, 4, 7)
+    assert again["val_loss"] == winner["val_loss"] and (same == found.held_out_logits).all()
+    assert (
+        metrics.accuracy(heads.apply_head(found.weights, both.features), both.labels) >= winner["val_accuracy"] - 0.05
+    )
+    assert len(capsys.readouterr().out.splitlines()) == 2 + len(trials) + len(finalists)
+
+
+def test_cross_validation_holds_out_whole_images(monkeypatch):
+    """Labels that only the image tells: a head that had seen the other row of an image would know them."""
+    rng = np.random.default_rng(0)
+    features = np.repeat(rng.normal(size=(100, 200)).astype(np.float32), 2, axis=0)
+    labels = np.repeat(rng.integers(0, 2, 100), 2)
+    images = np.repeat([f"image_{i}" for i in range(100)], 2)
+    trial = {"learning_rate": 0.01, "inner_size": 0, "dropout": 0.0}
+    result, _ = heads.cross_validate(Examples(features, labels, images), trial, 2, 0)
+    assert result["val_accuracy"] < 0.7
+
+
+def fitted(weights, train, validation, held_out):
+    found = heads.Search([], [], weights, heads.apply_head(weights, held_out.features), held_out.labels)
+    return heads.fit_classifier(train, validation, found)
+
+
+def test_calibration_goes_into_the_weights():
+    held_out, weights = blobs(200, noise=3.0), [np.eye(8, 4) * 5, np.ones(4)]
+    classifier = fitted(weights, held_out, {"whole_photos": held_out}, held_out)
+    assert classifier.temperature > 1.5
+    logits = heads.apply_head(weights, held_out.features)
+    calibrated = heads.apply_head(classifier.weights, held_out.features)
+    np.testing.assert_allclose(calibrated, logits / classifier.temperature, 1e-5, 1e-5)
+
+
+def test_the_unknown_rule_measures_the_angle_to_the_nearest_class():
+    """Two classes along the axes: features between them, and of any other direction, are less similar."""
+    train = Examples(np.float32([[2, 0, 0], [4, 0, 0], [0, 1, 0]]), np.array([0, 0, 1]), np.array(["a", "b", "c"]))
+    means = heads.class_means(train)
+    np.testing.assert_allclose(means, [[1, 0, 0], [0, 1, 0]])
+    features = np.float32([[7, 0, 0], [0, 0.1, 0], [1, 1, 0], [0, 0, 5], [3, 0, 4], [0, 0, 0]])
+    np.testing.assert_allclose(heads.similarity(features, means), [1, 1, 0.5**0.5, 0, 0.6, 0], atol=1e-6)
+
+    crops, photos = blobs(1000, noise=0.1, seed=2), blobs(1000, noise=0.3)  # the photos alone count
+    train = blobs(400, noise=0.3, seed=1)
+    classifier = fitted([np.eye(8, 4), np.ones(4)], train, {"crops": crops, "whole_photos": photos}, train)
+    known = heads.similarity(photos.features, classifier.means) >= classifier.threshold
+    assert known.mean() == pytest.approx(recipe.KNOWN_SHARE, abs=0.01)
+    others = np.eye(8)[4:].astype(np.float32)  # the corners that no class has
+    assert (heads.similarity(others, classifier.means) < classifier.threshold).all()
