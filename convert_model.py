@@ -1,40 +1,38 @@
-"""Convert the trained Keras model to one small, fast, proven TensorFlow Lite file.
+"""Convert the trained model to one small, fast, proven TensorFlow Lite file.
 
-Reads     the best xception_v1_*.h5 with its report and split, and the pictures they name.
+Reads     the best xception_v1_*.h5, its report and split, the backbone file, and the pictures that the split names.
 Writes    top_10_dog_breeds.tflite: the network, and appended as a zip archive its labels.txt and metadata.json.
-Commands  python convert_model.py                          # the fastest format that passes the accuracy gate: int8
-          python convert_model.py --quantization float32   # or float16, dynamic, int8
+Commands  python convert_model.py                          # int8: the head, on the backbone that it was trained on
+          python convert_model.py --quantization float32   # or float16, dynamic: the backbone converted anew
           python convert_model.py --show top_10_dog_breeds.tflite
-The file is run in the serving runtime, in a process of its own, on every test picture and compared with Keras. If it
-loses more than --max-loss points of accuracy it is not written. Takes a minute or two for ten breeds on 2 cores.
+The file is run in the serving runtime, and the .h5 in Keras, on test pictures. A file that loses more than --max-loss
+points of accuracy is not written. Takes a quarter of a minute on 2 cores, with --every-picture two minutes.
 """
 
 import argparse
 import json
 import sys
 import time
-from collections.abc import Sequence
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import h5py
 import numpy as np
-from ai_edge_litert import schema_py_generated as schema  # like flatbuffer_utils free of the runtime
-from ai_edge_litert.tools import flatbuffer_utils
 
-from dog_breeds.console import quiet, written_whole
-from dog_breeds.dataset import Task, read_split
+from dog_breeds.console import progress, written_whole
+from dog_breeds.dataset import Task, backbone_path, display_name, read_split, weights_path
 from dog_breeds.facts import append_facts, read_facts
-from dog_breeds.features import KINDS, keras, plain_set, tf
+from dog_breeds.features import KINDS, View, extract_features, load_pixels
 from dog_breeds.metrics import accuracy, expected_calibration_error
-from dog_breeds.tflite import Picture, load_input, predict_files
+from dog_breeds.tflite import join_head, run_file
+from dog_breeds.workers import call_elsewhere
 from training import find_best_model, read_report
 
 OUTPUT = Path("top_10_dog_breeds.tflite")
-FORMATS = ("float32", "float16", "dynamic", "int8")
-FASTEST_FIRST = ("int8", "float32")
-CALIBRATION_IMAGES = 50  # of the train split, each as crop and as whole photo; the calmer half is used
+FORMATS = ("int8", "float32", "float16", "dynamic")  # xception.write_backbone knows them
+COMPARED = 150  # test images on which the .h5 is run too, each as crop and as whole photo: Keras is slow
 
 Predictions = tuple[np.ndarray, np.ndarray]  # probabilities float32 [n, N], similarities [n]
 
@@ -42,89 +40,54 @@ Predictions = tuple[np.ndarray, np.ndarray]  # probabilities float32 [n, N], sim
 # --- Conversion ------------------------------------------------------------------------------------------------------
 
 
-def to_tflite(model: keras.Model, quantization: str, pictures: Sequence[Picture] = ()) -> bytes:
-    """Return the model as a TensorFlow Lite flatbuffer; int8 needs `pictures`, to set the ranges of activations."""
-    converter = tf.lite.TFLiteConverter.from_keras_model(serving_model(model))
-    if quantization != "float32":
-        converter.optimizations = [tf.lite.Optimize.DEFAULT]
-    if quantization == "float16":
-        converter.target_spec.supported_types = [tf.float16]
+def to_tflite(task: Task, model_path: Path, quantization: str, folder: Path) -> bytes:
+    """Return the model as a flatbuffer: its head, on the backbone in this format. Puts its other files in `folder`."""
+    backbone = backbone_path(task.data_dir, task.size)
     if quantization != "int8":
-        return converter.convert()
-
-    size = model.input.shape[1]
-    calm = calm_half(model, pictures)
-    converter.representative_dataset = lambda: ([load_input(picture, size)] for picture in calm)
-    # The head stays float: it is tiny, and a logit in steps of 1/256 of its range would spoil the probabilities.
-    head = ["MEAN", "FULLY_CONNECTED", "SOFTMAX", "SQUARE", "SUM", "MINIMUM", "RSQRT", "MUL", "RESHAPE", "REDUCE_MAX"]
-    options = tf.lite.experimental.QuantizationDebugOptions(denylisted_ops=head)
-    debugger = tf.lite.experimental.QuantizationDebugger(converter=converter, debug_options=options)
-    return fuse_relus(debugger.get_nondebug_quantized_model())
+        backbone = folder / f"xception_{quantization}.tflite"
+        arguments = weights_path(task.data_dir), task.size, [], quantization, backbone
+        call_elsewhere("dog_breeds.xception", "write_backbone", *arguments)
+    return join_head(backbone.read_bytes(), *read_h5(model_path))
 
 
-def serving_model(model: keras.Model) -> keras.Model:
-    """Return the model for one picture at a time: pixels [1, S, S, 3] -> probabilities [1, N], similarity [1, 1]."""
-    pixels = keras.Input(batch_shape=(1, *model.input.shape[1:]))
-    return keras.Model(pixels, model(pixels))
+def read_h5(path: Path) -> tuple[list[np.ndarray], np.ndarray]:
+    """Return kernel and bias of each dense layer of a saved model's head, and the mean features of its classes."""
+    with h5py.File(path) as file:
+        layers = {name: group for name, group in file["model_weights"].items() if len(group)}
 
+        def array(layer: str, name: str) -> np.ndarray:
+            found = []
+            layers[layer].visititems(lambda key, item: found.append(item[()]) if key.endswith(name) else None)
+            return found[0]
 
-def calibration_pictures(task: Task) -> list[Picture]:
-    """Return the crops and the whole photos of CALIBRATION_IMAGES of the training images, evenly chosen."""
-    images = task.images("train")
-    some = images[:: -(-len(images) // CALIBRATION_IMAGES)]
-    return [view(task.data_dir, image).picture for view in KINDS.values() for image in some]
-
-
-def calm_half(model: keras.Model, pictures: Sequence[Picture]) -> list[Picture]:
-    """Return the half of the pictures whose largest activation is lowest.
-
-    In one photo of some thirty a single channel of block 5 rises far above what all others reach, and every block after
-    it follows. The ranges of int8 activations span all that the calibration pictures show: with one such photo among
-    them, their 256 steps are coarser for all the others, and the answers further from Keras'. The wild photos, cut off
-    at the ranges, keep their breed. benchmarks/model_file.py compares the two.
-    """
-    backbone, scale = model.get_layer("xception"), model.get_layer("scale")
-    sums = [layer.output for layer in backbone.layers if isinstance(layer, keras.layers.Add)]  # one a block
-    blocks = keras.Model(backbone.input, sums)
-    inputs = (scale(load_input(picture, model.input.shape[1])) for picture in pictures)
-    peaks = [max(np.abs(output).max() for output in blocks.predict_on_batch(x)) for x in inputs]
-    return [pictures[i] for i in np.argsort(peaks)[: len(pictures) // 2]]
-
-
-def fuse_relus(flatbuffer: bytes) -> bytes:
-    """Replace each RELU of a sum by a second ADD of the same two tensors that applies the RELU itself.
-
-    XNNPACK has no RELU for int8: those that begin blocks 3 to 13 would cut the network into 13 pieces, and slow it down
-    (benchmarks/model_file.py says how much). The block's other branch still needs the sum as it is.
-    """
-    model = flatbuffer_utils.convert_bytearray_to_object(bytearray(flatbuffer))
-    operators = model.subgraphs[0].operators
-    kinds = [model.operatorCodes[operator.opcodeIndex].builtinCode for operator in operators]
-    adds = {o.outputs[0]: o for o, kind in zip(operators, kinds, strict=True) if kind == schema.BuiltinOperator.ADD}
-    for operator, kind in zip(operators, kinds, strict=True):
-        if kind == schema.BuiltinOperator.RELU and operator.inputs[0] in adds:
-            add = adds[operator.inputs[0]]
-            operator.opcodeIndex, operator.inputs = add.opcodeIndex, add.inputs
-            operator.builtinOptionsType = schema.BuiltinOptions.AddOptions
-            operator.builtinOptions = schema.AddOptionsT()
-            operator.builtinOptions.fusedActivationFunction = schema.ActivationFunctionType.RELU
-    return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
+        names = [name for name in ("inner", "logits") if name in layers]
+        return [array(name, kind) for name in names for kind in ("kernel", "bias")], array("cosines", "kernel").T
 
 
 # --- The gate --------------------------------------------------------------------------------------------------------
 
 
-def keras_predict(model: keras.Model, features: np.ndarray) -> Predictions:
-    """Return Keras' own predictions for the backbone's features [n, 2048]."""
-    head = keras.Model(model.get_layer("features").output, model.output)
-    probabilities, similarities = head.predict(features, verbose=0)
-    return probabilities, similarities[:, 0]
+def predict_file(file: Path, views: dict[str, list[View]], size: int) -> dict[str, tuple[np.ndarray, ...]]:
+    """Return what a model file says in the serving runtime: probabilities [n, N], similarities [n], features [n, D]."""
+    results, names = {}, ["probabilities", "similarity", "features"]
+    for kind, some in views.items():
+        rows = []
+        with progress(f"{file.name}, {kind.replace('_', ' ')}", len(some), unit="pictures", scale=1) as show:
+            for row in run_file(file, some, lambda view: load_pixels(view, size), names):
+                rows.append(row)
+                show(len(rows))
+        probabilities, similarities, features = (np.array(column) for column in zip(*rows, strict=True))
+        results[kind] = probabilities, similarities[:, 0], features
+    return results
 
 
 def compare(keras: Predictions, tflite: Predictions, labels: np.ndarray, threshold: float) -> dict:
     """Return accuracy, calibration error and share taken as known, 0..1, of both, and how far they differ."""
+    right = [predictions[0].argmax(axis=1) == labels for predictions in (keras, tflite)]
     result = {
         "pictures": len(labels),
+        "lost": int((right[0] & ~right[1]).sum()),  # right in Keras, wrong in the file
+        "won": int((right[1] & ~right[0]).sum()),
         "same_top_class": float((keras[0].argmax(axis=1) == tflite[0].argmax(axis=1)).mean()),
         "largest_change": float(np.abs(keras[0] - tflite[0]).max()),
     }
@@ -136,6 +99,14 @@ def compare(keras: Predictions, tflite: Predictions, labels: np.ndarray, thresho
             "taken_as_known": float((similarities >= threshold).mean()),
         }
     return result
+
+
+def surely_lost(results: dict) -> float:
+    """Return the share of pictures, of the worse kind, that the file loses against Keras at least, with 95 % certainty.
+
+    Some are lost and some won by chance: the variance of such a number is the number itself.
+    """
+    return max((r["lost"] - r["won"] - 1.64 * (r["lost"] + r["won"]) ** 0.5) / r["pictures"] for r in results.values())
 
 
 def describe_results(results: dict) -> str:
@@ -158,12 +129,14 @@ def collect_facts(model_path: Path, report: dict, quantization: str, results: di
     return {
         "format_version": 1,
         "classes": report["classes"],
+        "display_names": {breed: display_name(breed) for breed in report["classes"]},
         "input": {"height": size, "width": size, "channels": 3, "dtype": "float32", "range": [0, 255], "color": "RGB"},
         "photo_share": report["photo_share"],  # the central part of a photo that the model is to see
         "quantization": quantization,
         "temperature": report["temperature"],  # already in the weights
         "unknown_rule": report["unknown_rule"],
-        "accuracy": results,
+        "compared_with_keras": results,
+        "test": {kind: report["test"][kind] for kind in KINDS} if quantization == "int8" else None,
         "training_data": {"dataset": "Stanford Dogs", "images": report["images"], "note": report["note"]},
         "provenance": {
             "sha256": {path.name: sha256(path.read_bytes()).hexdigest() for path in source_files(model_path)},
@@ -187,7 +160,7 @@ def show_facts(file: Path) -> None:
     print("input: {width} x {height} {color}, {dtype} {range[0]}..{range[1]}".format(**model), end=", ")
     print(f"the central {facts['photo_share']:.1%} of a photo's sides")
     print(f"known breed: {unknown['score']} >= {unknown['threshold']:.3f}, at temperature {facts['temperature']:.3f}")
-    print(describe_results(facts["accuracy"]))
+    print(describe_results(facts["compared_with_keras"]))
     for topic in ("training_data", "provenance"):
         print(f"{topic.replace('_', ' ')}: {json.dumps(facts[topic], indent=1)}")
 
@@ -196,12 +169,17 @@ def show_facts(file: Path) -> None:
 
 
 def convert(
-    model_path: Path, output: Path, quantization: str | None = None, max_loss: float = 0.3, data_dir: Path | None = None
+    model_path: Path,
+    output: Path,
+    quantization: str = "int8",
+    max_loss: float = 0.3,
+    data_dir: Path | None = None,
+    compared: int = COMPARED,
 ) -> None:
     """Convert a model trained by training.py, prove the file and write it.
 
-    Without `quantization`, the fastest format that loses at most `max_loss` points on crops and on whole photos.
-    Raises RuntimeError, and leaves `output` as it was, if none does.
+    `compared` test images are given to both (0: all), as crops and as whole photos. Raises RuntimeError, and leaves
+    `output` as it was, if the file loses more than `max_loss` points of accuracy on either.
     """
     for path in source_files(model_path):
         if not path.is_file():
@@ -210,32 +188,41 @@ def convert(
             )
     report, split = read_report(model_path), read_split(model_path.with_suffix(".csv"))
     task = Task(data_dir or Path(report["data_dir"]), report["classes"], split, report["size"], report["seed"])
-    model = keras.models.load_model(model_path, compile=False)
-    test = {kind: [view(task.data_dir, image).picture for image in task.images("test")] for kind, view in KINDS.items()}
-    labels = task.labels(task.images("test"))
-    before = {kind: keras_predict(model, pictures.features) for kind, pictures in plain_set(task, "test").items()}
-    calibration, threshold = calibration_pictures(task), report["unknown_rule"]["threshold"]
+    check_backbone(task, report)
+    images = np.random.default_rng(task.seed).permutation(task.images("test"))[: compared or None].tolist()
+    views = {kind: [view(task.data_dir, image) for image in images] for kind, view in KINDS.items()}
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / output.name
+        file.write_bytes(to_tflite(task, model_path, quantization, Path(folder)))
+        keras = call_elsewhere("dog_breeds.xception", "predict", model_path, views)
+        tflite = predict_file(file, views, task.size)
+        if quantization == "int8" and any(
+            (tflite[kind][2] != extract_features(views[kind], task.data_dir, task.size)).any() for kind in KINDS
+        ):
+            raise RuntimeError(
+                f"{output} is not written: it gives other features than the backbone; run training.py again"
+            )
+        threshold, labels = report["unknown_rule"]["threshold"], task.labels(images)
+        results = {kind: compare(keras[kind], tflite[kind][:2], labels, threshold) for kind in KINDS}
+        print(describe_results(results), flush=True)
+        lost = 100 * surely_lost(results)
+        if lost > max_loss:
+            raise RuntimeError(
+                f"{output} is not written: {quantization} loses at least {lost:.2f} points of accuracy, "
+                f"--max-loss is {max_loss:g}"
+            )
+        append_facts(file, collect_facts(model_path, report, quantization, results))
+        with written_whole(output) as part:
+            part.write_bytes(file.read_bytes())
 
-    for candidate in [quantization] if quantization else FASTEST_FIRST:
-        print(f"converting to {candidate}", flush=True)
-        with quiet():  # the converter describes every variable
-            content = to_tflite(model, candidate, calibration)
-        with TemporaryDirectory() as folder:
-            file = Path(folder) / output.name
-            file.write_bytes(content)
-            after = {kind: predict_files(file, test[kind]) for kind in KINDS}
-            results = {kind: compare(before[kind], after[kind], labels, threshold) for kind in KINDS}
-            print(describe_results(results), flush=True)
-            loss = 100 * max(result["keras"]["accuracy"] - result["tflite"]["accuracy"] for result in results.values())
-            if loss <= max_loss:
-                append_facts(file, collect_facts(model_path, report, candidate, results))
-                with written_whole(output) as part:
-                    part.write_bytes(file.read_bytes())
-                return
-        print(f"{candidate} loses {loss:.2f} points of accuracy, more than --max-loss {max_loss:g}", flush=True)
-    raise RuntimeError(
-        f"{output} is not written: {candidate} loses {loss:.2f} points of accuracy, --max-loss is {max_loss:g}"
-    )
+
+def check_backbone(task: Task, report: dict) -> None:
+    """Raise an error unless the backbone file is there and is the one that the model was trained on."""
+    path = backbone_path(task.data_dir, task.size)
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no {path}, on which the model was trained; run training.py again")
+    if sha256(path.read_bytes()).hexdigest() != report["backbone_sha256"]:
+        raise ValueError(f"{path} is not the backbone that the model was trained on; run training.py again")
 
 
 def main() -> None:
@@ -243,8 +230,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", nargs="?", type=Path, metavar="MODEL.h5", help="default: the best one in this folder")
     parser.add_argument("--output", type=Path, default=OUTPUT, help=f"default: {OUTPUT}")
-    parser.add_argument("--quantization", choices=FORMATS, help="default: the fastest that passes")
+    parser.add_argument("--quantization", choices=FORMATS, default="int8", help="default: %(default)s")
     parser.add_argument("--max-loss", type=float, default=0.3, metavar="POINTS", help="of accuracy (default: 0.3)")
+    parser.add_argument("--every-picture", action="store_true", help=f"run all test images in Keras, not {COMPARED}")
     parser.add_argument("--data-dir", type=Path, help="default: the one that the model was trained with")
     parser.add_argument("--show", type=Path, metavar="FILE", help="only print the facts inside a .tflite file")
     args = parser.parse_args()
@@ -254,7 +242,8 @@ def main() -> None:
             return
         model = args.model or find_best_model()
         print(f"converting {model}", flush=True)
-        convert(model, args.output, args.quantization, args.max_loss, args.data_dir)
+        compared = 0 if args.every_picture else COMPARED
+        convert(model, args.output, args.quantization, args.max_loss, args.data_dir, compared)
         print(f"wrote {args.output}, {args.output.stat().st_size / 1e6:.1f} MB")
     except (OSError, ValueError, RuntimeError) as error:
         sys.exit(f"convert_model.py: {error}")

@@ -1,12 +1,14 @@
 """Train a dog-breed classifier: a new head on Xception's frozen ImageNet backbone.
 
 Reads     data/raw and data/weights (from make_dataset.py); crops what data_selection.py has not cropped yet.
-Writes    xception_v1_{epoch}_{val_accuracy}.h5, beside it a report (.json) and the split (.csv); cache: data/features.
+Writes    xception_v1_{epoch}_{val_accuracy}.h5, beside it a report (.json) and the split (.csv); once for all runs
+          data/weights/xception_int8.tflite, the backbone in the form that serves; cache: data/features.
 Commands  python training.py                # the ten breeds with most images
           python training.py --breeds all   # all 120
           python training.py --quick        # a small search, to see that everything works
 The backbone, which costs nearly all the time, sees every picture and every augmented view once; the search then trains
-heads on its stored features. A second run finds them in the cache.
+heads on its stored features. A second run finds them in the cache. TensorFlow converts the backbone and writes the .h5,
+in processes of its own; all else runs in the serving runtime and NumPy.
 """
 
 import argparse
@@ -30,6 +32,7 @@ from dog_breeds.dataset import (
     PARTS,
     Task,
     apply_split,
+    backbone_path,
     breed_folders,
     choose_breeds,
     images_dir,
@@ -38,18 +41,10 @@ from dog_breeds.dataset import (
     split_images,
     weights_path,
 )
-from dog_breeds.features import extract_features, photo_view, plain_set, training_set
-from dog_breeds.heads import (
-    Classifier,
-    Search,
-    apply_head,
-    build_model,
-    fit_classifier,
-    save_model,
-    search,
-    similarity,
-)
+from dog_breeds.features import extract_features, make_backbone, photo_view, plain_set, training_set
+from dog_breeds.heads import Classifier, Search, apply_head, fit_classifier, search, similarity
 from dog_breeds.metrics import auroc, evaluate
+from dog_breeds.workers import call_elsewhere
 
 MODEL_NAME = "xception_v1_{epoch:02d}_{val_accuracy:.3f}.h5"
 NOTE = "Stanford Dogs is a part of ImageNet, on which the backbone was trained: these figures are optimistic."
@@ -65,7 +60,7 @@ def prepare_task(
     size: int = recipe.SIZE,
     seed: int = recipe.SEED,
 ) -> Task:
-    """Choose the breeds, crop what is missing, and split the images: as the file says, or 70/15/15."""
+    """Choose the breeds, crop what is missing, split the images as the file says or 70/15/15, make the backbone."""
     classes = choose_breeds(data_dir, list(breeds))
     if len(classes) < 2:
         raise ValueError("a classifier needs at least two breeds; name more with --breeds")
@@ -76,7 +71,9 @@ def prepare_task(
         print(describe_crops(summary, data_dir))
     images = list_images(data_dir, classes)
     split = apply_split(images, read_split(split_file), seed) if split_file else split_images(images, seed)
-    return Task(data_dir, classes, split, size, seed)
+    task = Task(data_dir, classes, split, size, seed)
+    make_backbone(task)
+    return task
 
 
 def train_classifier(task: Task, grid: dict[str, Sequence[float]] = recipe.GRID, output_dir: Path = Path()) -> Path:
@@ -142,6 +139,7 @@ def make_report(task: Task, found: Search, classifier: Classifier, results: dict
         "photo_share": recipe.PHOTO_SHARE,
         "seed": task.seed,
         "images": {part: len(task.images(part)) for part in PARTS},
+        "backbone_sha256": sha256(backbone_path(task.data_dir, task.size).read_bytes()).hexdigest(),
         "temperature": classifier.temperature,
         "unknown_rule": {"score": "similarity", "threshold": classifier.threshold},
         "winner": found.winner,
@@ -161,7 +159,8 @@ def save_results(task: Task, classifier: Classifier, report: dict, output_dir: P
     rows = "".join(f"{image},{part}\n" for image, part in sorted(task.split.items()))
     write_whole(path.with_suffix(".csv"), "image,split\n" + rows)
     write_whole(path.with_suffix(".json"), json.dumps(report, indent=1) + "\n")
-    save_model(build_model(task, classifier), path)
+    arguments = weights_path(task.data_dir), task.size, classifier.weights, classifier.means, path
+    call_elsewhere("dog_breeds.xception", "save_model", *arguments)
     return path
 
 

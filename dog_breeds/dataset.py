@@ -56,6 +56,11 @@ def weights_path(data_dir: Path) -> Path:
     return Path(data_dir) / "weights" / "xception_imagenet_notop.weights.h5"
 
 
+def backbone_path(data_dir: Path, size: int = recipe.SIZE) -> Path:
+    """Return the file of the backbone in int8 for pictures of this size, which training.py makes once."""
+    return Path(data_dir) / "weights" / f"xception_int8{'' if size == recipe.SIZE else f'_{size}'}.tflite"
+
+
 def processed_dir(data_dir: Path) -> Path:
     """Return the folder of the crops: <breed>/<id>.jpg for a photo's first box, <id>_2.jpg ... for further ones."""
     return Path(data_dir) / "processed"

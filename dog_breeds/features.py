@@ -1,11 +1,12 @@
-"""What Xception's frozen backbone makes of the pictures: their views, their features, and the cache of these."""
+"""What Xception's frozen backbone makes of the pictures: their views, their features, and the cache of these.
+
+The backbone is the file that serves: it is made once, and whatever is trained is trained on what it gives.
+"""
 
 import hashlib
-import itertools
 import math
 import zlib
-from collections.abc import Callable, Iterator, Sequence
-from functools import lru_cache
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,17 +14,11 @@ import numpy as np
 from PIL import Image
 
 from dog_breeds import recipe
-from dog_breeds.console import progress, quiet, written_whole
-from dog_breeds.dataset import Task, breed_name, images_dir, processed_dir, weights_path
+from dog_breeds.console import progress, written_whole
+from dog_breeds.dataset import Task, backbone_path, breed_name, images_dir, processed_dir, weights_path
 from dog_breeds.pixels import read_pixels
-from dog_breeds.workers import cpu_count
-
-with quiet():  # TensorFlow greets with remarks on its log and on missing GPUs
-    import keras
-    import tensorflow as tf
-    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
-
-    tf.config.list_physical_devices()
+from dog_breeds.tflite import run_file
+from dog_breeds.workers import call_elsewhere
 
 
 class View(NamedTuple):
@@ -33,11 +28,6 @@ class View(NamedTuple):
     share: float = 1.0  # of both sides, around the centre
     flip: bool = False  # left to right
     angle: float = 0.0  # degrees of rotation
-
-    @property
-    def picture(self) -> tuple[Path, float]:
-        """What of a view a model file is given: file and share."""
-        return self.path, self.share
 
 
 # --- Views -----------------------------------------------------------------------------------------------------------
@@ -74,8 +64,14 @@ def training_views(data_dir: Path, images: Sequence[str], seed: int) -> list[Vie
 
 
 def load_pixels(view: View, size: int = recipe.SIZE) -> np.ndarray:
-    """Return a view's pixels, uint8 RGB [size, size, 3]. Corners left empty by a rotation show the mirrored edge."""
-    pixels = read_pixels(view.path, size, view.share)
+    """Return a view's pixels, uint8 RGB [size, size, 3]. Corners left empty by a rotation show the mirrored edge.
+
+    Raises OSError, with the file's name, for a picture that cannot be read.
+    """
+    try:
+        pixels = read_pixels(view.path, size, view.share)
+    except Exception as error:  # Pillow raises nearly anything for a damaged file
+        raise OSError(f"{view.path}: {error}") from None
     if view.flip:
         pixels = pixels[:, ::-1]
     if view.angle:
@@ -85,18 +81,36 @@ def load_pixels(view: View, size: int = recipe.SIZE) -> np.ndarray:
     return pixels
 
 
-# --- Features --------------------------------------------------------------------------------------------------------
+# --- The backbone ----------------------------------------------------------------------------------------------------
 
 
-def extract_features(
-    views: Sequence[View], data_dir: Path, size: int = recipe.SIZE, devices: tuple[str, ...] = ()
-) -> np.ndarray:
+def make_backbone(task: Task) -> None:
+    """Make the backbone file for the task's size of pictures, unless it is there: half a minute on 2 cores."""
+    path = backbone_path(task.data_dir, task.size)
+    if path.exists():
+        return
+    if not weights_path(task.data_dir).exists():
+        raise FileNotFoundError(f"no weights in {weights_path(task.data_dir)}; run make_dataset.py first")
+    print(f"{path}: converting Xception to int8, once ...", flush=True)
+    arguments = weights_path(task.data_dir), task.size, calibration_views(task), "int8", path
+    call_elsewhere("dog_breeds.xception", "write_backbone", *arguments)
+
+
+def calibration_views(task: Task) -> list[View]:
+    """Return the crops and the whole photos of some training images, evenly chosen."""
+    images = task.images("train")
+    some = images[:: -(-len(images) // recipe.CALIBRATION_IMAGES)]
+    return [view(task.data_dir, image) for view in KINDS.values() for image in some]
+
+
+def extract_features(views: Sequence[View], data_dir: Path, size: int = recipe.SIZE) -> np.ndarray:
     """Return the backbone's features of the views, float32 [len(views), 2048], from the cache as far as it has them.
 
-    The cache, data/features/, is a folder of shards for each size and weights file; a row is found by its view's key.
+    The cache, data/features/, is a folder of shards for each backbone file; a row is found by its view's key. Raises
+    OSError, with the file's name, for a picture that cannot be read.
     """
-    digest = hashlib.sha256(weights_path(data_dir).read_bytes()).hexdigest()[:12]
-    cache = data_dir / "features" / f"xception-{size}-{digest}"
+    backbone = backbone_path(data_dir, size)
+    cache = data_dir / "features" / f"{backbone.stem}-{hashlib.sha256(backbone.read_bytes()).hexdigest()[:12]}"
     cache.mkdir(parents=True, exist_ok=True)
     wanted: dict[bytes, list[int]] = {}
     for row, key in enumerate(view_keys(views)):
@@ -116,23 +130,17 @@ def extract_features(
             if missing.pop(key, None):
                 features[wanted[key]] = row
     print(f"features: {len(wanted) - len(missing):,} of {len(wanted):,} views from the cache", flush=True)
-    if not missing:
-        return features
 
     keys = list(missing)
     todo = [views[wanted[key][0]] for key in keys]
-    done, pending = 0, []
+    saved = 0
     with progress("features", len(keys), unit="views", scale=1) as show:
-        for batch in run_backbone(todo, data_dir, size, devices):
-            pending.append(batch)
-            done += len(batch)
-            waiting = sum(map(len, pending))
-            if waiting >= recipe.ROWS_PER_SHARD or done == len(keys):
-                rows = np.concatenate(pending)
-                save_shard(cache, keys[done - waiting : done], rows)
-                for key, row in zip(keys[done - waiting : done], rows, strict=True):
-                    features[wanted[key]] = row
-                pending = []
+        rows = run_file(backbone, todo, lambda view: load_pixels(view, size), ["features"])
+        for done, (row,) in enumerate(rows, 1):
+            features[wanted[keys[done - 1]]] = row
+            if done - saved == recipe.ROWS_PER_SHARD or done == len(keys):
+                save_shard(cache, keys[saved:done], features[[wanted[key][0] for key in keys[saved:done]]])
+                saved = done
             show(done)
     return features
 
@@ -148,74 +156,6 @@ def save_shard(cache: Path, keys: Sequence[bytes], rows: np.ndarray) -> None:
     path = cache / f"{hashlib.sha256(b''.join(keys)).hexdigest()[:16]}.npz"
     with written_whole(path) as part:
         np.savez(part, keys=np.frombuffer(b"".join(keys), np.uint8).reshape(-1, 32), features=rows)
-
-
-def run_backbone(
-    views: Sequence[View], data_dir: Path, size: int, devices: tuple[str, ...] = ()
-) -> Iterator[np.ndarray]:
-    """Yield the features of the views, batch by batch in their order, while the next pictures are decoded beside it.
-
-    Raises OSError, with the file's name, for a picture that cannot be read.
-    """
-    strategy, backbone = load_backbone(data_dir, size, devices)
-    batch_size = recipe.BACKBONE_BATCH * strategy.num_replicas_in_sync
-    # Of several devices none may be left without a picture: the last view fills the last batch.
-    fill = -len(views) % batch_size if strategy.num_replicas_in_sync > 1 else 0
-    failures = []
-
-    def decode(index: int) -> np.ndarray:
-        view = views[min(index, len(views) - 1)]
-        try:
-            return load_pixels(view, size)
-        except Exception as error:  # raised below: TensorFlow would wrap it in pages of its own
-            failures.append(f"{view.path}: {error}")
-            return np.zeros((size, size, 3), np.uint8)
-
-    def load(index: tf.Tensor) -> tf.Tensor:
-        return tf.ensure_shape(tf.numpy_function(decode, [index], tf.uint8), (size, size, 3))
-
-    pictures = tf.data.Dataset.range(len(views) + fill).map(load, num_parallel_calls=cpu_count(), deterministic=True)
-    options = tf.data.Options()
-    options.autotune.enabled = False  # there is nothing to tune, and its thread can take 2 s to end
-    batches = strategy.experimental_distribute_dataset(pictures.batch(batch_size).prefetch(2).with_options(options))
-    for start, batch in zip(itertools.count(0, batch_size), batches):
-        if failures:
-            raise OSError(failures[0])
-        yield backbone(batch)[: len(views) - start]
-
-
-@lru_cache(maxsize=1)
-def load_backbone(data_dir: Path, size: int, devices: tuple[str, ...] = ()) -> tuple[tf.distribute.Strategy, Callable]:
-    """Return a distribution strategy and a function from uint8 pixels [n, size, size, 3] to float32 features [n, 2048].
-
-    Without `devices`, all GPUs are used, with mixed precision, or else the CPU.
-    """
-    gpus = [device.name for device in tf.config.list_logical_devices("GPU")]
-    devices = devices or gpus
-    strategy = tf.distribute.MirroredStrategy(devices) if len(devices) > 1 else tf.distribute.get_strategy()
-    policy = keras.config.dtype_policy()
-    keras.config.set_dtype_policy("mixed_float16" if gpus else "float32")
-    try:
-        backbone = keras.applications.Xception(weights=None, include_top=False, input_shape=(size, size, 3))
-    finally:
-        keras.config.set_dtype_policy(policy)
-    backbone.load_weights(weights_path(data_dir))
-
-    @tf.function(input_signature=[tf.TensorSpec([None, size, size, 3], tf.uint8)])
-    def features(pixels: tf.Tensor) -> tf.Tensor:
-        maps = backbone(tf.cast(pixels, tf.float32) / 127.5 - 1.0, training=False)
-        return tf.reduce_mean(tf.cast(maps, tf.float32), axis=[1, 2])
-
-    # With its weights as constants, TensorFlow fuses each convolution with its normalisation and activation.
-    with quiet():
-        frozen = convert_variables_to_constants_v2(features.get_concrete_function())
-
-    def run(batch: tf.Tensor) -> tf.Tensor:
-        return strategy.run(lambda pixels: frozen(pixels)[0], args=(batch,))
-
-    if len(devices) > 1:
-        run = tf.function(run, reduce_retracing=True)
-    return strategy, lambda batch: np.concatenate([t.numpy() for t in strategy.experimental_local_results(run(batch))])
 
 
 # --- Sets of examples ------------------------------------------------------------------------------------------------

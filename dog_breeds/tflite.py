@@ -1,62 +1,150 @@
-"""A process that runs a model file. It never imports TensorFlow, beside which the serving runtime crashes."""
+"""Model files: run on pictures, and given a head. Never beside TensorFlow, with which the serving runtime crashes."""
 
 import importlib
-from collections.abc import Sequence
-from concurrent.futures import BrokenExecutor
-from functools import lru_cache
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from ai_edge_litert import schema_py_generated as schema  # like flatbuffer_utils free of the runtime
+from ai_edge_litert.tools import flatbuffer_utils
 
-from dog_breeds.console import progress
-from dog_breeds.pixels import read_pixels
-from dog_breeds.workers import cpu_count, in_processes
+from dog_breeds.workers import cpu_count
 
-Picture = tuple[Path, float]  # a file, and the central share of its sides that the model is to see
+RUNTIME = "ai_edge_litert"  # the one that serves
 
 
-def predict_files(
-    file: Path, pictures: Sequence[Picture], runtime: str = "ai_edge_litert", threads: int = 0
-) -> tuple[np.ndarray, np.ndarray]:
-    """Run a .tflite file on pictures in the serving runtime; return probabilities [n, N] and similarities [n].
+# --- Run -------------------------------------------------------------------------------------------------------------
 
-    By default it uses as many threads as the process may use CPUs. Raises RuntimeError if the runtime cannot run it.
+
+def load_file(file: Path, runtime: str = RUNTIME, threads: int = 1) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
+    """Return a function from pixels [size, size, 3], RGB 0..255, to the outputs of a model file by name, float32 [...].
+
+    Each has its own interpreter: not for two threads at once.
     """
-    threads = threads or cpu_count()
-    tasks = [(file, runtime, threads, picture) for picture in pictures]
-    outputs = []
-    try:
-        with progress(f"{runtime} on {threads} threads", len(tasks), unit="pictures", scale=1) as show:
-            for output in in_processes(predict_file, tasks, processes=1):
-                outputs.append(output)
-                show(len(outputs))
-    except BrokenExecutor:
-        raise RuntimeError(f"{runtime} cannot run the converted file; its message stands above") from None
-    probabilities, similarities = zip(*outputs, strict=True)
-    return np.array(probabilities), np.array(similarities)
-
-
-def predict_file(file: Path, runtime: str, threads: int, picture: Picture) -> tuple[np.ndarray, float]:
-    """Return probabilities float32 [N] and similarity of a picture."""
-    interpreter = load_interpreter(file, runtime, threads)
-    pixels = interpreter.get_input_details()[0]
-    interpreter.set_tensor(pixels["index"], load_input(picture, pixels["shape"][1]))
-    interpreter.invoke()
-    outputs = [interpreter.get_tensor(output["index"])[0] for output in interpreter.get_output_details()]
-    similarity, probabilities = sorted(outputs, key=len)
-    return probabilities, float(similarity[0])
-
-
-@lru_cache(maxsize=1)
-def load_interpreter(file: Path, runtime: str, threads: int) -> Any:
-    """Load a .tflite file, once in a process."""
     interpreter = importlib.import_module(f"{runtime}.interpreter").Interpreter(str(file), num_threads=threads)
     interpreter.allocate_tensors()
-    return interpreter
+    pixels = interpreter.get_input_details()[0]["index"]
+    outputs = {output["name"]: output["index"] for output in interpreter.get_output_details()}
+
+    def run(picture: np.ndarray) -> dict[str, np.ndarray]:
+        interpreter.set_tensor(pixels, picture[None].astype(np.float32))
+        interpreter.invoke()
+        return {name: interpreter.get_tensor(index)[0] for name, index in outputs.items()}
+
+    return run
 
 
-def load_input(picture: Picture, size: int) -> np.ndarray:
-    """Return a picture as the model takes it: float32 RGB 0..255, [1, size, size, 3]."""
-    path, share = picture
-    return read_pixels(path, size, share).astype(np.float32)[None]
+def run_file(
+    file: Path, pictures: Sequence[Any], load: Callable[[Any], np.ndarray], names: Sequence[str], runtime: str = RUNTIME
+) -> Iterator[list[np.ndarray]]:
+    """Yield a model file's outputs of these names for each picture, in order; `load` gives a picture's pixels.
+
+    A thread for each CPU has an interpreter of its own: `invoke` lets the others go on, and one thread in each of two
+    interpreters does more than two in one. Raises what `load` raises.
+    """
+    own = threading.local()
+
+    def answer(picture: Any) -> list[np.ndarray]:
+        if not hasattr(own, "run"):
+            own.run = load_file(file, runtime)
+        outputs = own.run(load(picture))
+        return [outputs[name] for name in names]
+
+    pool = ThreadPoolExecutor(cpu_count())
+    try:
+        yield from pool.map(answer, pictures)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+# --- The head --------------------------------------------------------------------------------------------------------
+
+
+def join_head(backbone: bytes, head: Sequence[np.ndarray], means: np.ndarray) -> bytes:
+    """Return a backbone file's flatbuffer with a head on its features: probabilities, similarity, features, map.
+
+    `head` holds kernel [in, out] and bias [out] of each dense layer, all but the last with a RELU; `means` the mean
+    features of the classes [N, D], of length 1. The outputs are float32 [1, N], [1, 1], [1, D] and [1, h, w, D]. A head
+    that is there already is cut off, so that any file of this project serves as the backbone.
+    """
+    model = flatbuffer_utils.convert_bytearray_to_object(bytearray(backbone))
+    graph = model.subgraphs[0]
+    outputs = {graph.tensors[index].name.decode(): index for index in graph.outputs}
+    if not {"features", "map"} <= outputs.keys() or list(graph.tensors[outputs["features"]].shape) != [
+        1,
+        means.shape[1],
+    ]:
+        raise ValueError(f"no backbone: the outputs are {', '.join(sorted(outputs))}")
+    features = outputs["features"]
+    cut_head(model, features)
+
+    def tensor(name: str, shape: tuple[int, ...], values: np.ndarray | None = None) -> int:
+        new = schema.TensorT(name=name, shape=list(shape), hasRank=True)  # type 0: float32, buffer 0: no content
+        if values is not None:
+            new.type = schema.TensorType.INT32 if values.dtype == np.int32 else schema.TensorType.FLOAT32
+            new.buffer = len(model.buffers)
+            model.buffers.append(schema.BufferT(data=np.frombuffer(values.tobytes(), np.uint8)))
+        graph.tensors.append(new)
+        return len(graph.tensors) - 1
+
+    def constant(name: str, values: np.ndarray) -> int:
+        return tensor(name, values.shape, np.ascontiguousarray(values, np.float32))
+
+    def operator(kind: str, options: object, inputs: list[int], name: str, shape: tuple[int, ...]) -> int:
+        code = getattr(schema.BuiltinOperator, kind)
+        model.operatorCodes.append(schema.OperatorCodeT(builtinCode=code, deprecatedBuiltinCode=code))
+        options_type = getattr(schema.BuiltinOptions, type(options).__name__[:-1])
+        new = schema.OperatorT(len(model.operatorCodes) - 1, inputs, [tensor(name, shape)], options_type, options)
+        graph.operators.append(new)
+        return new.outputs[0]
+
+    x = features
+    *inner, (kernel, bias) = zip(head[::2], head[1::2], strict=True)
+    for inner_kernel, inner_bias in inner:
+        inputs = [x, constant("inner_kernel", inner_kernel.T), constant("inner_bias", inner_bias)]
+        relu = schema.FullyConnectedOptionsT(fusedActivationFunction=schema.ActivationFunctionType.RELU)
+        x = operator("FULLY_CONNECTED", relu, inputs, "inner", (1, len(inner_bias)))
+    n, dense = len(bias), schema.FullyConnectedOptionsT
+    inputs = [x, constant("kernel", kernel.T), constant("bias", bias)]
+    logits = operator("FULLY_CONNECTED", dense(), inputs, "logits", (1, n))
+    probabilities = operator("SOFTMAX", schema.SoftmaxOptionsT(beta=1.0), [logits], "probabilities", (1, n))
+    unit = operator("L2_NORMALIZATION", schema.L2NormOptionsT(), [features], "unit", (1, means.shape[1]))
+    cosines = operator("FULLY_CONNECTED", dense(), [unit, constant("means", means), -1], "cosines", (1, n))
+    axis = tensor("last_axis", (1,), np.array([1], np.int32))
+    highest = schema.ReducerOptionsT(keepDims=True)
+    similarity = operator("REDUCE_MAX", highest, [cosines, axis], "similarity", (1, 1))
+
+    graph.outputs = [probabilities, similarity, features, outputs["map"]]
+    names = ("probabilities", "similarity", "features", "map")
+    model.signatureDefs[0].outputs = [schema.TensorMapT(*pair) for pair in zip(names, graph.outputs, strict=True)]
+    return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
+
+
+def cut_head(model: schema.ModelT, features: int) -> None:
+    """Take away what `join_head` has put behind the tensor of the features: it stands at the end of every list."""
+    graph = model.subgraphs[0]
+    first = next((i for i, tensor in enumerate(graph.tensors) if tensor.name in HEAD), None)
+    if first is None:
+        return
+    last = next(i for i, operator in enumerate(graph.operators) if features in operator.outputs)
+    buffers = [tensor.buffer for tensor in graph.tensors[first:] if tensor.buffer]
+    del graph.operators[last + 1 :], graph.tensors[first:], model.buffers[min(buffers) :]
+    del model.operatorCodes[1 + max(operator.opcodeIndex for operator in graph.operators) :]
+
+
+HEAD = (b"inner_kernel", b"kernel")  # the first tensor that a head adds
+
+
+def read_head(file: Path) -> tuple[list[np.ndarray], np.ndarray]:
+    """Return the head and the means that `join_head` has put into a file."""
+    model = flatbuffer_utils.convert_bytearray_to_object(bytearray(file.read_bytes()))
+    arrays = {
+        tensor.name.decode(): np.frombuffer(bytes(model.buffers[tensor.buffer].data), np.float32).reshape(tensor.shape)
+        for tensor in model.subgraphs[0].tensors
+        if tensor.name in (b"inner_kernel", b"inner_bias", b"kernel", b"bias", b"means")
+    }
+    names = [name for name in ("inner_kernel", "inner_bias", "kernel", "bias") if name in arrays]
+    return [arrays[name].T for name in names], arrays["means"]

@@ -2,6 +2,7 @@
 
 import concurrent.futures as futures  # its process pools are loaded only when used: the handler counts CPUs only
 import contextlib
+import importlib
 import multiprocessing
 import os
 import signal
@@ -10,6 +11,7 @@ import threading
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 
 def cpu_count() -> int:
@@ -36,6 +38,16 @@ def in_processes(function: Callable, tasks: Sequence[tuple], processes: int = 0)
                 pending.append(pool.submit(function, *task))
         while pending:
             yield pending.popleft().result()
+
+
+def call_elsewhere(module: str, function: str, *arguments: Any) -> Any:
+    """Return what a function, named so that its module is not imported here, gives in a process of its own."""
+    (result,) = in_processes(_call, [(module, function, *arguments)])
+    return result
+
+
+def _call(module: str, function: str, *arguments: Any) -> Any:
+    return getattr(importlib.import_module(module), function)(*arguments)
 
 
 @contextlib.contextmanager
