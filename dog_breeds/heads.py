@@ -61,59 +61,76 @@ def train_head(
 ) -> tuple[dict, list[np.ndarray]]:
     """Train one head for so many epochs: AdamW (Loshchilov and Hutter 2019, arXiv:1711.05101), the rate along a cosine.
 
-    `trial` has learning_rate, inner_size and dropout. Returns it with its results added, those of the validation
-    pictures after every epoch as `history`, and the weights.
+    `trial` has learning_rate, inner_size and dropout. Returns it with its results added, those of every epoch as
+    `history`, and the weights. Validation losses are those at the best temperature of the last epoch: a head is not to
+    win by being surer, which calibration does for all.
     """
     rng = np.random.default_rng(seed)
+    # Each class counts the same, however many its pictures
+    importance = len(train.labels) / np.maximum(classes * np.bincount(train.labels, minlength=classes), 1)
+    importance = importance.astype(np.float32)
     weights = first_weights(trial["inner_size"], classes, train.features.shape[1], rng)
     moments = [(np.zeros_like(weight), np.zeros_like(weight)) for weight in weights]
-    steps, step, history = epochs * -(-len(train.labels) // recipe.BATCH_SIZE), 0, []
-    targets = np.full((classes, classes), recipe.LABEL_SMOOTHING / classes, np.float32)
-    targets += (1 - recipe.LABEL_SMOOTHING) * np.eye(classes, dtype=np.float32)
+    steps, step, history, logits = epochs * -(-len(train.labels) // recipe.BATCH_SIZE), 0, [], []
     for epoch in range(1, epochs + 1):
         order, loss = rng.permutation(len(train.labels)), 0.0
         for rows in np.split(order, range(recipe.BATCH_SIZE, len(order), recipe.BATCH_SIZE)):
             rate = trial["learning_rate"] * (1 + np.cos(np.pi * step / steps)) / 2
             step += 1
-            batch_loss, gradients = gradients_of(
-                weights, train.features[rows], targets[train.labels[rows]], trial["dropout"], rng
-            )
+            batch = train.features[rows], train.labels[rows], importance[train.labels[rows]]
+            batch_loss, gradients = gradients_of(weights, *batch, trial["dropout"], rng)
             loss += batch_loss * len(rows) / len(order)
             for weight, gradient, moment in zip(weights, gradients, moments, strict=True):
                 adamw(weight, gradient, *moment, rate, step)
         history.append({"epoch": epoch, "loss": loss})
         if validation:
-            logits = apply_head(weights, validation.features)
-            val_loss = -float((targets[validation.labels] * log_softmax(logits)).sum(axis=1).mean())
-            history[-1] |= {"val_loss": val_loss, "val_accuracy": accuracy(logits, validation.labels)}
+            logits.append(apply_head(weights, validation.features))
+    if validation:
+        temperature = fit_temperature(logits[-1], validation.labels)
+        for entry, these in zip(history, logits, strict=True):
+            entry["val_loss"] = cross_entropy(these / temperature, validation.labels)
+            entry["val_accuracy"] = accuracy(these, validation.labels)
     return trial | history[-1] | {"seed": seed, "history": history}, weights
 
 
 def gradients_of(
-    weights: Sequence[np.ndarray], x: np.ndarray, targets: np.ndarray, dropout: float, rng: np.random.Generator
+    weights: Sequence[np.ndarray],
+    x: np.ndarray,
+    labels: np.ndarray,
+    importance: np.ndarray,
+    dropout: float,
+    rng: np.random.Generator,
 ) -> tuple[float, list[np.ndarray]]:
-    """Return the cross entropy of a batch, and its gradients by the weights, with dropout before the last layer."""
+    """Return the cross entropy of a batch, each row as important as given, and its gradients by the weights.
+
+    Dropout comes before the last layer.
+    """
     *inner, kernel, bias = weights
     hidden = np.maximum(x @ inner[0] + inner[1], 0) if inner else x
     kept = (rng.random(hidden.shape, np.float32) >= dropout) / np.float32(1 - dropout)
     dropped = hidden * kept
-    logarithms = log_softmax(dropped @ kernel + bias)
-    slope = (np.exp(logarithms) - targets) / np.float32(len(x))
+    logarithms, rows = log_softmax(dropped @ kernel + bias), np.arange(len(x))
+    slope = np.exp(logarithms)
+    slope[rows, labels] -= 1
+    slope *= importance[:, None] / np.float32(len(x))
     gradients = [dropped.T @ slope, slope.sum(axis=0)]
     if inner:
         inner_slope = (slope @ kernel.T) * kept * (hidden > 0)
         gradients = [x.T @ inner_slope, inner_slope.sum(axis=0), *gradients]
-    return -float((targets * logarithms).sum(axis=1).mean()), gradients
+    return -float((importance * logarithms[rows, labels]).mean()), gradients
 
 
 def adamw(weight: np.ndarray, gradient: np.ndarray, m: np.ndarray, v: np.ndarray, rate: float, step: int) -> None:
     """Take one step of AdamW in place, with its usual constants; `m` and `v` are the running moments."""
     m += 0.1 * (gradient - m)
-    v += 0.001 * (gradient * gradient - v)
+    gradient *= gradient
+    v += 0.001 * (gradient - v)
     scale = np.sqrt(v / (1 - 0.999**step))
     scale += 1e-7
+    np.divide(m, scale, out=scale)
+    scale *= rate / (1 - 0.9**step)
     weight *= 1 - rate * recipe.WEIGHT_DECAY
-    weight -= rate / (1 - 0.9**step) * m / scale
+    weight -= scale
 
 
 def epochs_for(rows: int, steps: int, epochs: int) -> int:

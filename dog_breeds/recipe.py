@@ -19,7 +19,6 @@ GRID = {"learning_rate": (1e-3, 2e-3, 4e-3), "inner_size": (0, 100, 1000), "drop
 QUICK_GRID = {"learning_rate": (2e-3, 4e-3), "inner_size": (0, 100), "dropout": (0.5,)}
 FOLDS = 5  # of the cross-validation
 WEIGHT_DECAY = 1.0  # times the learning rate, at each step
-LABEL_SMOOTHING = 0.05
 BATCH_SIZE = 512  # smaller ones are no better, and three times slower for the large inner layer
 TRIAL_STEPS, TRIAL_EPOCHS = 40, 5  # a head of the search is trained for at least so many
 STEPS, EPOCHS = 120, 10  # and one that is cross-validated or kept for at least so many
