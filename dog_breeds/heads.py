@@ -184,9 +184,7 @@ def cross_validate(examples: Examples, trial: dict, classes: int, seed: int) -> 
     Returns the trial with its epochs, val_loss (at the best temperature) and val_accuracy over all images, and for
     every row the logits [n, classes] of the head that has not seen its image.
     """
-    names = np.unique(examples.images)
-    parts = np.random.default_rng(seed).permutation(len(names)) % recipe.FOLDS
-    part_of_row = parts[np.searchsorted(names, examples.images)]
+    part_of_row = folds(examples, seed)
     epochs = epochs_for(len(examples.labels), recipe.STEPS, recipe.EPOCHS)
     logits = np.empty((len(examples.labels), classes), np.float32)
     for part in range(recipe.FOLDS):
@@ -201,6 +199,16 @@ def cross_validate(examples: Examples, trial: dict, classes: int, seed: int) -> 
         "val_accuracy": accuracy(logits, examples.labels),
     }
     return trial | results, logits
+
+
+def folds(examples: Examples, seed: int) -> np.ndarray:
+    """Return the part of each row, 0 to recipe.FOLDS - 1: all rows of an image in one, each class spread over all."""
+    names, first = np.unique(examples.images, return_index=True)
+    shuffled = np.random.default_rng(seed).permutation(len(names))
+    by_class = shuffled[np.argsort(examples.labels[first][shuffled], kind="stable")]
+    parts = np.empty(len(names), int)
+    parts[by_class] = np.arange(len(names)) % recipe.FOLDS
+    return parts[np.searchsorted(names, examples.images)]
 
 
 # --- Calibration, and pictures of no known breed ---------------------------------------------------------------------
