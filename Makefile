@@ -107,10 +107,11 @@ serve: $(SERVING)/aws-lambda-rie
 	@test -f $(MODEL) || { echo "there is no model file $(MODEL)"; exit 1; }
 	@$(SERVING)/python -c "import socket; [socket.create_server(('127.0.0.1', port)).close() for port in ($(PORT), $(PORT) + 1, $(PAGE_PORT))]" 2>/dev/null || \
 		{ echo "port $(PORT), $$(($(PORT) + 1)) or $(PAGE_PORT) is in use; choose others: make serve PORT=8090 PAGE_PORT=9090"; exit 1; }
-	@$(call serve,$(MODEL),$(SERVING)) & server=$$!; trap "kill $$server" EXIT; trap exit INT TERM; $(call wait,$(SERVING)); \
-	echo "open http://localhost:$(PAGE_PORT) in a browser; Ctrl-C ends"; \
-	echo "or ask: $(SERVING)/python test.py --file photo.jpg --endpoint $(ENDPOINT)"; \
-	$(SERVING)/python -m dog_breeds.gateway --port $(PAGE_PORT) --emulator http://127.0.0.1:$(PORT)
+	@echo "open http://localhost:$(PAGE_PORT) in a browser; Ctrl-C ends"
+	@echo "or ask: $(SERVING)/python test.py --file photo.jpg --endpoint $(ENDPOINT)"
+	@$(SERVING)/python -m dog_breeds.gateway --port $(PAGE_PORT) --emulator http://127.0.0.1:$(PORT) & gateway=$$!; \
+	trap "kill $$gateway; wait" EXIT; trap exit INT TERM; \
+	{ $(call serve,$(MODEL),$(SERVING)); } 2>&1 | sed -u -E '/^(START|END|INFO:)/d; s/^REPORT.*//; /^$$/d'
 
 clean:
 	rm -rf .venv .venv-serving $(DEMO)
