@@ -27,7 +27,7 @@ RUN pip install --no-cache-dir --target "${LAMBDA_TASK_ROOT}" -r requirements-la
 # What changes comes last, the model before the code.
 ARG MODEL=top_10_dog_breeds.tflite
 COPY ${MODEL} ${LAMBDA_TASK_ROOT}/top_10_dog_breeds.tflite
-COPY dog_breeds/__init__.py dog_breeds/facts.py dog_breeds/http_events.py dog_breeds/pixels.py \
+COPY dog_breeds/__init__.py dog_breeds/answers.py dog_breeds/facts.py dog_breeds/http_events.py dog_breeds/pixels.py \
      dog_breeds/web_pictures.py dog_breeds/workers.py ${LAMBDA_TASK_ROOT}/dog_breeds/
 COPY lambda_function.py ${LAMBDA_TASK_ROOT}/
 RUN python -m compileall -q dog_breeds lambda_function.py

@@ -4,10 +4,11 @@ Reads   top_10_dog_breeds.tflite beside this file, or the file that the variable
 Takes   {"url": U}, {"image": base64}, {"urls": [...]} or {"images": [...]}, with "top_k" if wanted, from a direct
         invocation or over HTTP (API Gateway, function URL, Application Load Balancer), where the body may also be the
         picture itself and GET takes ?url=...&top_k=...
-Gives   {"prediction": {breed: probability}, "known": true}, best first; for lists {"predictions": [one for each]};
-        or {"error": {"code", "message"}}. Prints one line of JSON a request, without pictures and without URLs.
+Gives   {"prediction": {breed: probability}, "known": true}, best first, with "turned": 90, 180 or 270 if it was known
+        only when turned clockwise; for lists {"predictions": [one for each]}; or {"error": {"code", "message"}}.
+        Prints one line of JSON a request, without pictures and without URLs.
 
-Give the function 1024 MB and 15 s. The image holds this file, the five modules of dog_breeds that it imports, and the
+Give the function 1024 MB and 15 s. The image holds this file, the six modules of dog_breeds that it imports, and the
 model.
 """
 
@@ -17,6 +18,7 @@ import importlib
 import io
 import json
 import logging
+import math
 import os
 import sys
 import time
@@ -30,6 +32,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image, WebPImagePlugin  # noqa: F401  without it Pillow would import all its formats for WebP
 
+from dog_breeds.answers import best_look
 from dog_breeds.facts import read_facts
 from dog_breeds.http_events import STATUS, RequestError, decode_base64, fields_of, http_request, http_response
 from dog_breeds.pixels import model_pixels
@@ -55,7 +58,7 @@ def lambda_handler(event: Any, context: Any = None) -> dict:
         if request:
             log["event"] = request.service
             event = fields_of(request)
-        answer = None if request and event is None else answer_fields(event, log)
+        answer = None if request and event is None else answer_fields(event, log, end_of(context))
     except RequestError as error:
         answer = error_answer(error)
     except Exception:
@@ -69,8 +72,14 @@ def lambda_handler(event: Any, context: Any = None) -> dict:
     return http_response(request, STATUS.get(log["outcome"], 200), answer) if request else answer
 
 
-def answer_fields(fields: Any, log: dict) -> dict:
-    """Return the answer to the fields of a request."""
+def end_of(context: Any) -> float:
+    """Return the time of time.monotonic() at which Lambda ends a request; infinity where there is no Lambda."""
+    remaining = getattr(context, "get_remaining_time_in_millis", None)
+    return time.monotonic() + remaining() / 1000 if remaining else math.inf
+
+
+def answer_fields(fields: Any, log: dict, end: float) -> dict:
+    """Return the answer to the fields of a request that ends at a time of time.monotonic()."""
     if not isinstance(fields, dict):
         raise RequestError("invalid_request", "the request must be a JSON object")
     sources = [name for name in ("url", "image", "urls", "images") if name in fields]
@@ -88,13 +97,24 @@ def answer_fields(fields: Any, log: dict) -> dict:
         items = download_all(items)
         log["download_ms"] = milliseconds_since(start)
     if not source.endswith("s"):
-        return answer_picture(items[0], top_k, log)
+        return answer_picture(items[0], top_k, log, half_way(end))
     log["pictures"] = entries = [{} for _ in items]
-    return {"predictions": [answer_picture(item, top_k, entry) for item, entry in zip(items, entries, strict=True)]}
+    answers = []
+    for number, (item, entry) in enumerate(zip(items, entries, strict=True)):
+        answers.append(answer_picture(item, top_k, entry, half_way(end, len(items) - number)))
+    return {"predictions": answers}
 
 
-def answer_picture(item: Any, top_k: int | None, log: dict) -> dict:
-    """Return the answer to a picture: to its base64 text, its bytes, or the exception that its download ended with."""
+def half_way(end: float, pictures: int = 1) -> float:
+    """Return the time until which the next of so many pictures may be turned: half of its share of what is left."""
+    return time.monotonic() + (end - time.monotonic()) / pictures / 2
+
+
+def answer_picture(item: Any, top_k: int | None, log: dict, until: float = math.inf) -> dict:
+    """Return the answer to a picture: to its base64 text, its bytes, or the exception that its download ended with.
+
+    `until`, a time of time.monotonic(), is when to stop turning an unknown picture.
+    """
     try:
         if isinstance(item, Exception):
             raise item
@@ -103,7 +123,7 @@ def answer_picture(item: Any, top_k: int | None, log: dict) -> dict:
         pixels = read_picture(data, MODEL.size, MODEL.share, log)
         log["decode_ms"] = milliseconds_since(start)
         start = time.monotonic()
-        answer = classify(pixels, top_k)
+        answer = classify(pixels, top_k, until)
         log.update(inference_ms=milliseconds_since(start), top_class=next(iter(answer["prediction"])), outcome="ok")
         return answer
     except RequestError as error:
@@ -232,15 +252,22 @@ def load_model(path: Path) -> Model:
         raise ValueError(f"{path.name} is damaged, or was not made by convert_model.py: {error}") from error
 
 
-def classify(pixels: np.ndarray, top_k: int | None) -> dict:
-    """Return the prediction for the pixels of a picture, float32 (size, size, 3) in 0..255."""
+def run_model(pixels: np.ndarray) -> tuple[np.ndarray, float]:
+    """Return probabilities, float32 [N], and similarity of pixels, float32 (size, size, 3) in 0..255."""
     interpreter, (inputs, probabilities, similarity) = MODEL.interpreter, MODEL.tensors
     interpreter.set_tensor(inputs, pixels[None])
     interpreter.invoke()
-    values = interpreter.get_tensor(probabilities)[0].tolist()
+    return interpreter.get_tensor(probabilities)[0], interpreter.get_tensor(similarity).item()
+
+
+def classify(pixels: np.ndarray, top_k: int | None, until: float) -> dict:
+    """Return the prediction for the pixels of a picture, float32 (size, size, 3) in 0..255."""
+    look = best_look(run_model, pixels, MODEL.threshold, until)
+    values = look.probabilities.tolist()
     ranking = sorted(zip(MODEL.classes, values, strict=True), key=lambda item: -item[1])[:top_k]
-    known = interpreter.get_tensor(similarity).item() >= MODEL.threshold
-    return {"prediction": {breed: round(probability, 6) for breed, probability in ranking}, "known": known}
+    prediction = {breed: round(probability, 6) for breed, probability in ranking}
+    answer = {"prediction": prediction, "known": look.similarity >= MODEL.threshold}
+    return answer | ({"turned": look.turned} if look.turned else {})
 
 
 # --- Start -----------------------------------------------------------------------------------------------------------

@@ -1,0 +1,121 @@
+"""Pictures on their side: which look at them is the answer, through the real Lambda stack, and when time is short."""
+
+import base64
+import time
+
+import numpy as np
+import pytest
+from colour_model import COLOURS
+from emulator import emulator
+from odd_pictures import BREED, STORED, saved
+from PIL import Image
+
+from dog_breeds.answers import TURN_MARGIN, best_look
+
+pytest_plugins = ["handler_fixtures"]
+GREY = (128, 128, 128)  # is no breed to the colour model, which looks at the upper left quarter only
+UPRIGHT = Image.new("RGB", (480, 360), GREY)
+UPRIGHT.paste(COLOURS[BREED], (0, 0, 240, 180))
+TURNS = {  # how the picture was turned, by the degrees clockwise that turn it back
+    90: Image.Transpose.ROTATE_90,
+    180: Image.Transpose.ROTATE_180,
+    270: Image.Transpose.ROTATE_270,
+}
+UNKNOWN = Image.new("RGB", (480, 360), GREY)
+
+
+def text(image: Image.Image, **options: object) -> str:
+    """The picture as JPEG in base64."""
+    return base64.b64encode(saved(image, format="JPEG", **options)).decode()
+
+
+# --- Through the emulator --------------------------------------------------------------------------------------------
+
+
+def test_turned_pictures_are_known_and_the_answer_says_how_they_were_turned(stack):
+    plain = stack.invoke({"image": text(UPRIGHT)})
+    assert plain["known"] and "turned" not in plain
+    for degrees, turn in TURNS.items():
+        answer = stack.invoke({"image": text(UPRIGHT.transpose(turn)), "top_k": 1})
+        assert answer == {"prediction": {BREED: pytest.approx(1, abs=0.01)}, "known": True, "turned": degrees}
+
+
+@pytest.mark.parametrize("orientation", STORED)
+def test_a_picture_that_exif_turns_is_not_turned_again(stack, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    answer = stack.invoke({"image": text(UPRIGHT.transpose(STORED[orientation]), exif=exif)})
+    assert answer["known"] and "turned" not in answer and next(iter(answer["prediction"])) == BREED
+
+
+def test_an_unknown_picture_stays_unknown_and_gets_its_plain_answer(stack):
+    corner = UNKNOWN.copy()
+    corner.paste((190, 130, 80), (0, 0, 240, 180))  # nearest to leonberg, but too far away
+    corner.paste((110, 100, 90), (240, 180, 480, 360))
+    answer = stack.invoke({"image": text(corner), "top_k": 1})
+    assert answer == {"prediction": {BREED: pytest.approx(1, abs=0.1)}, "known": False}
+
+
+@pytest.fixture(scope="module")
+def slow(colour_model):
+    """The handler with a model that needs 0.45 s for an inference, and has 4 s for a request."""
+    paths = {"PYTHONPATH": "tests", "AWS_LAMBDA_FUNCTION_TIMEOUT": "4"}
+    with emulator(colour_model, "slow_handler.lambda_handler", **paths) as running:
+        yield running
+
+
+def answer_and_inferences(stack, event):
+    """The answer, and how many inferences it took."""
+    before = stack.printed().count("inference\n")
+    return stack.invoke(event), stack.printed().count("inference\n") - before
+
+
+def test_turns_stop_where_time_is_short(slow):
+    answer, inferences = answer_and_inferences(slow, {"image": text(UPRIGHT.transpose(TURNS[270]))})
+    assert answer["known"] is False and "turned" not in answer
+    assert 2 <= inferences < 4, "all four would take nearly half of the time that there is"
+
+
+def test_a_list_of_unknown_pictures_is_answered_before_the_time_out(slow):
+    answers, inferences = answer_and_inferences(slow, {"images": [text(UNKNOWN)] * 4})
+    assert [answer["known"] for answer in answers["predictions"]] == [False] * 4
+    assert inferences == 4
+
+
+# --- Which look it is ------------------------------------------------------------------------------------------------
+
+PIXELS = np.arange(4 * 4 * 3, dtype=np.float32).reshape(4, 4, 3)
+
+
+def looks(similarities):
+    """A model with a similarity for each turn by which the pixels are turned, and what it was asked."""
+    asked = []
+
+    def run(pixels):
+        (turned,) = (turned for turned in (0, 90, 180, 270) if (pixels == np.rot90(PIXELS, -turned // 90)).all())
+        asked.append(turned)
+        return np.array([turned], np.float32), similarities[turned]
+
+    return run, asked
+
+
+@pytest.mark.parametrize(
+    ("similarities", "turned"),
+    [
+        ({0: 0.7, 90: 0.99, 180: 0.99, 270: 0.99}, 0),  # known: nothing else is asked
+        ({0: 0.1, 90: 0.75, 180: 0.8, 270: 0.76}, 180),
+        ({0: 0.69, 90: 0.7 + TURN_MARGIN, 180: 0.1, 270: 0.1}, 90),
+        ({0: 0.1, 90: 0.699 + TURN_MARGIN, 180: 0.1, 270: 0.699 + TURN_MARGIN}, 0),  # unknown by less than the margin
+    ],
+)
+def test_most_similar_turn_is_taken_if_it_is_known_by_a_margin(similarities, turned):
+    run, asked = looks(similarities)
+    look = best_look(run, PIXELS, 0.7)
+    assert (look.turned, look.similarity, look.probabilities.tolist()) == (turned, similarities[turned], [turned])
+    assert asked == ([0] if similarities[0] >= 0.7 else [0, 90, 180, 270])
+
+
+def test_no_time_no_turns():
+    run, asked = looks({0: 0.1, 90: 0.9, 180: 0.9, 270: 0.9})
+    assert best_look(run, PIXELS, 0.7, until=time.monotonic() - 1).turned == 0
+    assert asked == [0]
