@@ -4,9 +4,10 @@ Reads   top_10_dog_breeds.tflite beside this file, or the file that the variable
 Takes   {"url": U}, {"image": base64}, {"urls": [...]} or {"images": [...]}, with "top_k" if wanted, from a direct
         invocation or over HTTP (API Gateway, function URL, Application Load Balancer), where the body may also be the
         picture itself and GET takes ?url=...&top_k=...
-Gives   {"prediction": {breed: probability}, "known": true}, best first, with "turned": 90, 180 or 270 if it was known
-        only when turned clockwise; for lists {"predictions": [one for each]}; or {"error": {"code", "message"}}.
-        Prints one line of JSON a request, without pictures and without URLs.
+Gives   {"prediction": {breed: probability}, "known": true}, best first; for lists {"predictions": [one for each]};
+        or {"error": {"code", "message"}}. Where the breed was known only without the picture's borders, "cropped": true
+        says so; where it had to be turned, "turned": 90, 180 or 270 degrees clockwise. Prints one line of JSON a
+        request, without pictures and without URLs.
 
 Give the function 1024 MB and 15 s. The image holds this file, the six modules of dog_breeds that it imports, and the
 model.
@@ -267,7 +268,7 @@ def classify(pixels: np.ndarray, top_k: int | None, until: float) -> dict:
     ranking = sorted(zip(MODEL.classes, values, strict=True), key=lambda item: -item[1])[:top_k]
     prediction = {breed: round(probability, 6) for breed, probability in ranking}
     answer = {"prediction": prediction, "known": look.similarity >= MODEL.threshold}
-    return answer | ({"turned": look.turned} if look.turned else {})
+    return answer | {name: value for name in ("cropped", "turned") if (value := getattr(look, name))}
 
 
 # --- Start -----------------------------------------------------------------------------------------------------------

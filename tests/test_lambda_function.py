@@ -221,7 +221,7 @@ def test_any_event_gets_an_answer(colour_model):
                 answer = json.loads(answer["body"])
             assert len(answer.keys() & {"prediction", "predictions", "error"}) == 1
             for part in answer.get("predictions", [answer]):
-                assert part.keys() - {"turned"} in ({"prediction", "known"}, {"error"})
+                assert part.keys() - {"cropped", "turned"} in ({"prediction", "known"}, {"error"})
                 if "error" in part:
                     assert part["error"]["code"] in CODES
                     assert not re.search(r"/var|\.py|Traceback|\d+\.\d+\.\d+\.\d+", part["error"]["message"])

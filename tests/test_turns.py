@@ -1,4 +1,4 @@
-"""Pictures on their side: which look at them is the answer, through the real Lambda stack, and when time is short."""
+"""Pictures on their side or within borders, in the real Lambda stack and when time is short, and which look counts."""
 
 import base64
 import time
@@ -8,14 +8,16 @@ import pytest
 from colour_model import COLOURS
 from emulator import emulator
 from odd_pictures import BREED, STORED, saved
-from PIL import Image
+from PIL import Image, ImageDraw
 
-from dog_breeds.answers import TURN_MARGIN, best_look
+from dog_breeds.answers import TURN_MARGIN, best_look, inside_borders
 
 pytest_plugins = ["handler_fixtures"]
 GREY = (128, 128, 128)  # is no breed to the colour model, which looks at the upper left quarter only
 UPRIGHT = Image.new("RGB", (480, 360), GREY)
 UPRIGHT.paste(COLOURS[BREED], (0, 0, 240, 180))
+UPRIGHT.paste((150, 150, 110), (240, 0, 480, 180))  # no breed either, and no border
+UPRIGHT.paste((110, 150, 150), (0, 180, 240, 360))
 TURNS = {  # how the picture was turned, by the degrees clockwise that turn it back
     90: Image.Transpose.ROTATE_90,
     180: Image.Transpose.ROTATE_180,
@@ -56,6 +58,16 @@ def test_an_unknown_picture_stays_unknown_and_gets_its_plain_answer(stack):
     assert answer == {"prediction": {BREED: pytest.approx(1, abs=0.1)}, "known": False}
 
 
+def test_a_picture_within_borders_is_known_without_them(stack):
+    screen = Image.new("RGB", (540, 1170), "white")
+    screen.paste(UPRIGHT.resize((540, 405)), (0, 380))
+    ImageDraw.Draw(screen).text((20, 70), "Our dog", "black", font_size=34)
+    for turn, expected in ((None, {}), (Image.Transpose.ROTATE_90, {"turned": 90})):
+        answer = stack.invoke({"image": text(screen.transpose(turn) if turn else screen), "top_k": 1})
+        expected |= {"prediction": {BREED: pytest.approx(1, abs=0.01)}, "known": True, "cropped": True}
+        assert answer == expected
+
+
 @pytest.fixture(scope="module")
 def slow(colour_model):
     """The handler with a model that needs 0.45 s for an inference, and has 4 s for a request."""
@@ -84,7 +96,7 @@ def test_a_list_of_unknown_pictures_is_answered_before_the_time_out(slow):
 
 # --- Which look it is ------------------------------------------------------------------------------------------------
 
-PIXELS = np.arange(4 * 4 * 3, dtype=np.float32).reshape(4, 4, 3)
+PIXELS = np.random.default_rng(0).integers(0, 256, (24, 24, 3)).astype(np.float32)
 
 
 def looks(similarities):
@@ -113,6 +125,41 @@ def test_most_similar_turn_is_taken_if_it_is_known_by_a_margin(similarities, tur
     look = best_look(run, PIXELS, 0.7)
     assert (look.turned, look.similarity, look.probabilities.tolist()) == (turned, similarities[turned], [turned])
     assert asked == ([0] if similarities[0] >= 0.7 else [0, 90, 180, 270])
+
+
+def test_inside_of_borders_is_found_to_the_pixel_and_scaled():
+    noise = np.random.default_rng(0).integers(0, 256, (60, 80, 3)).astype(np.float32)
+    for colour in (0, 90, 255):
+        whole = np.full((160, 160, 3), colour, np.float32)
+        whole[7:67, 70:150] = noise
+        whole[90:96, 10:90] = 255 - colour  # a line of text
+        inside = inside_borders(whole)
+        expected = Image.fromarray(noise.astype(np.uint8)).resize((160, 160), Image.Resampling.BILINEAR)
+        assert inside.dtype == np.float32 and abs(inside - np.asarray(expected, np.float32)).max() <= 1
+
+
+@pytest.mark.parametrize("side", [0, 20, 150, 160])
+def test_without_borders_or_with_hardly_anything_else_there_is_no_inside(side):
+    whole = np.full((160, 160, 3), 255, np.float32)
+    whole[:side, :side] = np.random.default_rng(0).integers(0, 256, (side, side, 3))
+    assert inside_borders(whole) is None
+
+
+def test_a_view_without_borders_is_asked_first_and_turned_if_it_is_not_known():
+    whole = np.full((160, 160, 3), 255, np.float32)
+    whole[:80, :80] = np.random.default_rng(0).integers(0, 256, (80, 80, 3))
+    inside = inside_borders(whole)
+    for known_at, views in ((0, 2), (180, 5), (None, 5)):
+        asked = []
+
+        def run(pixels, known_at=known_at, asked=asked):
+            asked.append(pixels)
+            return np.ones(1), 0.9 if known_at is not None and (
+                pixels == np.rot90(inside, known_at // 90)
+            ).all() else 0.1
+
+        look = best_look(run, whole, 0.7)
+        assert (look.cropped, look.turned) == (known_at is not None, known_at or 0) and len(asked) == views
 
 
 def test_no_time_no_turns():
