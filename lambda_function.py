@@ -3,11 +3,15 @@
 Reads   top_10_dog_breeds.tflite beside this file, or the file that the variable MODEL_FILE names, once, at start.
 Takes   {"url": U}, {"image": base64}, {"urls": [...]} or {"images": [...]}, with "top_k" if wanted, from a direct
         invocation or over HTTP (API Gateway, function URL, Application Load Balancer), where the body may also be the
-        picture itself and GET takes ?url=...&top_k=...; from a direct invocation also {"bucket": B, "key": K}, of S3
+        picture itself and GET takes ?url=...&top_k=...; a browser that asks for / gets a page. From a direct invocation
+        also {"bucket": B, "key": K}, an object of S3
 Gives   {"prediction": {breed: probability}, "known": true}, best first; for lists {"predictions": [one for each]};
-        or {"error": {"code", "message"}}. Prints one line of JSON a request, without pictures and without URLs.
+        or {"error": {"code", "message"}}. With "explain": true also "explanation", 10 rows of 10 numbers 0..1: how much
+        each part of the picture's central "explanation_share" of both sides spoke for the first breed.
+        Prints one line of JSON a request, without pictures and without URLs.
 
-Give the function 1024 MB and 15 s. The image holds this file, the modules of dog_breeds that it imports, and the model.
+Give the function 1024 MB and 15 s. The image holds this file, the modules of dog_breeds that it imports, the page, and
+the model.
 """
 
 import contextlib
@@ -29,8 +33,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image, WebPImagePlugin  # noqa: F401  without it Pillow would import all its formats for WebP
 
+from dog_breeds.explanation import class_activation_map, explains
 from dog_breeds.facts import read_facts
 from dog_breeds.http_events import STATUS, RequestError, decode_base64, fields_of, http_request, http_response
+from dog_breeds.page import page_response, wants_page
 from dog_breeds.pixels import model_pixels
 from dog_breeds.s3_pictures import read_object
 from dog_breeds.web_pictures import MAX_BYTES, download_all
@@ -50,10 +56,13 @@ FORMATS = {"JPEG": b"\xff\xd8\xff", "PNG": b"\x89PNG\r\n\x1a\n", "WEBP": b"RIFF"
 def lambda_handler(event: Any, context: Any = None) -> dict:
     """Answer an event. What is wrong with a request is an answer too; a fault of ours is logged and raised."""
     log = {"request_id": getattr(context, "aws_request_id", None), "event": "direct"}
-    request = http_request(event)
+    request, answer = http_request(event), None
     try:
         if request:
             log["event"] = request.service
+            if wants_page(request):
+                log["source"] = "page"
+                return page_response(request, MODEL.classes, MODEL.names, MODEL.explains)
             event = fields_of(request)
         answer = None if request and event is None else answer_fields(event, log)
     except RequestError as error:
@@ -82,6 +91,11 @@ def answer_fields(fields: Any, log: dict) -> dict:
     source, top_k = sources[0], fields.get("top_k")
     if top_k is not None and (type(top_k) is not int or not 1 <= top_k <= len(MODEL.classes)):
         raise RequestError("invalid_request", f"top_k must be a whole number from 1 to {len(MODEL.classes)}")
+    explain = fields.get("explain", False)
+    if type(explain) is not bool:
+        raise RequestError("invalid_request", "explain must be true or false")
+    if explain and not MODEL.explains:
+        raise RequestError("invalid_request", "this model file cannot explain")
     log["source"] = source
     items = fields[source] if source.endswith("s") else [fields[source]]
     if not isinstance(items, list) or not 1 <= len(items) <= MAX_PICTURES:
@@ -91,12 +105,13 @@ def answer_fields(fields: Any, log: dict) -> dict:
         items = [read_object(fields.get("bucket"), items[0])] if source == "key" else download_all(items)
         log["download_ms"] = milliseconds_since(start)
     if not source.endswith("s"):
-        return answer_picture(items[0], top_k, log)
+        return answer_picture(items[0], top_k, explain, log)
     log["pictures"] = entries = [{} for _ in items]
-    return {"predictions": [answer_picture(item, top_k, entry) for item, entry in zip(items, entries, strict=True)]}
+    pairs = zip(items, entries, strict=True)
+    return {"predictions": [answer_picture(item, top_k, explain, entry) for item, entry in pairs]}
 
 
-def answer_picture(item: Any, top_k: int | None, log: dict) -> dict:
+def answer_picture(item: Any, top_k: int | None, explain: bool, log: dict) -> dict:
     """Return the answer to a picture: to its base64 text, its bytes, or the exception that its download ended with."""
     try:
         if isinstance(item, Exception):
@@ -109,6 +124,9 @@ def answer_picture(item: Any, top_k: int | None, log: dict) -> dict:
         answer = classify(pixels, top_k)
         log.update(inference_ms=milliseconds_since(start), top_class=next(iter(answer["prediction"])), outcome="ok")
         log["unknown"] = int(not answer["known"])  # a number, of which CloudWatch can take the mean
+        if explain:
+            cells = class_activation_map(MODEL.interpreter, MODEL.classes.index(log["top_class"]))
+            answer |= {"explanation": cells, "explanation_share": MODEL.share}
         return answer
     except RequestError as error:
         log["outcome"] = error.args[0]
@@ -210,6 +228,8 @@ class Model(NamedTuple):
     share: float  # of both sides of a photo, around its centre: what the model is shown
     threshold: float  # similarity from which a breed counts as known
     tensors: list[int]  # indices of pixels, probabilities and similarity
+    names: dict[str, str]  # of classes, for people, where the file has them
+    explains: bool
 
 
 def load_model(path: Path) -> Model:
@@ -227,11 +247,12 @@ def load_model(path: Path) -> Model:
         tensors = {tuple(detail["shape"].tolist()): detail["index"] for detail in details}
         shapes = [(1, size, size, 3), (1, len(classes)), (1, 1)]
         kinds = {detail["dtype"] for detail in details}
-        if len(details) != len(tensors) or set(tensors) != set(shapes) or kinds != {np.float32}:
+        if len(details) != len(tensors) or not set(tensors) >= set(shapes) or kinds != {np.float32}:
             raise ValueError(f"its tensors have the shapes {sorted(tensors)}, not float32 {shapes}")
         if not 0 < share <= 1:
             raise ValueError(f"its photo_share is {share}")
-        return Model(interpreter, classes, size, share, float(threshold), [tensors[shape] for shape in shapes])
+        indices, names = [tensors[shape] for shape in shapes], facts.get("display_names", {})
+        return Model(interpreter, classes, size, share, float(threshold), indices, names, explains(interpreter))
     except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"{path.name} is damaged, or was not made by convert_model.py: {error}") from error
 

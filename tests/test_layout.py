@@ -14,6 +14,7 @@ MAY_IMPORT = {  # modules that are not named import nothing of the package
     "demo": {"archives", "console", "demo_dogs"},
     "features": {"dataset", "pixels", "recipe", "workers", "console"},
     "heads": {"features", "metrics", "recipe", "dataset", "console"},
+    "page": {"http_events"},
     "s3_pictures": {"http_events", "web_pictures"},
     "tflite": {"pixels", "workers", "console"},
     "web_pictures": {"http_events"},
