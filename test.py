@@ -5,8 +5,10 @@
     python test.py --url URL
     python test.py --file photo.jpg                   # sends the file itself, smaller if it is large
     python test.py --file photo.jpg --model top_10_dog_breeds.tflite    # no container: runs the handler here
+    python test.py --folder DIR --csv OUT.csv         # so too, for all photos in a folder and below, on all CPUs
 
-Prints the breeds, best first, after some 0.1 s for a file.
+Prints the breeds, best first, after some 0.1 s for a file. A folder takes 12 ms a photo on 2 CPUs; run again after it
+was stopped, it goes on.
 """
 
 import argparse
@@ -15,12 +17,17 @@ import contextlib
 import io
 import os
 import sys
+import time
+from concurrent.futures import BrokenExecutor
 from pathlib import Path
 
 import requests
 from PIL import Image, ImageOps
 
+from dog_breeds.bulk import classify_folder
+
 URL = "https://images.unsplash.com/photo-1636496430627-a7b203b4cc58"  # a Great Pyrenees
+MODEL = "top_10_dog_breeds.tflite"
 ENDPOINT = "http://localhost:8080/2015-03-31/functions/function/invocations"
 HINT = "start the container: docker run -it --rm -p 8080:8080 dog-breeds"
 MAX_BYTES = 4_000_000  # of a file: Lambda takes 6 MB a request, and base64 adds a third
@@ -65,6 +72,41 @@ def ask_model(model: Path, event: dict) -> dict:
         return lambda_handler(event)
 
 
+def rows_of(model: Path, folder: Path, names: list[str]) -> list[tuple]:
+    """Return the rows of dog_breeds.bulk for some photos: the handler's answers, given in this process."""
+    os.environ["MODEL_FILE"] = str(model)
+    import lambda_function
+
+    rows = []
+    for name in names:
+        try:
+            with open(folder / name, "rb") as file:
+                content = file.read(lambda_function.MAX_BYTES + 1)  # more than that the handler refuses
+            answer = lambda_function.answer_picture(content, top_k=1, explain=False, log={})
+        except OSError:
+            answer = {"error": {"code": "unreadable"}}
+        if "error" in answer:
+            rows.append((name, "", "", "", answer["error"]["code"]))
+        else:
+            ((breed, probability),) = answer["prediction"].items()
+            rows.append((name, breed, probability, "yes" if answer["known"] else "no", ""))
+    return rows
+
+
+def answer_folder(folder: Path, table: Path, model: Path) -> str:
+    """Write the answers about a folder's photos to a table; return what came up, the most frequent first."""
+    if not folder.is_dir():
+        raise NotADirectoryError(f"{folder} is no folder")
+    start = time.monotonic()
+    try:
+        counts = classify_folder(folder, table, rows_of, model)
+    except BrokenExecutor:
+        raise RuntimeError("a process has died, perhaps for want of memory; run it again to go on") from None
+    rate = counts.total() / (time.monotonic() - start)
+    lines = [f"{table}: {counts.total():,} photos more, {rate:.1f} a second"]
+    return "\n".join([*lines, *(f"{number:9,}  {name}" for name, number in counts.most_common())])
+
+
 def show(answer: dict) -> str:
     """Return a prediction as lines of breed, percentage and bar, best first; RuntimeError if it is an error."""
     if "error" in answer:
@@ -91,10 +133,19 @@ def main() -> None:
     """Ask, and print the answer."""
     parser = arguments(__doc__, ENDPOINT)
     parser.add_argument("--model", type=Path, help="model file to answer here, without a service")
+    parser.add_argument("--folder", type=Path, help="of photos, answered here, by --model or the one beside this file")
+    parser.add_argument("--csv", type=Path, help="table to write, or to go on with, for --folder")
     args = parser.parse_args()
+    if bool(args.folder) != bool(args.csv):
+        parser.error("--folder and --csv belong together")
     try:
+        if args.folder:
+            print(answer_folder(args.folder, args.csv, args.model or Path(__file__).with_name(MODEL)))
+            return
         event = event_for(args.url, args.file)
         print(show(ask_model(args.model, event) if args.model else ask(args.endpoint, event, HINT)))
+    except KeyboardInterrupt:
+        sys.exit("test.py: stopped")
     except (OSError, RuntimeError, ValueError) as error:
         sys.exit(f"test.py: {error}")
 

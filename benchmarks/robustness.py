@@ -198,7 +198,7 @@ def ask(model: Path, make: Callable[..., bytes], *arguments: object) -> tuple[An
 
 def answer(model: Path, data: bytes, until: float) -> Answer:
     """Return the handler's answer to a picture, which it may turn until a time of time.monotonic()."""
-    answer = handler(model).answer_picture(data, 1, {}, until)
+    answer = handler(model).answer_picture(data, 1, False, {}, until)
     [(breed, probability)] = answer["prediction"].items()
     return Answer(breed, probability, answer["known"])
 

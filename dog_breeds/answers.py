@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -15,16 +15,30 @@ BORDER_TOLERANCE = 16  # of 255: how far a border's pixels may be from its most 
 BORDER_SHARE = 0.75  # of a row or column of pixels in that colour, from which it is border: text may stand in it
 SMALLEST_INSIDE, LARGEST_INSIDE = 1 / 6, 0.8  # of a side, of the area: else there is no border, or nothing but border
 
+Box = tuple[float, float, float, float]  # left, top, right, bottom in shares of both sides, 0..1
 Run = Callable[[np.ndarray], tuple[np.ndarray, float]]  # pixels [size, size, 3] -> probabilities [N], similarity
 
 
 class Look(NamedTuple):
     """What the model says about a view of a picture."""
 
+    pixels: np.ndarray  # float32 RGB [size, size, 3], 0..255: the view
     probabilities: np.ndarray  # float32 [N]
     similarity: float  # to the nearest breed
-    cropped: bool = False  # borders were cut off
-    turned: int = 0  # degrees clockwise by which the picture was turned
+    box: Box | None = None  # of what the view shows, where borders were cut off
+    turned: int = 0  # degrees clockwise by which it was then turned
+
+
+def end_of(context: Any) -> float:
+    """Return the time of time.monotonic() at which Lambda ends a request; infinity where there is no Lambda."""
+    remaining = getattr(context, "get_remaining_time_in_millis", None)
+    return time.monotonic() + remaining() / 1000 if remaining else math.inf
+
+
+def half_way(end: float, pictures: int = 1) -> float:
+    """Return the time until which the next of so many pictures may take: half of its share of what is left."""
+    now = time.monotonic()
+    return now + (end - now) / pictures / 2
 
 
 def best_look(run: Run, pixels: np.ndarray, threshold: float, until: float = math.inf) -> Look:
@@ -34,18 +48,18 @@ def best_look(run: Run, pixels: np.ndarray, threshold: float, until: float = mat
     first, that would hardly end before `until`, a time of time.monotonic(): the plain look counts then.
     """
     start = time.monotonic()
-    plain = Look(*run(pixels))
+    plain = Look(pixels, *run(pixels))
     seconds = time.monotonic() - start
     if plain.similarity >= threshold:
         return plain
-    inside = inside_borders(pixels)
-    cropped = inside is not None
+    box = inside_borders(pixels)
+    inside = cut_out(pixels, box) if box else pixels
     turned_looks = []
-    for turned in ((0,) if cropped else ()) + (90, 180, 270):
+    for turned in (0, 90, 180, 270) if box else (90, 180, 270):
         if time.monotonic() + 2 * seconds > until:
             return plain
-        view = np.rot90(inside if cropped else pixels, -turned // 90)
-        look = Look(*run(view), cropped, turned)
+        view = np.rot90(inside, -turned // 90)
+        look = Look(view, *run(view), box, turned)
         if turned:
             turned_looks.append(look)
         elif look.similarity >= threshold:
@@ -54,11 +68,8 @@ def best_look(run: Run, pixels: np.ndarray, threshold: float, until: float = mat
     return best if best.similarity >= threshold + TURN_MARGIN else plain
 
 
-def inside_borders(pixels: np.ndarray) -> np.ndarray | None:
-    """Return what stands within plain borders, as on screenshots and scans, scaled to the whole size; None without.
-
-    Pixels and result: float32 RGB [size, size, 3], 0..255.
-    """
+def inside_borders(pixels: np.ndarray) -> Box | None:
+    """Return the box of what stands within plain borders, as on screenshots and scans; None without such borders."""
     size = len(pixels)
     edge = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
     coarse = edge.astype(int) // BORDER_TOLERANCE @ (256, 16, 1)
@@ -69,9 +80,14 @@ def inside_borders(pixels: np.ndarray) -> np.ndarray | None:
     height, width = bottom - top, right - left
     if min(height, width) < SMALLEST_INSIDE * size or height * width > LARGEST_INSIDE * size**2:
         return None
+    return left / size, top / size, right / size, bottom / size
+
+
+def cut_out(pixels: np.ndarray, box: Box) -> np.ndarray:
+    """Return what is in a box, scaled to the whole size."""
+    left, top, right, bottom = (round(share * len(pixels)) for share in box)
     inside = Image.fromarray(pixels[top:bottom, left:right].astype(np.uint8))
-    inside = inside.resize((size, size), Image.Resampling.BILINEAR)
-    return np.asarray(inside, dtype=np.float32)
+    return np.asarray(inside.resize(pixels.shape[:2], Image.Resampling.BILINEAR), dtype=np.float32)
 
 
 def longest_run(flags: np.ndarray) -> tuple[int, int]:

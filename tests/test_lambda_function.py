@@ -237,7 +237,7 @@ def test_log_has_one_line_with_what_happened(ask):
     log = ask({"image": TEXT}).log
     assert all(0 <= log.pop(key) < 1000 for key in ("decode_ms", "inference_ms"))
     expected = {"request_id": None, "event": "direct", "source": "image", "outcome": "ok"}
-    assert log == {**expected, "bytes": len(JPEG), "size": [500, 375], "top_class": BREED}
+    assert log == {**expected, "bytes": len(JPEG), "size": [500, 375], "top_class": BREED, "unknown": 0}
     log = ask({"images": [TEXT, "?"]}).log
     assert [entry["outcome"] for entry in log["pictures"]] == ["ok", "invalid_request"] and log["outcome"] == "ok"
     log = ask(function_url("GET", "/", {"url": "http://10.0.0.1/secret?token=1"})).log

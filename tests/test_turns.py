@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 from colour_model import COLOURS
 from emulator import emulator
+from handler_process import handler_process
 from odd_pictures import BREED, STORED, saved
 from PIL import Image, ImageDraw
 
-from dog_breeds.answers import TURN_MARGIN, best_look, inside_borders
+from dog_breeds.answers import TURN_MARGIN, best_look, cut_out, inside_borders
 
 pytest_plugins = ["handler_fixtures"]
 GREY = (128, 128, 128)  # is no breed to the colour model, which looks at the upper left quarter only
@@ -94,6 +95,19 @@ def test_a_list_of_unknown_pictures_is_answered_before_the_time_out(slow):
     assert inferences == 4
 
 
+def test_explanations_are_about_the_picture_as_it_was_sent(explaining_model):
+    small = UNKNOWN.copy()  # a border around a lying picture
+    small.paste(UPRIGHT.transpose(TURNS[90]).resize((240, 180)), (240, 180))
+    with handler_process(explaining_model) as ask:
+        places = {90: (9, 0), 180: (9, 9), 270: (0, 9)}  # row and column of the breed's quarter
+        pictures = [(UPRIGHT.transpose(turn), places[degrees]) for degrees, turn in TURNS.items()]
+        for picture, place in (*pictures, (small, (9, 5))):
+            answer = ask({"image": text(picture), "explain": True}).answer
+            cells = np.array(answer["explanation"])
+            assert answer["turned"] and cells.shape == (10, 10) and cells[place] > 0.9, answer["turned"]
+            assert cells.mean() <= 0.3, "and hardly anything elsewhere"
+
+
 # --- Which look it is ------------------------------------------------------------------------------------------------
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (24, 24, 3)).astype(np.float32)
@@ -133,7 +147,7 @@ def test_inside_of_borders_is_found_to_the_pixel_and_scaled():
         whole = np.full((160, 160, 3), colour, np.float32)
         whole[7:67, 70:150] = noise
         whole[90:96, 10:90] = 255 - colour  # a line of text
-        inside = inside_borders(whole)
+        inside = cut_out(whole, inside_borders(whole))
         expected = Image.fromarray(noise.astype(np.uint8)).resize((160, 160), Image.Resampling.BILINEAR)
         assert inside.dtype == np.float32 and abs(inside - np.asarray(expected, np.float32)).max() <= 1
 
@@ -148,7 +162,7 @@ def test_without_borders_or_with_hardly_anything_else_there_is_no_inside(side):
 def test_a_view_without_borders_is_asked_first_and_turned_if_it_is_not_known():
     whole = np.full((160, 160, 3), 255, np.float32)
     whole[:80, :80] = np.random.default_rng(0).integers(0, 256, (80, 80, 3))
-    inside = inside_borders(whole)
+    inside = cut_out(whole, inside_borders(whole))
     for known_at, views in ((0, 2), (180, 5), (None, 5)):
         asked = []
 
@@ -159,7 +173,7 @@ def test_a_view_without_borders_is_asked_first_and_turned_if_it_is_not_known():
             ).all() else 0.1
 
         look = best_look(run, whole, 0.7)
-        assert (look.cropped, look.turned) == (known_at is not None, known_at or 0) and len(asked) == views
+        assert (look.box is not None, look.turned) == (known_at is not None, known_at or 0) and len(asked) == views
 
 
 def test_no_time_no_turns():
