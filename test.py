@@ -116,7 +116,13 @@ def show(answer: dict) -> str:
         f"{breed:{width}}  {probability:6.1%}  {'#' * round(probability * BAR)}".rstrip()
         for breed, probability in answer["prediction"].items()
     ]
-    return "\n".join([*([] if answer["known"] else ["Probably none of these breeds. The most similar:"]), *lines])
+    if not answer["known"]:
+        lines.insert(0, "Probably none of these breeds. The most similar:")
+    if "turned" in answer:
+        lines.insert(0, f"The picture was turned by {answer['turned']} degrees, clockwise.")
+    if "cropped" in answer:
+        lines.insert(0, "The borders of the picture were cut off.")
+    return "\n".join(lines)
 
 
 def arguments(description: str, endpoint: str | None) -> argparse.ArgumentParser:

@@ -5,7 +5,7 @@ import time
 import lambda_function
 from lambda_function import lambda_handler  # noqa: F401
 
-SECONDS = 0.45
+SECONDS = 0.55
 fast = lambda_function.run_model
 
 
