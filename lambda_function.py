@@ -3,11 +3,13 @@
 Reads   top_10_dog_breeds.tflite beside this file, or the file that the variable MODEL_FILE names, once, at start.
 Takes   {"url": U}, {"image": base64}, {"urls": [...]} or {"images": [...]}, with "top_k" if wanted, from a direct
         invocation or over HTTP (API Gateway, function URL, Application Load Balancer), where the body may also be the
-        picture itself and GET takes ?url=...&top_k=...; a browser that asks for / gets a page
+        picture itself and GET takes ?url=...&top_k=...; a browser that asks for / gets a page. From a direct invocation
+        also {"bucket": B, "key": K}, an object of S3
 Gives   {"prediction": {breed: probability}, "known": true}, best first; for lists {"predictions": [one for each]};
-        or {"error": {"code", "message"}}. With "explain": true also "explanation", 10 rows of 10 numbers 0..1: how much
-        each part of the picture's central "explanation_share" of both sides spoke for the first breed.
-        Prints one line of JSON a request, without pictures and without URLs.
+        or {"error": {"code", "message"}}. Where the breed was known only without the picture's borders, "cropped": true
+        says so; where it had to be turned, "turned": 90, 180 or 270 degrees clockwise. With "explain": true also
+        "explanation", 10 rows of 10 numbers 0..1: how much each part of the picture's central "explanation_share" of
+        both sides spoke for the first breed. Prints one line of JSON a request, without pictures and without URLs.
 
 Give the function 1024 MB and 15 s. The image holds this file, the modules of dog_breeds that it imports, the page, and
 the model.
@@ -32,11 +34,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image, WebPImagePlugin  # noqa: F401  without it Pillow would import all its formats for WebP
 
-from dog_breeds.explanation import class_activation_map, explains
+from dog_breeds.answers import Look, best_look, end_of, half_way
+from dog_breeds.explanation import class_activation_map, explains, on_picture
 from dog_breeds.facts import read_facts
 from dog_breeds.http_events import STATUS, RequestError, decode_base64, fields_of, http_request, http_response
 from dog_breeds.page import page_response, wants_page
 from dog_breeds.pixels import model_pixels
+from dog_breeds.s3_pictures import read_object
 from dog_breeds.web_pictures import MAX_BYTES, download_all
 from dog_breeds.workers import cpu_count
 
@@ -62,7 +66,7 @@ def lambda_handler(event: Any, context: Any = None) -> dict:
                 log["source"] = "page"
                 return page_response(request, MODEL.classes, MODEL.names, MODEL.explains)
             event = fields_of(request)
-        answer = None if request and event is None else answer_fields(event, log)
+        answer = None if request and event is None else answer_fields(event, log, end_of(context))
     except RequestError as error:
         answer = error_answer(error)
     except Exception:
@@ -76,11 +80,14 @@ def lambda_handler(event: Any, context: Any = None) -> dict:
     return http_response(request, STATUS.get(log["outcome"], 200), answer) if request else answer
 
 
-def answer_fields(fields: Any, log: dict) -> dict:
-    """Return the answer to the fields of a request."""
+def answer_fields(fields: Any, log: dict, end: float) -> dict:
+    """Return the answer to the fields of a request that ends at a time of time.monotonic()."""
     if not isinstance(fields, dict):
         raise RequestError("invalid_request", "the request must be a JSON object")
-    sources = [name for name in ("url", "image", "urls", "images") if name in fields]
+    names = ["url", "image", "urls", "images"]
+    if log["event"] == "direct":  # over HTTP strangers could read what the function's role may
+        names.append("key")
+    sources = [name for name in names if name in fields]
     if len(sources) != 1:
         raise RequestError("invalid_request", "the request must have one of url, image, urls and images")
     source, top_k = sources[0], fields.get("top_k")
@@ -95,19 +102,24 @@ def answer_fields(fields: Any, log: dict) -> dict:
     items = fields[source] if source.endswith("s") else [fields[source]]
     if not isinstance(items, list) or not 1 <= len(items) <= MAX_PICTURES:
         raise RequestError("invalid_request", f"{source} must be a list of 1 to {MAX_PICTURES} items")
-    if source.startswith("url"):
+    if not source.startswith("image"):
         start = time.monotonic()
-        items = download_all(items)
+        items = [read_object(fields.get("bucket"), items[0])] if source == "key" else download_all(items)
         log["download_ms"] = milliseconds_since(start)
     if not source.endswith("s"):
-        return answer_picture(items[0], top_k, explain, log)
+        return answer_picture(items[0], top_k, explain, log, half_way(end))
     log["pictures"] = entries = [{} for _ in items]
-    pairs = zip(items, entries, strict=True)
-    return {"predictions": [answer_picture(item, top_k, explain, entry) for item, entry in pairs]}
+    answers = []
+    for number, (item, entry) in enumerate(zip(items, entries, strict=True)):
+        answers.append(answer_picture(item, top_k, explain, entry, half_way(end, len(items) - number)))
+    return {"predictions": answers}
 
 
-def answer_picture(item: Any, top_k: int | None, explain: bool, log: dict) -> dict:
-    """Return the answer to a picture: to its base64 text, its bytes, or the exception that its download ended with."""
+def answer_picture(item: Any, top_k: int | None, explain: bool, log: dict, until: float) -> dict:
+    """Return the answer to a picture: to its base64 text, its bytes, or the exception that its download ended with.
+
+    After `until`, a time of time.monotonic(), there are no further looks at it.
+    """
     try:
         if isinstance(item, Exception):
             raise item
@@ -116,11 +128,15 @@ def answer_picture(item: Any, top_k: int | None, explain: bool, log: dict) -> di
         pixels = read_picture(data, MODEL.size, MODEL.share, log)
         log["decode_ms"] = milliseconds_since(start)
         start = time.monotonic()
-        answer = classify(pixels, top_k)
+        look = best_look(run_model, pixels, MODEL.threshold, until)
+        answer = answer_for(look, top_k)
         log.update(inference_ms=milliseconds_since(start), top_class=next(iter(answer["prediction"])), outcome="ok")
+        log["unknown"] = int(not answer["known"])  # a number, of which CloudWatch can take the mean
         if explain:
+            if look.box or look.turned or not answer["known"]:
+                run_model(look.pixels)  # which was not the last look
             cells = class_activation_map(MODEL.interpreter, MODEL.classes.index(log["top_class"]))
-            answer |= {"explanation": cells, "explanation_share": MODEL.share}
+            answer |= {"explanation": on_picture(cells, look.box, look.turned), "explanation_share": MODEL.share}
         return answer
     except RequestError as error:
         log["outcome"] = error.args[0]
@@ -252,15 +268,23 @@ def load_model(path: Path) -> Model:
         raise ValueError(f"{path.name} is damaged, or was not made by convert_model.py: {error}") from error
 
 
-def classify(pixels: np.ndarray, top_k: int | None) -> dict:
-    """Return the prediction for the pixels of a picture, float32 (size, size, 3) in 0..255."""
+def run_model(pixels: np.ndarray) -> tuple[np.ndarray, float]:
+    """Return probabilities, float32 [N], and similarity of pixels, float32 (size, size, 3) in 0..255."""
     interpreter, (inputs, probabilities, similarity) = MODEL.interpreter, MODEL.tensors
     interpreter.set_tensor(inputs, pixels[None])
     interpreter.invoke()
-    values = interpreter.get_tensor(probabilities)[0].tolist()
+    return interpreter.get_tensor(probabilities)[0], interpreter.get_tensor(similarity).item()
+
+
+def answer_for(look: Look, top_k: int | None) -> dict:
+    """Return the answer that a look at a picture gives."""
+    values = look.probabilities.tolist()
     ranking = sorted(zip(MODEL.classes, values, strict=True), key=lambda item: -item[1])[:top_k]
-    known = interpreter.get_tensor(similarity).item() >= MODEL.threshold
-    return {"prediction": {breed: round(probability, 6) for breed, probability in ranking}, "known": known}
+    prediction = {breed: round(probability, 6) for breed, probability in ranking}
+    answer = {"prediction": prediction, "known": look.similarity >= MODEL.threshold}
+    if look.box:
+        answer["cropped"] = True
+    return answer | ({"turned": look.turned} if look.turned else {})
 
 
 # --- Start -----------------------------------------------------------------------------------------------------------

@@ -6,8 +6,10 @@
     python test.py --file photo.jpg                   # sends the file itself; large ones, HEIC and AVIF as a JPEG
     python test.py --file photo.jpg --explain out.png # also draws where the model looked
     python test.py --file photo.jpg --model top_10_dog_breeds.tflite    # no container: runs the handler here
+    python test.py --folder DIR --csv OUT.csv         # so too, for all photos in a folder and below, on all CPUs
 
-Prints the breeds, best first, after some 0.1 s for a file.
+Prints the breeds, best first, after some 0.1 s for a file. A folder takes 12 ms a photo on 2 CPUs; run again after it
+was stopped, it goes on.
 """
 
 import argparse
@@ -16,14 +18,18 @@ import contextlib
 import io
 import os
 import sys
+import time
+from concurrent.futures import BrokenExecutor
 from pathlib import Path
 
 import requests
 
-from dog_breeds.client_pictures import SMALLER, picture_to_send, shaded, upright_picture
+from dog_breeds.bulk import classify_folder
+from dog_breeds.client_pictures import CONVERTED, SMALLER, picture_to_send, shaded, upright_picture
 from dog_breeds.console import quiet, written_whole
 
 URL = "https://images.unsplash.com/photo-1636496430627-a7b203b4cc58"  # a Great Pyrenees
+MODEL = "top_10_dog_breeds.tflite"
 ENDPOINT = "http://localhost:8080/2015-03-31/functions/function/invocations"
 HINT = "start the container: docker run -it --rm -p 8080:8080 dog-breeds"
 BAR = 40  # characters
@@ -60,6 +66,45 @@ def ask_model(model: Path, event: dict) -> dict:
         return lambda_handler(event)
 
 
+def rows_of(model: Path, folder: Path, names: list[str]) -> list[tuple]:
+    """Return the rows of dog_breeds.bulk for some photos: the handler's answers, given in this process."""
+    os.environ["MODEL_FILE"] = str(model)
+    with quiet():
+        import lambda_function
+
+    rows = []
+    for name in names:
+        try:
+            if name.lower().endswith(CONVERTED):
+                content = picture_to_send(folder / name)
+            else:
+                with open(folder / name, "rb") as file:
+                    content = file.read(lambda_function.MAX_BYTES + 1)  # more than that the handler refuses
+            answer = lambda_function.answer_picture(content, top_k=1, explain=False, log={})
+        except (OSError, ValueError):
+            answer = {"error": {"code": "unreadable"}}
+        if "error" in answer:
+            rows.append((name, "", "", "", answer["error"]["code"]))
+        else:
+            ((breed, probability),) = answer["prediction"].items()
+            rows.append((name, breed, probability, "yes" if answer["known"] else "no", ""))
+    return rows
+
+
+def answer_folder(folder: Path, table: Path, model: Path) -> str:
+    """Write the answers about a folder's photos to a table; return what came up, the most frequent first."""
+    if not folder.is_dir():
+        raise NotADirectoryError(f"{folder} is no folder")
+    start = time.monotonic()
+    try:
+        counts = classify_folder(folder, table, rows_of, model)
+    except BrokenExecutor:
+        raise RuntimeError("a process has died, perhaps for want of memory; run it again to go on") from None
+    rate = counts.total() / (time.monotonic() - start)
+    lines = [f"{table}: {counts.total():,} photos more, {rate:.1f} a second"]
+    return "\n".join([*lines, *(f"{number:9,}  {name}" for name, number in counts.most_common())])
+
+
 def show(answer: dict) -> str:
     """Return a prediction as lines of breed, percentage and bar, best first; RuntimeError if it is an error."""
     if "error" in answer:
@@ -69,7 +114,13 @@ def show(answer: dict) -> str:
         f"{breed:{width}}  {probability:6.1%}  {'#' * round(probability * BAR)}".rstrip()
         for breed, probability in answer["prediction"].items()
     ]
-    return "\n".join([*([] if answer["known"] else ["Probably none of these breeds. The most similar:"]), *lines])
+    if not answer["known"]:
+        lines.insert(0, "Probably none of these breeds. The most similar:")
+    if "turned" in answer:
+        lines.insert(0, f"The picture was turned by {answer['turned']} degrees, clockwise.")
+    if "cropped" in answer:
+        lines.insert(0, "The borders of the picture were cut off.")
+    return "\n".join(lines)
 
 
 def draw(file: Path, answer: dict, path: Path) -> None:
@@ -94,16 +145,25 @@ def main() -> None:
     parser = arguments(__doc__, ENDPOINT)
     parser.add_argument("--model", type=Path, help="model file to answer here, without a service")
     parser.add_argument("--explain", type=Path, metavar="OUT.png", help="draw where the model looked in --file")
+    parser.add_argument("--folder", type=Path, help="of photos, answered here, by --model or the one beside this file")
+    parser.add_argument("--csv", type=Path, help="table to write, or to go on with, for --folder")
     args = parser.parse_args()
+    if bool(args.folder) != bool(args.csv):
+        parser.error("--folder and --csv belong together")
     if args.explain and not args.file:
         parser.error("--explain needs --file")
     try:
+        if args.folder:
+            print(answer_folder(args.folder, args.csv, args.model or Path(__file__).with_name(MODEL)))
+            return
         event = event_for(args.url, args.file) | ({"explain": True} if args.explain else {})
         answer = ask_model(args.model, event) if args.model else ask(args.endpoint, event, HINT)
         print(show(answer))
         if args.explain:
             draw(args.file, answer, args.explain)
             print(f"where it looked: {args.explain}")
+    except KeyboardInterrupt:
+        sys.exit("test.py: stopped")
     except (OSError, RuntimeError, ValueError) as error:
         sys.exit(f"test.py: {error}")
 

@@ -9,6 +9,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 MAX_BYTES = 4_000_000  # of what is sent: Lambda takes 6 MB a request, and base64 adds a third
 SMALLER = 2000  # pixels on the longer side of what is sent instead of a larger file; the model sees some 300
 SENT_AS_THEY_ARE = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP")  # MPO: a JPEG with more behind it, from some phones
+CONVERTED = (".heic", ".heif", ".avif")  # endings of files that the service does not take
 DARK = 0.27  # how bright what did not speak for the breed stays
 
 

@@ -21,3 +21,23 @@ def class_activation_map(interpreter: Any, breed: int) -> list[list[float]]:
     cells = interpreter.get_tensor(tensors["map"])[0]  # [10, 10, 2048]
     evidence = np.maximum(cells @ interpreter.get_tensor(tensors["kernel"])[breed], 0)
     return (evidence / max(evidence.max(), 1e-9)).round(3).tolist()
+
+
+def on_picture(
+    cells: list[list[float]], box: tuple[float, float, float, float] | None, turned: int
+) -> list[list[float]]:
+    """Return the cells of a view at their places in the picture, 0 elsewhere.
+
+    The view shows a box of the picture (left, top, right, bottom in shares of its sides), or all of it, turned by so
+    many degrees clockwise.
+    """
+    cells = np.rot90(cells, turned // 90)
+    number = len(cells)
+    left, top, right, bottom = box or (0, 0, 1, 1)
+    centres = (np.arange(number) + 0.5) / number
+    rows, columns = (
+        np.floor((centres - start) / (end - start) * number).astype(int)
+        for start, end in ((top, bottom), (left, right))
+    )
+    whole = np.pad(cells, 1)  # a frame of zeros for what is outside
+    return whole[np.ix_(np.clip(rows + 1, 0, number + 1), np.clip(columns + 1, 0, number + 1))].tolist()

@@ -10,7 +10,7 @@ import pytest
 from colour_model import COLOURS
 from emulator import ROOT, emulator
 from handler_fixtures import Silent, local_server
-from odd_pictures import BREED, orientation_exif, picture, saved
+from odd_pictures import BREED, one_way_up, orientation_exif, picture, saved, screenshot
 from PIL import Image
 
 from dog_breeds.gateway import Gateway
@@ -219,6 +219,14 @@ def test_unknown_breed(visit):
     gray = saved(Image.new("RGB", (64, 64), (128, 128, 128)), format="PNG")
     page.set_input_files("#file", {"name": "gray.png", "mimeType": "image/png", "buffer": gray})
     assert shown(page) == "None of the breeds I know" and page.inner_text("#note") == "The most similar are:"
+
+
+def test_says_how_the_picture_was_seen(visit):
+    page = visit()
+    lying = saved(screenshot(one_way_up()).transpose(Image.Transpose.ROTATE_90), format="PNG")
+    page.set_input_files("#file", {"name": "scan.png", "mimeType": "image/png", "buffer": lying})
+    assert shown(page) == NAME
+    assert page.inner_text("#note") == "Seen without its borders and turned by 90° clockwise."
 
 
 def test_where_it_looked(visit):
