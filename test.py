@@ -130,19 +130,22 @@ def draw(file: Path, answer: dict, path: Path) -> None:
         image.save(part)
 
 
-def arguments(description: str, endpoint: str | None) -> argparse.ArgumentParser:
+def arguments(description: str, endpoint: str | None, example: str) -> argparse.ArgumentParser:
     """Return the options of this script and of test_cloud.py."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    style = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=description, epilog=f"example: {example}", formatter_class=style)
     picture = parser.add_mutually_exclusive_group()
     picture.add_argument("--url", default=URL, help="of the picture (default: %(default)s)")
     picture.add_argument("--file", type=Path, help="with the picture")
-    parser.add_argument("--endpoint", default=endpoint, help="URL of the service (default: %(default)s)")
+    parser.add_argument(
+        "--endpoint", default=endpoint, help=f"URL of the service (default: {endpoint or 'DOG_BREEDS_ENDPOINT'})"
+    )
     return parser
 
 
 def main() -> None:
     """Ask, and print the answer."""
-    parser = arguments(__doc__, ENDPOINT)
+    parser = arguments(__doc__, ENDPOINT, "python test.py --file photo.jpg --explain out.png")
     parser.add_argument("--model", type=Path, help="model file to answer here, without a service")
     parser.add_argument("--explain", type=Path, metavar="OUT.png", help="draw where the model looked in --file")
     parser.add_argument("--folder", type=Path, help="of photos, answered here, by --model or the one beside this file")

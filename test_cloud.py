@@ -24,7 +24,8 @@ def lines(figures: dict) -> str:
 
 def main() -> None:
     """Ask, and print the answer."""
-    parser = arguments(__doc__, os.environ.get("DOG_BREEDS_ENDPOINT"))
+    example = "python test_cloud.py --endpoint https://ID.lambda-url.eu-west-1.on.aws/ --file photo.jpg"
+    parser = arguments(__doc__, os.environ.get("DOG_BREEDS_ENDPOINT"), example)
     parser.add_argument("--sign", action="store_true", help="sign with the AWS credentials of this machine")
     parser.add_argument(
         "--timeout", type=float, default=30, help="seconds to wait for an answer (default: %(default)s)"

@@ -215,7 +215,11 @@ class Request(http.server.BaseHTTPRequestHandler):
 
 def main() -> None:
     """Serve until Ctrl-C."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        epilog="example: python -m dog_breeds.gateway --port 9000 --payload 1.0",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 lets others in (default: %(default)s)")
     parser.add_argument("--port", type=int, default=9000, help="to listen on (default: %(default)s)")
     parser.add_argument("--emulator", default="http://127.0.0.1:8080", help="its address (default: %(default)s)")
