@@ -8,9 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-TURN_MARGIN = (
-    0.03  # of similarity beyond the threshold, from which a turned view counts: 0.5 % of other breeds pass more
-)
+TURN_MARGIN = 0.03  # of similarity above the threshold, to count a turned view: 0.5 % more of other breeds are known
 BORDER_TOLERANCE = 16  # of 255: how far a border's pixels may be from its most frequent colour
 BORDER_SHARE = 0.75  # of a row or column of pixels in that colour, from which it is border: text may stand in it
 SMALLEST_INSIDE, LARGEST_INSIDE = 1 / 6, 0.8  # of a side, of the area: else there is no border, or nothing but border
@@ -92,7 +90,5 @@ def cut_out(pixels: np.ndarray, box: Box) -> np.ndarray:
 
 def longest_run(flags: np.ndarray) -> tuple[int, int]:
     """Return start and end of the longest run of true values; (0, 0) if there are none."""
-    changes = np.flatnonzero(np.diff(np.concatenate([[0], flags, [0]])))
-    return max(
-        zip(changes[::2].tolist(), changes[1::2].tolist(), strict=True), key=lambda r: r[1] - r[0], default=(0, 0)
-    )
+    changes = np.flatnonzero(np.diff(np.concatenate([[0], flags, [0]]))).tolist()
+    return max(zip(changes[::2], changes[1::2], strict=True), key=lambda run: run[1] - run[0], default=(0, 0))
