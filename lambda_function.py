@@ -223,7 +223,7 @@ def load_model(path: Path) -> Model:
         tensors = {tuple(detail["shape"].tolist()): detail["index"] for detail in details}
         shapes = [(1, size, size, 3), (1, len(classes)), (1, 1)]
         kinds = {detail["dtype"] for detail in details}
-        if len(details) != len(tensors) or set(tensors) != set(shapes) or kinds != {np.float32}:
+        if len(details) != len(tensors) or not set(tensors) >= set(shapes) or kinds != {np.float32}:
             raise ValueError(f"its tensors have the shapes {sorted(tensors)}, not float32 {shapes}")
         if not 0 < share <= 1:
             raise ValueError(f"its photo_share is {share}")
