@@ -1,7 +1,7 @@
 """Model files: run on pictures, and given a head. Never beside TensorFlow, with which the serving runtime crashes."""
 
 import importlib
-import threading
+import queue
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,8 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema  # like flatbuffer_utils free of the runtime
 from ai_edge_litert.tools import flatbuffer_utils
 
-from dog_breeds.workers import in_threads
+from dog_breeds.console import quiet
+from dog_breeds.workers import cpu_count, in_threads
 
 RUNTIME = "ai_edge_litert"  # the one that serves
 
@@ -23,8 +24,9 @@ def load_file(file: Path, runtime: str = RUNTIME, threads: int = 1) -> Callable[
 
     Each has its own interpreter: not for two threads at once.
     """
-    interpreter = importlib.import_module(f"{runtime}.interpreter").Interpreter(str(file), num_threads=threads)
-    interpreter.allocate_tensors()
+    with quiet():  # it announces its delegate
+        interpreter = importlib.import_module(f"{runtime}.interpreter").Interpreter(str(file), num_threads=threads)
+        interpreter.allocate_tensors()
     pixels = interpreter.get_input_details()[0]["index"]
     outputs = {output["name"]: output["index"] for output in interpreter.get_output_details()}
 
@@ -44,12 +46,16 @@ def run_file(
     A thread for each CPU has an interpreter of its own: `invoke` lets the others go on, and one thread in each of two
     interpreters does more than two in one. Raises what `load` raises.
     """
-    own = threading.local()
+    idle = queue.SimpleQueue()
+    for _ in range(min(cpu_count(), len(pictures))):
+        idle.put(load_file(file, runtime))
 
     def answer(picture: Any) -> list[np.ndarray]:
-        if not hasattr(own, "run"):
-            own.run = load_file(file, runtime)
-        outputs = own.run(load(picture))
+        pixels, run = load(picture), idle.get()
+        try:
+            outputs = run(pixels)
+        finally:
+            idle.put(run)
         return [outputs[name] for name in names]
 
     yield from in_threads(answer, pictures)
