@@ -248,15 +248,17 @@ from lambda_function import lambda_handler
 for photo in sys.argv[1:]:
     with contextlib.redirect_stdout(sys.stderr):  # its log
         answer = lambda_handler({"image": base64.b64encode(open(photo, "rb").read()).decode()})
-    print(json.dumps(answer["prediction"]))
+    print(json.dumps(answer))
 """
     photos = [dataset.images_dir(task.data_dir) / image for image in task.images("test")]
     expected = keras_answers["probabilities"][len(photos) :]
     for runtime in RUNTIMES:
         done = run_python(code, *photos, MODEL_FILE=str(served), DOG_BREEDS_RUNTIME=runtime)
         assert done.returncode == 0, done.stderr
-        for line, row in zip(done.stdout.splitlines(), expected, strict=True):
-            prediction = json.loads(line)
+        given = list(zip(map(json.loads, done.stdout.splitlines()), expected, strict=True))
+        plain = [(answer["prediction"], row) for answer, row in given if not answer.keys() & {"turned", "cropped"}]
+        assert len(plain) > len(given) / 2
+        for prediction, row in plain:
             assert [prediction[breed] for breed in FEW] == pytest.approx(row, abs=1e-4)
             assert next(iter(prediction)) == FEW[row.argmax()]
 

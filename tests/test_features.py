@@ -24,7 +24,7 @@ from dog_breeds.tflite import load_file
 def lab(small, tmp_path) -> Path:
     """A data folder with three of the demo breeds, cropped, and the backbone for SIZE, without any cached feature."""
     data_dir = small[0].data_dir
-    for name in ("raw/Images", "processed", "weights"):
+    for name in ("raw", "processed", "weights"):
         shutil.copytree(data_dir / name, tmp_path / name, copy_function=os.link)
     return tmp_path
 
@@ -178,8 +178,9 @@ def test_another_backbone_has_a_cache_of_its_own(lab, passes):
 @pytest.mark.parametrize("ending", [signal.SIGKILL, signal.SIGINT])
 def test_a_stopped_extraction_goes_on_where_it_was(lab, passes, ending):
     code = f"""
-import sys, time, training
+import signal, sys, time, training
 from dog_breeds import features, recipe
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored, where the tests run in the background
 recipe.ROWS_PER_SHARD = 16
 load = features.load_pixels
 features.load_pixels = lambda *view: time.sleep(0.02) or load(*view)  # else it is over too soon
