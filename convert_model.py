@@ -34,6 +34,13 @@ from training import find_best_model, read_report
 OUTPUT = Path("top_10_dog_breeds.tflite")
 FORMATS = ("int8", "float32", "float16", "dynamic")  # xception.write_backbone knows them
 COMPARED = 150  # test images on which the .h5 is run too, each as crop and as whole photo: Keras is slow
+TEST_FIGURES = (
+    "pictures",
+    "accuracy",
+    "accuracy_interval_95",
+    "calibration_error",
+    "taken_as_known",
+)  # of the int8 file
 
 Predictions = tuple[np.ndarray, np.ndarray]  # probabilities float32 [n, N], similarities [n]
 
@@ -137,7 +144,7 @@ def collect_facts(model_path: Path, report: dict, quantization: str, results: di
         "temperature": report["temperature"],  # already in the weights
         "unknown_rule": report["unknown_rule"],
         "compared_with_keras": results,
-        "test": {kind: report["test"][kind] for kind in KINDS} if quantization == "int8" else None,
+        "test": {kind: {key: report["test"][kind][key] for key in TEST_FIGURES} for kind in KINDS},
         "training_data": {"dataset": "Stanford Dogs", "images": report["images"], "note": report["note"]},
         "provenance": {
             "sha256": {path.name: sha256(path.read_bytes()).hexdigest() for path in source_files(model_path)},

@@ -85,14 +85,14 @@ def join_head(backbone: bytes, head: Sequence[np.ndarray], means: np.ndarray) ->
     def tensor(name: str, shape: tuple[int, ...], values: np.ndarray | None = None) -> int:
         new = schema.TensorT(name=name, shape=list(shape), hasRank=True)  # type 0: float32, buffer 0: no content
         if values is not None:
-            new.type = schema.TensorType.INT32 if values.dtype == np.int32 else schema.TensorType.FLOAT32
+            new.type = getattr(schema.TensorType, values.dtype.name.upper())
             new.buffer = len(model.buffers)
             model.buffers.append(schema.BufferT(data=np.frombuffer(values.tobytes(), np.uint8)))
         graph.tensors.append(new)
         return len(graph.tensors) - 1
 
-    def constant(name: str, values: np.ndarray) -> int:
-        return tensor(name, values.shape, np.ascontiguousarray(values, np.float32))
+    def constant(name: str, values: np.ndarray, dtype: type = np.float32) -> int:
+        return tensor(name, values.shape, np.ascontiguousarray(values, dtype))
 
     def operator(kind: str, options: object, inputs: list[int], name: str, shape: tuple[int, ...]) -> int:
         code = getattr(schema.BuiltinOperator, kind)
@@ -113,7 +113,9 @@ def join_head(backbone: bytes, head: Sequence[np.ndarray], means: np.ndarray) ->
     logits = operator("FULLY_CONNECTED", dense(), inputs, "logits", (1, n))
     probabilities = operator("SOFTMAX", schema.SoftmaxOptionsT(beta=1.0), [logits], "probabilities", (1, n))
     unit = operator("L2_NORMALIZATION", schema.L2NormOptionsT(), [features], "unit", (1, means.shape[1]))
-    cosines = operator("FULLY_CONNECTED", dense(), [unit, constant("means", means), -1], "cosines", (1, n))
+    half = constant("means", means, np.float16)  # enough for cosines, and half as large
+    whole = operator("DEQUANTIZE", schema.DequantizeOptionsT(), [half], "whole_means", means.shape)
+    cosines = operator("FULLY_CONNECTED", dense(), [unit, whole, -1], "cosines", (1, n))
     axis = tensor("last_axis", (1,), np.array([1], np.int32))
     highest = schema.ReducerOptionsT(keepDims=True)
     similarity = operator("REDUCE_MAX", highest, [cosines, axis], "similarity", (1, 1))
@@ -143,7 +145,9 @@ def read_head(file: Path) -> tuple[list[np.ndarray], np.ndarray]:
     """Return the head and the means that `join_head` has put into a file."""
     model = flatbuffer_utils.convert_bytearray_to_object(bytearray(file.read_bytes()))
     arrays = {
-        tensor.name.decode(): np.frombuffer(bytes(model.buffers[tensor.buffer].data), np.float32).reshape(tensor.shape)
+        tensor.name.decode(): np.frombuffer(
+            bytes(model.buffers[tensor.buffer].data), (np.float32, np.float16)[tensor.type]
+        ).reshape(tensor.shape)
         for tensor in model.subgraphs[0].tensors
         if tensor.name in (b"inner_kernel", b"inner_bias", b"kernel", b"bias", b"means")
     }
