@@ -8,8 +8,8 @@
     python test.py --file photo.jpg --model top_10_dog_breeds.tflite    # no container: runs the handler here
     python test.py --folder DIR --csv OUT.csv         # so too, for all photos in a folder and below, on all CPUs
 
-Prints the breeds, best first, after some 0.1 s for a file. A folder takes 13 ms a photo on 2 CPUs, longer where
-photos show no known breed; run again after it was stopped, it goes on.
+Prints the breeds, best first, after some 0.1 s for a file. A folder run again after it was
+stopped goes on.
 """
 
 import argparse

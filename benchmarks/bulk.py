@@ -4,7 +4,7 @@ Draws 100 photos of 500 x 375, which the model is told to know, and 10,000 names
 --folder and of bare inference (a process with a one-thread interpreter for each CPU), measured in turns; the memory of
 all processes early and at the end of the 10,000; rows lost and doubled by a run that was killed five times.
 
-    python benchmarks/bulk.py --json bulk.json            # Linux; some 7 minutes on 2 CPUs
+    python benchmarks/bulk.py --json bulk.json            # needs Linux
 """
 
 import argparse

@@ -6,7 +6,7 @@ unknown one, which is looked at more than once; the most memory. With the prices
 thousand cold starts cost, and what provisioned concurrency does. Graviton is not measured here: its rows take the times
 of this machine, times --arm-time. Needs root on Linux, for the cgroup.
 
-    python benchmarks/cost.py --json cost.json            # some 3 minutes; uses top_10_dog_breeds.tflite
+    python benchmarks/cost.py --json cost.json            # uses top_10_dog_breeds.tflite
     python benchmarks/cost.py --price-x86 0.0000195       # prices of another region
 """
 

@@ -6,7 +6,7 @@ to first answer, median of 10, with a whole CPU and with the 29 % of 512 MB, wit
 the warm calls after it; and the same for what the original puts into its image: the float32 model at 150 px, pixels
 resized by NEAREST, on the same runtime (tflite-runtime has no release for this Python). Needs root on Linux.
 
-    LAMBDA_BASE_BUILD=build.sh python benchmarks/image.py --json image.json            # some 3 minutes
+    LAMBDA_BASE_BUILD=build.sh python benchmarks/image.py --json image.json            # some 5 minutes
 """
 
 import argparse
