@@ -12,6 +12,7 @@ MAY_IMPORT = {  # modules that are not named import nothing of the package
     "archives": {"console"},
     "dataset": {"recipe", "console"},
     "demo": {"archives", "console", "demo_dogs"},
+    "duplicates": {"dataset", "workers", "console"},
     "features": {"dataset", "pixels", "recipe", "workers", "console"},
     "heads": {"features", "metrics", "recipe", "dataset", "console"},
     "tflite": {"pixels", "workers", "console"},
