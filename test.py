@@ -16,6 +16,7 @@ import argparse
 import base64
 import contextlib
 import io
+import math
 import os
 import sys
 import time
@@ -80,7 +81,7 @@ def rows_of(model: Path, folder: Path, names: list[str]) -> list[tuple]:
             else:
                 with open(folder / name, "rb") as file:
                     content = file.read(lambda_function.MAX_BYTES + 1)  # more than that the handler refuses
-            answer = lambda_function.answer_picture(content, top_k=1, explain=False, log={})
+            answer = lambda_function.answer_picture(content, top_k=1, explain=False, log={}, until=math.inf)
         except (OSError, ValueError):
             answer = {"error": {"code": "unreadable"}}
         if "error" in answer:
