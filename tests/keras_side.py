@@ -6,7 +6,7 @@ from unittest import mock
 
 import numpy as np
 
-from dog_breeds import recipe, xception
+from dog_breeds import xception
 from dog_breeds.features import View, load_pixels
 from dog_breeds.xception import keras
 
@@ -48,9 +48,9 @@ def calm_half(weights: Path, size: int, views: Sequence[View], wild: View) -> li
         return xception.calm_half(xception.load_xception(weights, size), views)
 
 
-def adamw(start: np.ndarray, gradients: Sequence[np.ndarray], rates: Sequence[float]) -> np.ndarray:
+def adamw(start: np.ndarray, gradients: Sequence[np.ndarray], rates: Sequence[float], decay: float) -> np.ndarray:
     """What Keras' AdamW makes of a weight, a step for each gradient and learning rate."""
-    optimizer, weight = keras.optimizers.AdamW(weight_decay=recipe.WEIGHT_DECAY), keras.Variable(start)
+    optimizer, weight = keras.optimizers.AdamW(weight_decay=decay), keras.Variable(start)
     for gradient, rate in zip(gradients, rates, strict=True):
         optimizer.learning_rate = rate
         optimizer.apply([gradient], [weight])
