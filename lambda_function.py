@@ -162,7 +162,8 @@ def read_picture(data: bytes, size: int, share: float, log: dict) -> np.ndarray:
     if len(data) > MAX_BYTES:
         raise RequestError("too_large", f"the picture has more than {MAX_BYTES:,} bytes")
     if not data.startswith(tuple(FORMATS.values())):
-        raise RequestError("unsupported_type", f"the picture is none of {', '.join(FORMATS)}")
+        hint = "; send HEIC and AVIF as a JPEG" if data[4:8] == b"ftyp" else ""
+        raise RequestError("unsupported_type", f"the picture is none of {', '.join(FORMATS)}{hint}")
     try:
         with limited_memory():
             image = Image.open(CountedReads(data), formats=list(FORMATS))

@@ -8,11 +8,12 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from dog_breeds.client_pictures import CONVERTED
 from dog_breeds.console import progress
 from dog_breeds.workers import in_processes
 
 HEADER = b"file,breed,probability,known,error\r\n"  # known: yes or no; error: a code of the handler, then no breed
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", *CONVERTED)
 BATCH = 16  # photos that a process gets at once, half a second's work, and whose rows are written at once
 
 

@@ -21,6 +21,7 @@ mount -o remount,bind,ro "$root"
 mount -t tmpfs -o size=512m,mode=1777 tmpfs "$root/tmp"
 while [ "$1" != -- ]; do environment+=("$1"); shift; done; shift
 while [ "$1" != -- ]; do program+=("$1"); shift; done; shift
+export STARTED=$EPOCHREALTIME
 env -i "${environment[@]}" chroot --userspec=993:990 "$root" "${program[@]}" >"$printed" 2>&1 &
 if [ $# = 0 ]; then wait $!; exit; fi
 for _ in $(seq 200); do (: </dev/tcp/127.0.0.1/8080) 2>/dev/null && break; sleep 0.02; done
@@ -34,16 +35,19 @@ def in_image(container: str, *command: str) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
-def in_lambda(container: str, printed: Path, client: Sequence, *program: str) -> subprocess.CompletedProcess:
+def in_lambda(
+    container: str, printed: Path, client: Sequence, *program: str, prefix: Sequence = ()
+) -> subprocess.CompletedProcess:
     """Start a container's entry point and command, or a program, as Lambda would; return what a client of it does.
 
-    What the container prints goes to the file `printed`. Without a client it returns when the program has ended.
+    What the container prints goes to the file `printed`. Without a client it returns when the program has ended. The
+    client finds in the variable STARTED the time at which the container was started. A prefix goes before all commands.
     """
     inspected = subprocess.run(["buildah", "inspect", container], check=True, capture_output=True, text=True).stdout
     config = json.loads(inspected)["OCIv1"]["config"]
     program = program or (*config["Entrypoint"], *config["Cmd"])
     program = ["sh", "-c", 'cd "$0" && exec "$@"', config["WorkingDir"], *program]
     root = subprocess.run(["buildah", "mount", container], check=True, capture_output=True, text=True).stdout.strip()
-    command = ["unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "bash", "-c", START, "bash"]
+    command = [*prefix, "unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "bash", "-c", START, "bash"]
     command += [printed, root, *config["Env"], "--", *program, "--", *client]
     return subprocess.run(list(map(str, command)), cwd=ROOT, capture_output=True, text=True, timeout=120)

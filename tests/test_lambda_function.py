@@ -216,7 +216,7 @@ def test_any_event_gets_an_answer(colour_model):
             assert answered.raised is None
             answer = answered.answer
             if "statusCode" in answer:
-                if answer["body"] == "":
+                if answer["body"] == "" or answer["body"].startswith("<!doctype html>"):
                     return
                 answer = json.loads(answer["body"])
             assert len(answer.keys() & {"prediction", "predictions", "error"}) == 1

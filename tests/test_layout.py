@@ -10,7 +10,7 @@ SCRIPTS = {file.stem: file for file in ROOT.glob("*.py")}
 MODULES = {file.stem: file for file in (ROOT / "dog_breeds").glob("*.py")}
 MAY_IMPORT = {  # modules that are not named import nothing of the package
     "archives": {"console"},
-    "bulk": {"console", "workers"},
+    "bulk": {"client_pictures", "console", "workers"},
     "dataset": {"recipe", "console"},
     "demo": {"archives", "console", "demo_dogs"},
     "features": {"dataset", "pixels", "recipe", "workers", "console"},
