@@ -225,7 +225,11 @@ def save_plot(figure: Figure, path: Path) -> None:
 
 def main() -> None:
     """Count, read the annotations, plot, tell."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        epilog="example: python exploratory_data_analysis.py --data-dir data --plots-dir plots",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--data-dir", type=Path, default=DATA_DIR, help="where raw/ is (default: %(default)s)")
     parser.add_argument("--plots-dir", type=Path, default=PLOTS_DIR, help="where to write (default: %(default)s)")
     args = parser.parse_args()

@@ -10,10 +10,13 @@ SCRIPTS = {file.stem: file for file in ROOT.glob("*.py")}
 MODULES = {file.stem: file for file in (ROOT / "dog_breeds").glob("*.py")}
 MAY_IMPORT = {  # modules that are not named import nothing of the package
     "archives": {"console"},
+    "bulk": {"client_pictures", "console", "workers"},
     "dataset": {"recipe", "console"},
     "demo": {"archives", "console", "demo_dogs"},
     "features": {"dataset", "pixels", "recipe", "workers", "console"},
     "heads": {"features", "metrics", "recipe", "dataset", "console"},
+    "page": {"http_events"},
+    "s3_pictures": {"http_events", "web_pictures"},
     "tflite": {"pixels", "workers", "console"},
     "web_pictures": {"http_events"},
 }
