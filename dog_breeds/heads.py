@@ -5,10 +5,12 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from dog_breeds import recipe
 from dog_breeds.features import Examples, join
 from dog_breeds.metrics import accuracy, cross_entropy, fit_temperature, log_softmax
+from dog_breeds.workers import in_threads
 
 
 class Classifier(NamedTuple):
@@ -162,8 +164,10 @@ def search(
 
     epochs = epochs_for(len(train.labels), recipe.TRIAL_STEPS, recipe.TRIAL_EPOCHS)
     settings = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
-    trials = [show(train_head(train, trial, classes, seed, epochs, validation)[0]) for trial in settings]
-    trials = sorted(({"trial": number} | trial for number, trial in enumerate(trials)), key=by_loss)
+    with threadpool_limits(1, "blas"):  # a thread for each head does twice as much as all threads for one
+        heads = in_threads(lambda trial: train_head(train, trial, classes, seed, epochs, validation)[0], settings)
+        trials = [{"trial": number} | show(trial) for number, trial in enumerate(heads)]
+    trials.sort(key=by_loss)
     print(f"the best of each inner size, in {recipe.FOLDS}-fold cross-validation:", flush=True)
     both = join(train, validation)
     finalists, logits = [], {}
@@ -187,11 +191,14 @@ def cross_validate(examples: Examples, trial: dict, classes: int, seed: int) -> 
     part_of_row = folds(examples, seed)
     epochs = epochs_for(len(examples.labels), recipe.STEPS, recipe.EPOCHS)
     logits = np.empty((len(examples.labels), classes), np.float32)
-    for part in range(recipe.FOLDS):
-        held_out = part_of_row == part
-        train = Examples(*(column[~held_out] for column in examples))
-        _, weights = train_head(train, trial, classes, seed + part, epochs)
-        logits[held_out] = apply_head(weights, examples.features[held_out])
+
+    def train_without(part: int) -> list[np.ndarray]:
+        train = Examples(*(column[part_of_row != part] for column in examples))
+        return train_head(train, trial, classes, seed + part, epochs)[1]
+
+    with threadpool_limits(1, "blas"):
+        for part, weights in enumerate(in_threads(train_without, range(recipe.FOLDS))):
+            logits[part_of_row == part] = apply_head(weights, examples.features[part_of_row == part])
     temperature = fit_temperature(logits, examples.labels)
     results = {
         "epoch": epochs,

@@ -3,7 +3,6 @@
 import importlib
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema  # like flatbuffer_utils free of the runtime
 from ai_edge_litert.tools import flatbuffer_utils
 
-from dog_breeds.workers import cpu_count
+from dog_breeds.workers import in_threads
 
 RUNTIME = "ai_edge_litert"  # the one that serves
 
@@ -53,11 +52,7 @@ def run_file(
         outputs = own.run(load(picture))
         return [outputs[name] for name in names]
 
-    pool = ThreadPoolExecutor(cpu_count())
-    try:
-        yield from pool.map(answer, pictures)
-    finally:
-        pool.shutdown(cancel_futures=True)
+    yield from in_threads(answer, pictures)
 
 
 # --- The head --------------------------------------------------------------------------------------------------------

@@ -1,6 +1,6 @@
-"""Processes that share work, and the number of CPUs there are for it."""
+"""Processes and threads that share work, and the number of CPUs there are for it."""
 
-import concurrent.futures as futures  # its process pools are loaded only when used: the handler counts CPUs only
+import concurrent.futures as futures  # its pools are loaded only when used: the handler counts CPUs only
 import contextlib
 import importlib
 import itertools
@@ -44,6 +44,18 @@ def in_processes(function: Callable, tasks: Iterable[tuple], processes: int = 0)
                 pending.append(pool.submit(function, *task))
         while pending:
             yield pending.popleft().result()
+
+
+def in_threads(function: Callable, tasks: Sequence) -> Iterator:
+    """Yield function(task) for each task, in their order, from a thread for each CPU; what one raises ends the others.
+
+    For work that lets other threads go on: NumPy's, and that of the serving runtime.
+    """
+    pool = futures.ThreadPoolExecutor(cpu_count())
+    try:
+        yield from pool.map(function, tasks)
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def call_elsewhere(module: str, function: str, *arguments: Any) -> Any:
