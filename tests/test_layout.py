@@ -14,6 +14,7 @@ MAY_IMPORT = {  # modules that are not named import nothing of the package
     "dataset": {"recipe", "console"},
     "demo": {"archives", "console", "demo_dogs"},
     "features": {"dataset", "pixels", "recipe", "workers", "console"},
+    "class_folders": {"console", "pixels", "workers"},
     "heads": {"features", "metrics", "recipe", "dataset", "console"},
     "page": {"http_events"},
     "s3_pictures": {"http_events", "web_pictures"},
