@@ -165,10 +165,10 @@ def describe(report: dict) -> str:
     result, rule, recall = report["cross_validation"], report["unknown_rule"], report["cross_validation"]["recall"]
     low, high = result["accuracy_interval_95"]
     lines = [
-        f"in cross-validation {result['accuracy']:.1%} of {result['pictures']:,} pictures are recognised "
+        f"accuracy in cross-validation: {result['accuracy']:.1%} of {result['pictures']:,} pictures "
         f"(95 % interval {low:.1%} to {high:.1%})",
-        f"its probabilities are off by {result['calibration_error']:.1%} on average; of pictures of a class that it "
-        f"does not know, {rule['pictures_of_a_class_left_out_taken_as_known']:.0%} pass as known",
+        f"calibration error {result['calibration_error']:.1%}; of pictures of a class that it does not know, "
+        f"{rule['pictures_of_a_class_left_out_taken_as_known']:.0%} pass as known",
     ]
 
     def add(title: str, items: list[str]) -> None:
@@ -179,8 +179,8 @@ def describe(report: dict) -> str:
     worst = sorted((share, name) for name, share in recall.items() if share < 1)
     add("classes that are recognised least:", [f"{share:6.1%}  {short(name)}" for share, name in worst])
     confusions = [
-        f"{pair['count']} of {short(pair['true'], 30)} for {short(pair['taken_for'], 30)}: "
-        + ", ".join(short(picture["picture"].split("/", 1)[1], 20) for picture in pair["pictures"][:2])
+        f"{pair['count']} of {short(pair['true'], 24)} for {short(pair['taken_for'], 24)}: "
+        + ", ".join(short(picture["picture"].split("/", 1)[1], 16) for picture in pair["pictures"][:2])
         for pair in result["confusions"]
     ]
     add("taken for another class:", confusions)
@@ -195,7 +195,7 @@ def describe(report: dict) -> str:
     add("the same picture in two classes; keep it in one:", [" = ".join(map(short, group[:2])) for group in across])
     within = sum(len(group) - 1 for group in report["copies"]) - sum(len(group) - 1 for group in across)
     if within:
-        lines.append(f"{within} copies within a class are judged together with what they copy; the report names them")
+        lines.append(f"copies within a class: {within}, judged together with what they copy; the report names them")
     return "\n".join(lines)
 
 

@@ -45,7 +45,8 @@ def list_pictures(root: Path) -> Pictures:
             raise ValueError(f"{printable(nested)} is a folder in a class; put its pictures directly into {folder}")
         pictures[name] = [path for path in files if path.suffix.lower() in ENDINGS]
         if len(files) > len(pictures[name]):
-            print(f"{folder}: {len(files) - len(pictures[name])} files that are no pictures are left out")
+            other = len(files) - len(pictures[name])
+            print(f"left out: {other} of {len(files)} files in {folder}, no pictures by their names")
     return {name: pictures[name] for name in sorted(pictures)}
 
 

@@ -277,7 +277,7 @@ def test_the_file_carries_its_facts(converted, small):
 def test_show_prints_the_facts(converted):
     result = run("--show", converted[0])
     assert result.returncode == 0
-    for words in ("float16", "3 breeds: maltese_dog, pomeranian, samoyed", "75 x 75 RGB", "similarity >=", "sha256"):
+    for words in ("float16", "3 classes: maltese_dog, pomeranian, samoyed", "75 x 75 RGB", "similarity >=", "sha256"):
         assert words in result.stdout
 
 
