@@ -296,7 +296,7 @@ def test_the_clients_take_it(taught, fresh, tmp_path):
     )
     assert shown.returncode == 0, shown.stderr
     assert f"5 classes: circles, crosses, stars, triangles, {LONG}" in shown.stdout
-    assert re.search(r"cross-validation: \d\d\.\d % of 53 pictures", shown.stdout) and '"my shapes"' in shown.stdout
+    assert re.search(r"cross-validation: \d\d.\d% of 53 pictures", shown.stdout) and '"my shapes"' in shown.stdout
 
 
 def test_runs_in_the_small_environment_and_gives_the_same(taught, tmp_path):
