@@ -13,6 +13,7 @@ MAY_IMPORT = {  # modules that are not named import nothing of the package
     "bulk": {"client_pictures", "console", "workers"},
     "dataset": {"recipe", "console"},
     "demo": {"archives", "console", "demo_dogs"},
+    "duplicates": {"dataset", "workers", "console"},
     "features": {"dataset", "pixels", "recipe", "workers", "console"},
     "class_folders": {"console", "pixels", "workers"},
     "heads": {"features", "metrics", "recipe", "dataset", "console"},
