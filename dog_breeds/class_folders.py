@@ -1,4 +1,4 @@
-"""Folders of anybody's pictures, a sub-folder for each class: listed, looked at, and copies in them found."""
+"""Folders of anybody's pictures, a sub-folder for each class: listed and looked at."""
 
 import contextlib
 import unicodedata
@@ -105,21 +105,3 @@ def reason(path: Path, error: Exception) -> str:
 def printable(name: str | Path) -> str:
     """Return a file's name, which may hold any character or byte, so that it can be printed and encoded."""
     return "".join(character if character.isprintable() else "?" for character in str(name))
-
-
-# --- Copies ----------------------------------------------------------------------------------------------------------
-
-
-def same_pictures(thumbnails: np.ndarray) -> np.ndarray:
-    """Return for each thumbnail the number of the first that shows the same picture, its own if it is that: int [n]."""
-    cells = thumbnails.reshape(-1, 8, 4, 9, 4).sum((2, 4), dtype=np.int32)
-    bits = (cells[:, :, 1:] > cells[:, :, :-1]).reshape(-1, 64) * np.float32(2) - 1
-    first = np.arange(len(bits))
-    for start in range(0, len(bits), 512):
-        near = bits[start : start + 512] @ bits[start:].T >= 64 - 2 * 4
-        for i, j in zip(*np.nonzero(np.triu(near, 1)), strict=True):
-            i, j = i + start, j + start
-            low, high = sorted((first[i], first[j]))
-            if low < high and np.abs(thumbnails[i].astype(int) - thumbnails[j]).mean() < 4:
-                first[first == high] = low
-    return first

@@ -11,11 +11,11 @@ MODULES = {file.stem: file for file in (ROOT / "dog_breeds").glob("*.py")}
 MAY_IMPORT = {  # modules that are not named import nothing of the package
     "archives": {"console"},
     "bulk": {"client_pictures", "console", "workers"},
+    "class_folders": {"console", "pixels", "workers"},
     "dataset": {"recipe", "console"},
     "demo": {"archives", "console", "demo_dogs"},
     "duplicates": {"dataset", "workers", "console"},
     "features": {"dataset", "pixels", "recipe", "workers", "console"},
-    "class_folders": {"console", "pixels", "workers"},
     "heads": {"features", "metrics", "recipe", "dataset", "console"},
     "page": {"http_events"},
     "s3_pictures": {"http_events", "web_pictures"},

@@ -22,6 +22,7 @@ from PIL import Image
 
 import teach
 from dog_breeds import class_folders
+from dog_breeds.duplicates import group_copies
 from dog_breeds.facts import read_facts
 from dog_breeds.tflite import read_head
 
@@ -67,7 +68,10 @@ SIX = [f"{i}.png" for i in range(6)]
         ({"cats": SIX, "dogs\n": SIX}, "the name of the folder 'dogs?' has characters that cannot be printed"),
         ({"cats": SIX, "dogs\udcff": SIX}, "the name of the folder 'dogs?' has characters that cannot be printed"),
         ({"é": SIX, "e\u0301": SIX}, "there are two folders 'é', which differ in how accents are encoded"),
-        ({"cats": SIX, "dogs": [f"{i}.jpg" for i in range(9)]}, "readable pictures that are not copies; 'dogs' has 0"),
+        (
+            {"cats": SIX, "dogs": [f"{i}.jpg" for i in range(9)]},
+            "a class needs at least 5 readable pictures; 'dogs' has 0",
+        ),
     ],
 )
 def test_a_folder_that_cannot_be_learned_gets_one_clear_line(tmp_path, monkeypatch, folders, says):
@@ -84,14 +88,26 @@ def test_a_folder_that_cannot_be_learned_gets_one_clear_line(tmp_path, monkeypat
     assert not list(tmp_path.rglob("*.tflite")) and not list(tmp_path.rglob("*.json"))
 
 
-def test_copies_of_one_picture_are_too_few(tmp_path, monkeypatch):
-    monkeypatch.setattr(teach, "seconds_a_picture", lambda backbone: 0.02)
+def test_copies_of_one_picture_are_too_few(tmp_path):
     root = plant(tmp_path / "pictures", {"cats": SIX, "dogs": ["0.png"]})
     for name in SIX[1:]:
         shutil.copy(root / "dogs" / "0.png", root / "dogs" / name)
-    monkeypatch.setattr(sys, "argv", ["teach.py", "--images", str(root), "--output", str(tmp_path / "m.tflite")])
-    with pytest.raises(SystemExit, match="at least 5 readable pictures that are not copies; 'dogs' has 1"):
-        teach.main()
+    command = [sys.executable, ROOT / "teach.py", "--images", root, "--data-dir", tmp_path / "data"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1 and "a class needs at least 5 different pictures; 'dogs' has 1" in done.stderr
+
+
+def test_pictures_of_a_camera_that_stands_still_are_no_copies(tmp_path, monkeypatch):
+    """Two classes that differ in a detail: every picture's thumbnail looks like every other's."""
+    rng = np.random.default_rng(5)
+    scene = rng.integers(0, 255, (32, 36), np.uint8)
+    thumbnails = np.array([(scene + rng.normal(0, 2, scene.shape)).clip(0, 255) for _ in range(24)], np.uint8)
+    features = rng.random((24, 2048), np.float32)
+    assert not group_copies(thumbnails).any()
+    monkeypatch.setattr(teach, "features_by", lambda *arguments: features)
+    pictures = {name: [Path(f"{i}.png") for i in range(12)] for name in ("good", "scratched")}
+    examples = teach.examples_of(pictures, thumbnails, teach.BACKBONE, tmp_path)
+    assert (examples.images == np.arange(24)).all()
 
 
 @pytest.mark.parametrize(
