@@ -12,7 +12,7 @@
 # make lock                      the packages of the image, with their hashes, anew
 # make clean                     remove the environments and the demo
 #
-# predict, serve and teach set up .venv-serving, 180 MB, the others .venv, 2 GB. Another Python: make PYTHON=python3.12 ...
+# predict, serve and teach set up .venv-serving, 200 MB, the others .venv, 2 GB. Another Python: make PYTHON=python3.12 ...
 
 PYTHON ?= python3
 MODEL ?= top_10_dog_breeds.tflite
@@ -46,7 +46,7 @@ help:
 	@$(call install,.venv,$<)
 
 .venv-serving/installed: requirements-serving.txt
-	@echo "--- environment: .venv-serving, with the packages of requirements-serving.txt (180 MB, some 10 seconds)"
+	@echo "--- environment: .venv-serving, with the packages of requirements-serving.txt (200 MB, some 10 seconds)"
 	@$(call install,.venv-serving,$<)
 
 # install,FOLDER,REQUIREMENTS: only errors of pip are shown

@@ -37,9 +37,9 @@ OUTPUT = Path("my_classes.tflite")
 BACKBONE = Path(__file__).with_name("top_10_dog_breeds.tflite")
 FEWEST = recipe.FOLDS  # different pictures of a class: one in each part of the cross-validation
 SURE = 0.9  # probability of another class from which a picture's own class is doubted
-# Of copies, measured in the features and by the distance between two pictures of a class: photos of dogs encoded again,
-# scaled or brightened are at 0.1 to 0.33, the nearest others at 0.36 to 0.7. So a camera that stands still makes none.
-NEAR = 0.35
+# What thumbnails take for a copy is one if its features are as near, in units of the distance between two pictures of
+# its class. Dogs encoded again, scaled or brightened are at 0.1 to 0.33. A camera that stands still makes no copies.
+NEAR = 0.5
 SHOWN = 5  # of a list, in the terminal
 DECODING = 0.006  # seconds that a CPU takes to read a usual photo
 

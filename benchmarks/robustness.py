@@ -223,9 +223,8 @@ def questions(args: argparse.Namespace) -> dict[str, list[tuple]]:
     """Return what to make the pictures of each group of, in the form of the arguments of `ask` behind the model."""
     classes, folder = read_facts(args.model)["classes"], images_dir(args.data_dir)
     split = read_split(args.split)
-    test = sorted(
-        image for image, part in split.items() if part == "test" and breed_name(Path(image).parent.name) in classes
-    )
+    test = sorted(image for image, part in split.items() if part == "test")
+    test = [image for image in test if breed_name(image.split("/")[0]) in classes]
     photos = [folder / image for image in sample(test, args.photos)]
     groups = {name or "as_they_are": [(changed, photo, name) for photo in photos] for name in ("", *CHANGES)}
     others = [breed_folder for breed, breed_folder in breed_folders(args.data_dir).items() if breed not in classes]
@@ -242,17 +241,15 @@ def questions(args: argparse.Namespace) -> dict[str, list[tuple]]:
 def figures(name: str, group: list[tuple], answers: list[tuple[Answer, Answer]]) -> dict[str, float]:
     """Return a group's figures in percent."""
     result = {}
-    known_breeds = name in ("as_they_are", *CHANGES)
     for prefix, some in zip(("plain_", ""), zip(*answers, strict=True), strict=True):
-        if known_breeds:
-            right = [a.breed == breed_name(file.parent.name) for a, (_, file, _) in zip(some, group, strict=True)]
-            result[f"{prefix}accuracy"] = 100 * float(np.mean(right))
-        result[f"{prefix}known"] = 100 * float(np.mean([a.known for a in some]))
-        if not known_breeds:
-            result[f"{prefix}sure"] = 100 * float(np.mean([a.probability > SURE for a in some]))
-            result[f"{prefix}sure_but_unknown"] = 100 * float(
-                np.mean([a.probability > SURE and not a.known for a in some])
-            )
+        breeds, probabilities, known = (np.array(values) for values in zip(*some, strict=True))
+        shares = {"known": known}
+        if name in ("as_they_are", *CHANGES):
+            shares = {"accuracy": breeds == [breed_name(file.parent.name) for _, file, _ in group]} | shares
+        else:
+            sure = probabilities > SURE
+            shares |= {"sure": sure, "sure_but_unknown": sure & ~known}
+        result |= {f"{prefix}{key}": 100 * float(flags.mean()) for key, flags in shares.items()}
     return result
 
 
@@ -264,10 +261,7 @@ def table(results: dict[str, dict[str, float]], sizes: dict[str, int]) -> str:
             ("plain_accuracy", "accuracy", "plain_known", "known"),
             "right, plain look | right | known, plain look | known",
         ),
-        (
-            ("plain_known", "known", "sure", "sure_but_unknown"),
-            "known, plain look | known | over 99 % sure | of these unknown",
-        ),
+        (("plain_known", "known", "sure", "sure_but_unknown"), "known, plain look | known | sure | sure, but unknown"),
     ):
         lines += [f"| % | pictures | {head} |", "|---|---|---|---|---|---|"]
         for name, result in results.items():
@@ -285,9 +279,7 @@ def main() -> None:
     parser.add_argument("--data-dir", type=Path, default=DATA_DIR)
     parser.add_argument("--split", type=Path, default=ROOT / "benchmarks" / "official_split.csv", metavar="CSV")
     parser.add_argument("--photos", type=int, default=400, metavar="N", help="at most, of a kind (default: 400)")
-    parser.add_argument(
-        "--others", type=Path, metavar="FOLDER", help="of folders of photos without a dog of the breeds"
-    )
+    parser.add_argument("--others", type=Path, metavar="FOLDER", help="with folders of photos of anything else")
     parser.add_argument("--markdown", action="store_true", help="print tables, too")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures as one JSON object")
     args = parser.parse_args()
@@ -295,20 +287,19 @@ def main() -> None:
     groups = questions(args)
     tasks = [(args.model, *question) for group in groups.values() for question in group]
     results, sizes, answers = {}, {name: len(group) for name, group in groups.items()}, in_processes(ask, tasks)
-    with progress("asking the handler", len(tasks), unit="pictures", scale=1) as show:
-        done = 0
-        for name, group in groups.items():
-            mine = []
+    for name, group in groups.items():
+        mine = []
+        with progress(name.replace("_", " "), len(group), unit="pictures", scale=1) as show:
             for _ in group:
                 mine.append(next(answers))
-                show(done := done + 1)
-            results[name] = figures(name, group, mine)
-    flat = {f"{name}_{key}": value for name, result in results.items() for key, value in result.items()}
-    for name, value in flat.items():
-        print(f"{name} = {value:.2f} %")
+                show(len(mine))
+        results[name] = figures(name, group, mine)
+        for key, value in results[name].items():
+            print(f"{name}_{key} = {value:.2f} %", flush=True)
     if args.markdown:
         print(f"\n{table(results, sizes)}")
     if args.json:
+        flat = {f"{name}_{key}": value for name, result in results.items() for key, value in result.items()}
         args.json.write_text(json.dumps(flat, indent=1) + "\n")
 
 

@@ -72,6 +72,7 @@ def train_head(
     importance = len(train.labels) / np.maximum(classes * np.bincount(train.labels, minlength=classes), 1)
     importance = importance.astype(np.float32)
     weights = first_weights(trial["inner_size"], classes, train.features.shape[1], rng)
+    decay = min(recipe.WEIGHT_DECAY / len(train.labels), recipe.MAX_DECAY)
     moments = [(np.zeros_like(weight), np.zeros_like(weight)) for weight in weights]
     steps, step, history, logits = epochs * -(-len(train.labels) // recipe.BATCH_SIZE), 0, [], []
     for epoch in range(1, epochs + 1):
@@ -83,7 +84,7 @@ def train_head(
             batch_loss, gradients = gradients_of(weights, *batch, trial["dropout"], rng)
             loss += batch_loss * len(rows) / len(order)
             for weight, gradient, moment in zip(weights, gradients, moments, strict=True):
-                adamw(weight, gradient, *moment, rate, step)
+                adamw(weight, gradient, *moment, rate, decay, step)
         history.append({"epoch": epoch, "loss": loss})
         if validation:
             logits.append(apply_head(weights, validation.features))
@@ -122,7 +123,9 @@ def gradients_of(
     return -float((importance * logarithms[rows, labels]).mean()), gradients
 
 
-def adamw(weight: np.ndarray, gradient: np.ndarray, m: np.ndarray, v: np.ndarray, rate: float, step: int) -> None:
+def adamw(
+    weight: np.ndarray, gradient: np.ndarray, m: np.ndarray, v: np.ndarray, rate: float, decay: float, step: int
+) -> None:
     """Take one step of AdamW in place, with its usual constants; `m` and `v` are the running moments."""
     m += 0.1 * (gradient - m)
     gradient *= gradient
@@ -131,7 +134,7 @@ def adamw(weight: np.ndarray, gradient: np.ndarray, m: np.ndarray, v: np.ndarray
     scale += 1e-7
     np.divide(m, scale, out=scale)
     scale *= rate / (1 - 0.9**step)
-    weight *= 1 - rate * recipe.WEIGHT_DECAY
+    weight *= 1 - rate * decay
     weight -= scale
 
 

@@ -1,21 +1,27 @@
 """The image: what goes into it, and that it answers when it is built and run."""
 
+import contextlib
 import json
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
+import time
+import urllib.request
 from pathlib import Path
 
 import pytest
+from conftest import make
 from container import BASE, in_image, in_lambda
 from handler_process import ROOT, run_python
 from odd_pictures import BREED, picture, saved
 
 pytest_plugins = ["handler_fixtures"]
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
-IMAGE = "localhost/dog-breeds-test:latest"
+TAG = "dog-breeds-test"
+IMAGE = f"localhost/{TAG}:latest"
 
 
 def copied() -> list[str]:
@@ -82,9 +88,16 @@ def image(request, tmp_path_factory):
             shutil.copy(ROOT / file, context / file)
     shutil.copy(request.getfixturevalue("colour_model"), context / "colours.tflite")
     (context / "secret.txt").write_text("not for the image")
-    arguments = ["--build-arg", f"BASE_IMAGE={BASE}", "--build-arg", "MODEL=colours.tflite", "-t", IMAGE, context]
-    build = subprocess.run(
-        ["buildah", "build", "--isolation", "chroot", "--network", "host", *arguments], capture_output=True, text=True
+    flags = f"--isolation chroot --network host --build-arg BASE_IMAGE={BASE} --build-arg MODEL=colours.tflite"
+    build = make(
+        "-f",
+        str(ROOT / "Makefile"),
+        "-C",
+        str(context),
+        "image",
+        "ENGINE=buildah",
+        f"TAG={TAG}",
+        f"BUILD_FLAGS={flags}",
     )
     assert build.returncode == 0, build.stderr
     container = subprocess.run(["buildah", "from", IMAGE], check=True, capture_output=True, text=True).stdout.strip()
@@ -118,6 +131,36 @@ open("/tmp/new", "w").write("new")
     done = in_lambda(image, tmp_path / "printed", [], "python3", "-c", code)
     assert done.returncode == 0, (tmp_path / "printed").read_text()
     assert (tmp_path / "printed").read_text() == f"{['Read-only file system'] * 4} 993 512\n"
+
+
+def test_push_sends_one_image_and_no_index(image, tmp_path):
+    """make push, to a registry on this machine; Lambda takes the manifest of an image and no other."""
+    if not shutil.which("docker-registry"):
+        pytest.skip("no docker-registry here, a package of Debian's")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        place = f"127.0.0.1:{free.getsockname()[1]}"
+    storage = f"storage: {{filesystem: {{rootdirectory: {tmp_path}/registry}}}}"
+    (tmp_path / "config.yml").write_text(f"version: 0.1\n{storage}\nhttp: {{addr: {place}}}\n")
+    command = ["docker-registry", "serve", tmp_path / "config.yml"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as registry:
+        try:
+            for _ in range(100):
+                with contextlib.suppress(OSError), socket.create_connection(place.split(":")):
+                    break
+                time.sleep(0.05)
+            words = [f"TAG={TAG}", "PUSH_FLAGS=--quiet --tls-verify=false", f"REMOTE_URI={place}/dog-breeds:v1"]
+            done = make("push", "ENGINE=buildah", *words)
+            assert done.returncode == 0, done.stderr
+            kinds = ["docker.distribution.manifest.v2", "oci.image.index.v1", "oci.image.manifest.v1"]
+            headers = {"Accept": ", ".join(f"application/vnd.{kind}+json" for kind in kinds)}
+            request = urllib.request.Request(f"http://{place}/v2/dog-breeds/manifests/v1", headers=headers)
+            with urllib.request.urlopen(request, timeout=10) as response:
+                manifest = json.load(response)
+        finally:
+            registry.kill()
+    assert manifest["mediaType"] == "application/vnd.docker.distribution.manifest.v2+json"
+    assert sum(layer["size"] for layer in manifest["layers"]) < 250_000_000
+    subprocess.run(["buildah", "rmi", f"{place}/dog-breeds:v1"], check=True, capture_output=True)
 
 
 def test_image_holds_only_what_serves(image):

@@ -194,7 +194,7 @@ def taught(tmp_path_factory) -> Taught:
     images, file, data_dir = draw_shapes(folder / "my shapes", 10), folder / "my shapes.tflite", folder / "data"
     (images / "squares").rename(images / LONG)
     shutil.copy(images / "stars" / "3.png", images / "circles" / "a star.png")  # in two classes
-    Image.open(images / "crosses" / "2.png").resize((200, 150)).save(images / "crosses" / "copy of 2.jpg", quality=90)
+    Image.open(images / "crosses" / "2.png").resize((300, 225)).save(images / "crosses" / "copy of 2.jpg", quality=90)
     draw_shape("stars", np.random.default_rng(77)).save(images / "triangles" / "wrong.png")
     photo = (images / "crosses" / "copy of 2.jpg").read_bytes()
     (images / "crosses" / "half.jpg").write_bytes(photo[: len(photo) // 2])
