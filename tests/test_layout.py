@@ -11,6 +11,7 @@ MODULES = {file.stem: file for file in (ROOT / "dog_breeds").glob("*.py")}
 MAY_IMPORT = {  # modules that are not named import nothing of the package
     "archives": {"console"},
     "bulk": {"client_pictures", "console", "workers"},
+    "class_folders": {"console", "pixels", "workers"},
     "dataset": {"recipe", "console"},
     "demo": {"archives", "console", "demo_dogs"},
     "duplicates": {"dataset", "workers", "console"},
