@@ -24,7 +24,8 @@ import numpy as np
 from dog_breeds.console import progress, written_whole
 from dog_breeds.dataset import Task, backbone_path, display_name, read_split, weights_path
 from dog_breeds.facts import append_facts, read_facts
-from dog_breeds.features import KINDS, View, extract_features, load_pixels
+from dog_breeds.features import KINDS, Examples, View, load_pixels, plain_set
+from dog_breeds.heads import apply_head
 from dog_breeds.metrics import accuracy, expected_calibration_error
 from dog_breeds.tflite import join_head, run_file
 from dog_breeds.workers import call_elsewhere
@@ -33,6 +34,13 @@ from training import find_best_model, read_report
 OUTPUT = Path("top_10_dog_breeds.tflite")
 FORMATS = ("int8", "float32", "float16", "dynamic")  # xception.write_backbone knows them
 COMPARED = 150  # test images on which the .h5 is run too, each as crop and as whole photo: Keras is slow
+TEST_FIGURES = (
+    "pictures",
+    "accuracy",
+    "accuracy_interval_95",
+    "calibration_error",
+    "taken_as_known",
+)  # of the int8 file
 
 Predictions = tuple[np.ndarray, np.ndarray]  # probabilities float32 [n, N], similarities [n]
 
@@ -136,7 +144,7 @@ def collect_facts(model_path: Path, report: dict, quantization: str, results: di
         "temperature": report["temperature"],  # already in the weights
         "unknown_rule": report["unknown_rule"],
         "compared_with_keras": results,
-        "test": {kind: report["test"][kind] for kind in KINDS} if quantization == "int8" else None,
+        "test": {kind: {key: report["test"][kind][key] for key in TEST_FIGURES} for kind in KINDS},
         "training_data": {"dataset": "Stanford Dogs", "images": report["images"], "note": report["note"]},
         "provenance": {
             "sha256": {path.name: sha256(path.read_bytes()).hexdigest() for path in source_files(model_path)},
@@ -189,16 +197,17 @@ def convert(
     report, split = read_report(model_path), read_split(model_path.with_suffix(".csv"))
     task = Task(data_dir or Path(report["data_dir"]), report["classes"], split, report["size"], report["seed"])
     check_backbone(task, report)
-    images = np.random.default_rng(task.seed).permutation(task.images("test"))[: compared or None].tolist()
+    test = plain_set(task, "test")
+    check_head(model_path, report, test)
+    chosen = np.random.default_rng(task.seed).permutation(len(task.images("test")))[: compared or None]
+    images = [task.images("test")[row] for row in chosen]
     views = {kind: [view(task.data_dir, image) for image in images] for kind, view in KINDS.items()}
     with TemporaryDirectory() as folder:
         file = Path(folder) / output.name
         file.write_bytes(to_tflite(task, model_path, quantization, Path(folder)))
         keras = call_elsewhere("dog_breeds.xception", "predict", model_path, views)
         tflite = predict_file(file, views, task.size)
-        if quantization == "int8" and any(
-            (tflite[kind][2] != extract_features(views[kind], task.data_dir, task.size)).any() for kind in KINDS
-        ):
+        if quantization == "int8" and any((tflite[kind][2] != test[kind].features[chosen]).any() for kind in KINDS):
             raise RuntimeError(
                 f"{output} is not written: it gives other features than the backbone; run training.py again"
             )
@@ -223,6 +232,15 @@ def check_backbone(task: Task, report: dict) -> None:
         raise FileNotFoundError(f"there is no {path}, on which the model was trained; run training.py again")
     if sha256(path.read_bytes()).hexdigest() != report["backbone_sha256"]:
         raise ValueError(f"{path} is not the backbone that the model was trained on; run training.py again")
+
+
+def check_head(model_path: Path, report: dict, test: dict[str, Examples]) -> None:
+    """Raise ValueError unless the model's head answers the test pictures as its report says."""
+    head, _ = read_h5(model_path)
+    for kind, pictures in test.items():
+        share = accuracy(apply_head(head, pictures.features), pictures.labels)
+        if abs(share - report["test"][kind]["accuracy"]) > 0.002:
+            raise ValueError(f"{model_path} is not the model that its report describes; run training.py again")
 
 
 def main() -> None:

@@ -192,7 +192,11 @@ def _write_skipped(path: Path, failed: list[Failure], others: set[str]) -> None:
 
 def main() -> None:
     """Choose the breeds, crop them, tell what was done."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        epilog="example: python data_selection.py --breeds top10",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--breeds", nargs="+", default=["all"], metavar="BREED", help="all (default), top10, or names")
     parser.add_argument("--objects", choices=["first", "all"], default="first", help="boxes to crop (default: first)")
     parser.add_argument("--data-dir", type=Path, default=DATA_DIR, help="where raw/ is (default: %(default)s)")

@@ -3,12 +3,16 @@
 Reads   top_10_dog_breeds.tflite beside this file, or the file that the variable MODEL_FILE names, once, at start.
 Takes   {"url": U}, {"image": base64}, {"urls": [...]} or {"images": [...]}, with "top_k" if wanted, from a direct
         invocation or over HTTP (API Gateway, function URL, Application Load Balancer), where the body may also be the
-        picture itself and GET takes ?url=...&top_k=...
+        picture itself and GET takes ?url=...&top_k=...; a browser that asks for / gets a page. From a direct invocation
+        also {"bucket": B, "key": K}, an object of S3
 Gives   {"prediction": {breed: probability}, "known": true}, best first; for lists {"predictions": [one for each]};
-        or {"error": {"code", "message"}}. Prints one line of JSON a request, without pictures and without URLs.
+        or {"error": {"code", "message"}}. Where the breed was known only without the picture's borders, "cropped": true
+        says so; where it had to be turned, "turned": 90, 180 or 270 degrees clockwise. With "explain": true also
+        "explanation", 10 rows of 10 numbers 0..1: how much each part of the picture's central "explanation_share" of
+        both sides spoke for the first breed. Prints one line of JSON a request, without pictures and without URLs.
 
-Give the function 1024 MB and 15 s. The image holds this file, the five modules of dog_breeds that it imports, and the
-model.
+Give the function 1024 MB and 15 s. The image holds this file, the modules of dog_breeds that it imports, the page, and
+the model.
 """
 
 import contextlib
@@ -30,9 +34,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image, WebPImagePlugin  # noqa: F401  without it Pillow would import all its formats for WebP
 
+from dog_breeds.answers import Look, best_look, end_of, half_way
+from dog_breeds.explanation import class_activation_map, explains, on_picture
 from dog_breeds.facts import read_facts
 from dog_breeds.http_events import STATUS, RequestError, decode_base64, fields_of, http_request, http_response
+from dog_breeds.page import page_response, wants_page
 from dog_breeds.pixels import model_pixels
+from dog_breeds.s3_pictures import read_object
 from dog_breeds.web_pictures import MAX_BYTES, download_all
 from dog_breeds.workers import cpu_count
 
@@ -50,12 +58,15 @@ FORMATS = {"JPEG": b"\xff\xd8\xff", "PNG": b"\x89PNG\r\n\x1a\n", "WEBP": b"RIFF"
 def lambda_handler(event: Any, context: Any = None) -> dict:
     """Answer an event. What is wrong with a request is an answer too; a fault of ours is logged and raised."""
     log = {"request_id": getattr(context, "aws_request_id", None), "event": "direct"}
-    request = http_request(event)
+    request, answer = http_request(event), None
     try:
         if request:
             log["event"] = request.service
+            if wants_page(request):
+                log["source"] = "page"
+                return page_response(request, MODEL.classes, MODEL.names, MODEL.explains)
             event = fields_of(request)
-        answer = None if request and event is None else answer_fields(event, log)
+        answer = None if request and event is None else answer_fields(event, log, end_of(context))
     except RequestError as error:
         answer = error_answer(error)
     except Exception:
@@ -69,32 +80,46 @@ def lambda_handler(event: Any, context: Any = None) -> dict:
     return http_response(request, STATUS.get(log["outcome"], 200), answer) if request else answer
 
 
-def answer_fields(fields: Any, log: dict) -> dict:
-    """Return the answer to the fields of a request."""
+def answer_fields(fields: Any, log: dict, end: float) -> dict:
+    """Return the answer to the fields of a request that ends at a time of time.monotonic()."""
     if not isinstance(fields, dict):
         raise RequestError("invalid_request", "the request must be a JSON object")
-    sources = [name for name in ("url", "image", "urls", "images") if name in fields]
+    names = ["url", "image", "urls", "images"]
+    if log["event"] == "direct":  # over HTTP strangers could read what the function's role may
+        names.append("key")
+    sources = [name for name in names if name in fields]
     if len(sources) != 1:
         raise RequestError("invalid_request", "the request must have one of url, image, urls and images")
     source, top_k = sources[0], fields.get("top_k")
     if top_k is not None and (type(top_k) is not int or not 1 <= top_k <= len(MODEL.classes)):
         raise RequestError("invalid_request", f"top_k must be a whole number from 1 to {len(MODEL.classes)}")
+    explain = fields.get("explain", False)
+    if type(explain) is not bool:
+        raise RequestError("invalid_request", "explain must be true or false")
+    if explain and not MODEL.explains:
+        raise RequestError("invalid_request", "this model file cannot explain")
     log["source"] = source
     items = fields[source] if source.endswith("s") else [fields[source]]
     if not isinstance(items, list) or not 1 <= len(items) <= MAX_PICTURES:
         raise RequestError("invalid_request", f"{source} must be a list of 1 to {MAX_PICTURES} items")
-    if source.startswith("url"):
+    if not source.startswith("image"):
         start = time.monotonic()
-        items = download_all(items)
+        items = [read_object(fields.get("bucket"), items[0])] if source == "key" else download_all(items)
         log["download_ms"] = milliseconds_since(start)
     if not source.endswith("s"):
-        return answer_picture(items[0], top_k, log)
+        return answer_picture(items[0], top_k, explain, log, half_way(end))
     log["pictures"] = entries = [{} for _ in items]
-    return {"predictions": [answer_picture(item, top_k, entry) for item, entry in zip(items, entries, strict=True)]}
+    answers = []
+    for number, (item, entry) in enumerate(zip(items, entries, strict=True)):
+        answers.append(answer_picture(item, top_k, explain, entry, half_way(end, len(items) - number)))
+    return {"predictions": answers}
 
 
-def answer_picture(item: Any, top_k: int | None, log: dict) -> dict:
-    """Return the answer to a picture: to its base64 text, its bytes, or the exception that its download ended with."""
+def answer_picture(item: Any, top_k: int | None, explain: bool, log: dict, until: float) -> dict:
+    """Return the answer to a picture: to its base64 text, its bytes, or the exception that its download ended with.
+
+    After `until`, a time of time.monotonic(), there are no further looks at it.
+    """
     try:
         if isinstance(item, Exception):
             raise item
@@ -103,8 +128,15 @@ def answer_picture(item: Any, top_k: int | None, log: dict) -> dict:
         pixels = read_picture(data, MODEL.size, MODEL.share, log)
         log["decode_ms"] = milliseconds_since(start)
         start = time.monotonic()
-        answer = classify(pixels, top_k)
+        look = best_look(run_model, pixels, MODEL.threshold, until)
+        answer = answer_for(look, top_k)
         log.update(inference_ms=milliseconds_since(start), top_class=next(iter(answer["prediction"])), outcome="ok")
+        log["unknown"] = int(not answer["known"])  # a number, of which CloudWatch can take the mean
+        if explain:
+            if look.box or look.turned or not answer["known"]:
+                run_model(look.pixels)  # which was not the last look
+            cells = class_activation_map(MODEL.interpreter, MODEL.classes.index(log["top_class"]))
+            answer |= {"explanation": on_picture(cells, look.box, look.turned), "explanation_share": MODEL.share}
         return answer
     except RequestError as error:
         log["outcome"] = error.args[0]
@@ -130,7 +162,8 @@ def read_picture(data: bytes, size: int, share: float, log: dict) -> np.ndarray:
     if len(data) > MAX_BYTES:
         raise RequestError("too_large", f"the picture has more than {MAX_BYTES:,} bytes")
     if not data.startswith(tuple(FORMATS.values())):
-        raise RequestError("unsupported_type", f"the picture is none of {', '.join(FORMATS)}")
+        hint = "; send HEIC and AVIF as a JPEG" if data[4:8] == b"ftyp" else ""
+        raise RequestError("unsupported_type", f"the picture is none of {', '.join(FORMATS)}{hint}")
     try:
         with limited_memory():
             image = Image.open(CountedReads(data), formats=list(FORMATS))
@@ -206,6 +239,8 @@ class Model(NamedTuple):
     share: float  # of both sides of a photo, around its centre: what the model is shown
     threshold: float  # similarity from which a breed counts as known
     tensors: list[int]  # indices of pixels, probabilities and similarity
+    names: dict[str, str]  # of classes, for people, where the file has them
+    explains: bool
 
 
 def load_model(path: Path) -> Model:
@@ -223,24 +258,33 @@ def load_model(path: Path) -> Model:
         tensors = {tuple(detail["shape"].tolist()): detail["index"] for detail in details}
         shapes = [(1, size, size, 3), (1, len(classes)), (1, 1)]
         kinds = {detail["dtype"] for detail in details}
-        if len(details) != len(tensors) or set(tensors) != set(shapes) or kinds != {np.float32}:
+        if len(details) != len(tensors) or not set(tensors) >= set(shapes) or kinds != {np.float32}:
             raise ValueError(f"its tensors have the shapes {sorted(tensors)}, not float32 {shapes}")
         if not 0 < share <= 1:
             raise ValueError(f"its photo_share is {share}")
-        return Model(interpreter, classes, size, share, float(threshold), [tensors[shape] for shape in shapes])
+        indices, names = [tensors[shape] for shape in shapes], facts.get("display_names", {})
+        return Model(interpreter, classes, size, share, float(threshold), indices, names, explains(interpreter))
     except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"{path.name} is damaged, or was not made by convert_model.py: {error}") from error
 
 
-def classify(pixels: np.ndarray, top_k: int | None) -> dict:
-    """Return the prediction for the pixels of a picture, float32 (size, size, 3) in 0..255."""
+def run_model(pixels: np.ndarray) -> tuple[np.ndarray, float]:
+    """Return probabilities, float32 [N], and similarity of pixels, float32 (size, size, 3) in 0..255."""
     interpreter, (inputs, probabilities, similarity) = MODEL.interpreter, MODEL.tensors
     interpreter.set_tensor(inputs, pixels[None])
     interpreter.invoke()
-    values = interpreter.get_tensor(probabilities)[0].tolist()
+    return interpreter.get_tensor(probabilities)[0], interpreter.get_tensor(similarity).item()
+
+
+def answer_for(look: Look, top_k: int | None) -> dict:
+    """Return the answer that a look at a picture gives."""
+    values = look.probabilities.tolist()
     ranking = sorted(zip(MODEL.classes, values, strict=True), key=lambda item: -item[1])[:top_k]
-    known = interpreter.get_tensor(similarity).item() >= MODEL.threshold
-    return {"prediction": {breed: round(probability, 6) for breed, probability in ranking}, "known": known}
+    prediction = {breed: round(probability, 6) for breed, probability in ranking}
+    answer = {"prediction": prediction, "known": look.similarity >= MODEL.threshold}
+    if look.box:
+        answer["cropped"] = True
+    return answer | ({"turned": look.turned} if look.turned else {})
 
 
 # --- Start -----------------------------------------------------------------------------------------------------------

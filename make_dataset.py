@@ -237,7 +237,11 @@ def weights_digest(model: Any) -> str:
 
 def main() -> None:
     """Make data/raw, then data/weights."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        epilog="example: python make_dataset.py --demo",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument(
         "--base-url",
         default=os.environ.get("STANFORD_DOGS_MIRROR") or OFFICIAL_URL,

@@ -3,28 +3,36 @@
     docker run -it --rm -p 8080:8080 dog-breeds       # first, in another terminal
     python test.py                                    # about a Great Pyrenees on the web
     python test.py --url URL
-    python test.py --file photo.jpg                   # sends the file itself, smaller if it is large
+    python test.py --file photo.jpg                   # sends the file itself; large ones, HEIC and AVIF as a JPEG
+    python test.py --file photo.jpg --explain out.png # also draws where the model looked
     python test.py --file photo.jpg --model top_10_dog_breeds.tflite    # no container: runs the handler here
+    python test.py --folder DIR --csv OUT.csv         # so too, for all photos in a folder and below, on all CPUs
 
-Prints the breeds, best first, after some 0.1 s for a file.
+Prints the breeds, best first, after some 0.1 s for a file. A folder run again after it was
+stopped goes on.
 """
 
 import argparse
 import base64
 import contextlib
 import io
+import math
 import os
 import sys
+import time
+from concurrent.futures import BrokenExecutor
 from pathlib import Path
 
 import requests
-from PIL import Image, ImageOps
+
+from dog_breeds.bulk import classify_folder
+from dog_breeds.client_pictures import CONVERTED, SMALLER, picture_to_send, shaded, upright_picture
+from dog_breeds.console import quiet, written_whole
 
 URL = "https://images.unsplash.com/photo-1636496430627-a7b203b4cc58"  # a Great Pyrenees
+MODEL = "top_10_dog_breeds.tflite"
 ENDPOINT = "http://localhost:8080/2015-03-31/functions/function/invocations"
 HINT = "start the container: docker run -it --rm -p 8080:8080 dog-breeds"
-MAX_BYTES = 4_000_000  # of a file: Lambda takes 6 MB a request, and base64 adds a third
-SMALLER = 2000  # pixels on the longer side of what is sent instead of a larger file; the model sees some 300
 BAR = 40  # characters
 
 
@@ -32,16 +40,7 @@ def event_for(url: str, file: Path | None) -> dict:
     """Return the request about a file, or else a URL."""
     if file is None:
         return {"url": url}
-    content = file.read_bytes()
-    if len(content) > MAX_BYTES:
-        buffer = io.BytesIO()
-        with Image.open(file) as image:
-            image.draft("RGB", (SMALLER, SMALLER))
-            image = ImageOps.exif_transpose(image).convert("RGB")
-        image.thumbnail((SMALLER, SMALLER))
-        image.save(buffer, "JPEG", quality=90)
-        content = buffer.getvalue()
-    return {"image": base64.b64encode(content).decode()}
+    return {"image": base64.b64encode(picture_to_send(file)).decode()}
 
 
 def ask(endpoint: str, event: dict, hint: str) -> dict:
@@ -58,11 +57,53 @@ def ask(endpoint: str, event: dict, hint: str) -> dict:
 
 def ask_model(model: Path, event: dict) -> dict:
     """Return the handler's answer to an event, given in this process by a model file."""
+    if not model.is_file():
+        raise ValueError(f"there is no model file {model}")
     os.environ["MODEL_FILE"] = str(model)
-    from lambda_function import lambda_handler
+    with quiet():  # a greeting of the runtime
+        from lambda_function import lambda_handler
 
     with contextlib.redirect_stdout(io.StringIO()):  # its log
         return lambda_handler(event)
+
+
+def rows_of(model: Path, folder: Path, names: list[str]) -> list[tuple]:
+    """Return the rows of dog_breeds.bulk for some photos: the handler's answers, given in this process."""
+    os.environ["MODEL_FILE"] = str(model)
+    with quiet():
+        import lambda_function
+
+    rows = []
+    for name in names:
+        try:
+            if name.lower().endswith(CONVERTED):
+                content = picture_to_send(folder / name)
+            else:
+                with open(folder / name, "rb") as file:
+                    content = file.read(lambda_function.MAX_BYTES + 1)  # more than that the handler refuses
+            answer = lambda_function.answer_picture(content, top_k=1, explain=False, log={}, until=math.inf)
+        except (OSError, ValueError):
+            answer = {"error": {"code": "unreadable"}}
+        if "error" in answer:
+            rows.append((name, "", "", "", answer["error"]["code"]))
+        else:
+            ((breed, probability),) = answer["prediction"].items()
+            rows.append((name, breed, probability, "yes" if answer["known"] else "no", ""))
+    return rows
+
+
+def answer_folder(folder: Path, table: Path, model: Path) -> str:
+    """Write the answers about a folder's photos to a table; return what came up, the most frequent first."""
+    if not folder.is_dir():
+        raise NotADirectoryError(f"{folder} is no folder")
+    start = time.monotonic()
+    try:
+        counts = classify_folder(folder, table, rows_of, model)
+    except BrokenExecutor:
+        raise RuntimeError("a process has died, perhaps for want of memory; run it again to go on") from None
+    rate = counts.total() / (time.monotonic() - start)
+    lines = [f"{table}: {counts.total():,} photos more, {rate:.1f} a second"]
+    return "\n".join([*lines, *(f"{number:9,}  {name}" for name, number in counts.most_common())])
 
 
 def show(answer: dict) -> str:
@@ -74,27 +115,59 @@ def show(answer: dict) -> str:
         f"{breed:{width}}  {probability:6.1%}  {'#' * round(probability * BAR)}".rstrip()
         for breed, probability in answer["prediction"].items()
     ]
-    return "\n".join([*([] if answer["known"] else ["Probably none of these breeds. The most similar:"]), *lines])
+    if not answer["known"]:
+        lines.insert(0, "Probably none of these breeds. The most similar:")
+    if "turned" in answer:
+        lines.insert(0, f"The picture was turned by {answer['turned']} degrees, clockwise.")
+    if "cropped" in answer:
+        lines.insert(0, "The borders of the picture were cut off.")
+    return "\n".join(lines)
 
 
-def arguments(description: str, endpoint: str | None) -> argparse.ArgumentParser:
+def draw(file: Path, answer: dict, path: Path) -> None:
+    """Write the picture of a file with where the model looked."""
+    image = shaded(upright_picture(file, SMALLER), answer["explanation"], answer["explanation_share"])
+    with written_whole(path) as part:
+        image.save(part)
+
+
+def arguments(description: str, endpoint: str | None, example: str) -> argparse.ArgumentParser:
     """Return the options of this script and of test_cloud.py."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    style = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=description, epilog=f"example: {example}", formatter_class=style)
     picture = parser.add_mutually_exclusive_group()
     picture.add_argument("--url", default=URL, help="of the picture (default: %(default)s)")
     picture.add_argument("--file", type=Path, help="with the picture")
-    parser.add_argument("--endpoint", default=endpoint, help="URL of the service (default: %(default)s)")
+    parser.add_argument(
+        "--endpoint", default=endpoint, help=f"URL of the service (default: {endpoint or 'DOG_BREEDS_ENDPOINT'})"
+    )
     return parser
 
 
 def main() -> None:
     """Ask, and print the answer."""
-    parser = arguments(__doc__, ENDPOINT)
+    parser = arguments(__doc__, ENDPOINT, "python test.py --file photo.jpg --explain out.png")
     parser.add_argument("--model", type=Path, help="model file to answer here, without a service")
+    parser.add_argument("--explain", type=Path, metavar="OUT.png", help="draw where the model looked in --file")
+    parser.add_argument("--folder", type=Path, help="of photos, answered here, by --model or the one beside this file")
+    parser.add_argument("--csv", type=Path, help="table to write, or to go on with, for --folder")
     args = parser.parse_args()
+    if bool(args.folder) != bool(args.csv):
+        parser.error("--folder and --csv belong together")
+    if args.explain and not args.file:
+        parser.error("--explain needs --file")
     try:
-        event = event_for(args.url, args.file)
-        print(show(ask_model(args.model, event) if args.model else ask(args.endpoint, event, HINT)))
+        if args.folder:
+            print(answer_folder(args.folder, args.csv, args.model or Path(__file__).with_name(MODEL)))
+            return
+        event = event_for(args.url, args.file) | ({"explain": True} if args.explain else {})
+        answer = ask_model(args.model, event) if args.model else ask(args.endpoint, event, HINT)
+        print(show(answer))
+        if args.explain:
+            draw(args.file, answer, args.explain)
+            print(f"where it looked: {args.explain}")
+    except KeyboardInterrupt:
+        sys.exit("test.py: stopped")
     except (OSError, RuntimeError, ValueError) as error:
         sys.exit(f"test.py: {error}")
 

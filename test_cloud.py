@@ -1,8 +1,10 @@
-"""Ask the service in the cloud which breed a picture shows: behind an API Gateway, a function URL or a load balancer.
+"""Ask the service in the cloud which breed a picture shows: behind a function URL, an API Gateway or a load balancer.
 
-    export DOG_BREEDS_ENDPOINT=https://ID.execute-api.REGION.amazonaws.com/STAGE/predict    # or --endpoint URL
-    python test_cloud.py                      # about a Great Pyrenees on the web
+    export DOG_BREEDS_ENDPOINT=https://ID.lambda-url.REGION.on.aws/    # or --endpoint URL
+    python test_cloud.py                              # about a Great Pyrenees on the web
     python test_cloud.py --file photo.jpg
+    python test_cloud.py --file photo.jpg --sign      # where the endpoint wants AWS's signature (IAM)
+    python test_cloud.py --file photo.jpg --requests 400 --concurrency 8     # how fast is it, and what fails?
 
 Prints the breeds, best first. The first answer after a pause takes some seconds: Lambda starts a container.
 """
@@ -10,18 +12,41 @@ Prints the breeds, best first. The first answer after a pause takes some seconds
 import os
 import sys
 
-from test import arguments, ask, event_for, show
+from dog_breeds.endpoint import ask, credentials, load, signer
+from test import arguments, event_for, show
 
-HINT = "check the endpoint and the logs of the function"
+
+def lines(figures: dict) -> str:
+    """Return figures one a line, with the unit that their name tells."""
+    units = {"ms": " ms", "s": " 1/s"}
+    return "\n".join(f"{name} = {value:.4g}{units.get(name.split('_')[-1], '')}" for name, value in figures.items())
 
 
 def main() -> None:
     """Ask, and print the answer."""
-    args = arguments(__doc__, os.environ.get("DOG_BREEDS_ENDPOINT")).parse_args()
+    example = "python test_cloud.py --endpoint https://ID.lambda-url.eu-west-1.on.aws/ --file photo.jpg"
+    parser = arguments(__doc__, os.environ.get("DOG_BREEDS_ENDPOINT"), example)
+    parser.add_argument("--sign", action="store_true", help="sign with the AWS credentials of this machine")
+    parser.add_argument(
+        "--timeout", type=float, default=30, help="seconds to wait for an answer (default: %(default)s)"
+    )
+    parser.add_argument("--requests", type=int, help="send the picture so often, and measure")
+    parser.add_argument("--concurrency", type=int, default=1, help="at once, for --requests (default: %(default)s)")
+    args = parser.parse_args()
     try:
         if not args.endpoint:
             raise ValueError("where is the service? Give --endpoint URL, or set DOG_BREEDS_ENDPOINT")
-        print(show(ask(args.endpoint, event_for(args.url, args.file), HINT)))
+        auth = signer(args.endpoint, credentials()) if args.sign else None
+        request = (args.endpoint, event_for(args.url, args.file), args.timeout, auth)
+        if not args.requests:
+            print(show(ask(*request, lambda text: print(text, file=sys.stderr))))
+            return
+        figures = load(*request, args.requests, args.concurrency)
+        print(lines(figures))
+        if figures["failed"]:
+            raise RuntimeError(f"{figures['failed']} of {args.requests} requests failed")
+    except KeyboardInterrupt:
+        sys.exit("test_cloud.py: stopped")
     except (OSError, RuntimeError, ValueError) as error:
         sys.exit(f"test_cloud.py: {error}")
 

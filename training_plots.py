@@ -110,10 +110,8 @@ def plot_training_curves(trials: Sequence[dict], winner: dict, measure: str = "v
     """Validation loss (or "val_accuracy") of every head of the search, epoch by epoch; a plot for each inner size."""
     sizes = sorted({trial["inner_size"] for trial in trials})
     rates = sorted({trial["learning_rate"] for trial in trials})
-    note = (
-        f"A line for each of {len(trials)} heads, as far as it was trained. Thick: the chosen one, with a disc where "
-    )
-    note += "it was best."
+    note = f"A line for each of {len(trials)} heads, the thick one with the chosen settings. Learning rates fall to "
+    note += "nothing with the last epoch."
     figure, all_axes = new_plot(2.9, f"{NAMES[measure].capitalize()} while training", note, len(sizes))
     for axes, size in zip(all_axes, sizes, strict=True):
         for trial in (trial for trial in trials if trial["inner_size"] == size):
@@ -122,10 +120,6 @@ def plot_training_curves(trials: Sequence[dict], winner: dict, measure: str = "v
             style = {"linewidth": 2.2, "zorder": 3} if chosen else {"linewidth": 1, "alpha": 0.65}
             color = shade(rates, trial["learning_rate"])
             axes.plot(range(1, len(values) + 1), values, color=color, **style)
-            if chosen:
-                axes.plot(
-                    trial["epoch"], trial[measure], "o", color=color, markersize=9, markeredgecolor="white", zorder=4
-                )
         axes.set_title(f"inner layer of {size}" if size else "no inner layer", size=10, color=INK)
         axes.set_xlabel("epoch")
         axes.sharex(all_axes[0])

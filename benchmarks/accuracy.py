@@ -1,11 +1,13 @@
 """Print how good the classifier is, over several seeds, on the official split and on 70/15/15 splits.
 
-    python benchmarks/accuracy.py --data-dir data [--official-split benchmarks/official_split.csv] [--json FILE]
+    python benchmarks/accuracy.py --data-dir data --official-split benchmarks/official_split.csv [--json FILE]
+    python benchmarks/accuracy.py --data-dir data --official-split CSV --breeds all --random-splits 0
     python benchmarks/accuracy.py --data-dir data --compare
 
-Reads data/raw, made by make_dataset.py, which takes it from the mirror. The backbone sees each view once (8 minutes on
-2 cores); after that a run takes ten minutes. --compare trains with other frames and numbers of views instead, and
-prints the accuracy on validation pictures, by which the constants in dog_breeds/recipe.py were chosen.
+Reads data/raw and data/weights, made by make_dataset.py. All figures are those of the int8 file: features come from its
+backbone, once for each view (80 a second on 2 cores), and the joined head gives what NumPy gives. --compare trains with
+other frames and numbers of views instead, and prints the accuracy on validation pictures, by which the constants in
+dog_breeds/recipe.py were chosen.
 """
 
 import argparse
@@ -24,11 +26,14 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from data_selection import crop_breeds
 from dog_breeds import recipe
-from dog_breeds.dataset import DATA_DIR, Task, breed_folders, choose_breeds, images_dir
-from dog_breeds.features import KINDS, View, extract_features, join, plain_set, training_set
-from dog_breeds.heads import Classifier, apply_head, fit_classifier, search, similarity, train_head
+from dog_breeds.dataset import DATA_DIR, Task, breed_folders, list_images
+from dog_breeds.features import KINDS, View, extract_features, plain_set, training_set
+from dog_breeds.heads import Classifier, apply_head, epochs_for, fit_classifier, search, similarity, train_head
 from dog_breeds.metrics import auroc, evaluate, log_softmax
 from training import prepare_task
+
+SEEDS = (33, 34, 35)  # with the official split
+UNKNOWN_PHOTOS = 1000  # at most, of breeds that are not among the classes
 
 
 class Trained(NamedTuple):
@@ -39,27 +44,31 @@ class Trained(NamedTuple):
     winner: dict
 
 
-def train(data_dir: Path, split_file: Path | None, seed: int) -> Trained:
+def train(data_dir: Path, breeds: list[str], split_file: Path | None, seed: int) -> Trained:
     """Train as training.py does, without a table."""
     with contextlib.redirect_stdout(io.StringIO()):
-        task = prepare_task(data_dir, split_file=split_file, seed=seed)
+        task = prepare_task(data_dir, breeds, split_file, seed=seed)
         sets = training_set(task), plain_set(task, "validation")
         found = search(*sets, recipe.GRID, len(task.classes), seed)
         return Trained(task, fit_classifier(*sets, found), found.winner | {"seed": seed})
 
 
-def measure(model: Trained) -> dict:
-    """Return accuracy and calibration error in percent, and what `scores` gives, of test crops and whole photos."""
+def measure(model: Trained) -> dict[str, dict]:
+    """Return figures in percent, and what `scores` gives, of the test crops and whole photos."""
     result, classifier = {}, model.classifier
     for kind, pictures in plain_set(model.task, "test").items():
         logits = apply_head(classifier.weights, pictures.features)
         figures = evaluate(logits, pictures.labels, model.task.classes, classifier.temperature)
-        result[kind] = {
-            "accuracy": 100 * figures["accuracy"],
-            "ece": 100 * figures["calibration_error"],
-            "ece_before": 100 * figures["calibration_error_before"],
-            "scores": scores(classifier, pictures.features),
+        five = np.argsort(logits, axis=1)[:, -5:] == pictures.labels[:, None]
+        known = scores(classifier, pictures.features)
+        shares = {
+            "accuracy": figures["accuracy"],
+            "top_5": five.any(axis=1).mean(),
+            "ece": figures["calibration_error"],
+            "ece_before": figures["calibration_error_before"],
+            "taken_as_known": (known["similarity"] >= classifier.threshold).mean(),
         }
+        result[kind] = {"shares": {name: 100 * float(share) for name, share in shares.items()}, "scores": known}
     return result
 
 
@@ -74,19 +83,21 @@ def scores(classifier: Classifier, features: np.ndarray) -> dict[str, np.ndarray
     }
 
 
-def unknown_features(data_dir: Path, classes: list[str]) -> dict[str, dict[str, np.ndarray]]:
-    """Return the features of the breeds that are not among the classes, as crops and as whole photos."""
-    unknown = {}
-    for breed, folder in breed_folders(data_dir).items():
-        if breed in classes:
-            continue
-        crop_breeds(data_dir, [breed])
-        images = [f"{folder}/{path.name}" for path in sorted((images_dir(data_dir) / folder).iterdir())]
-        unknown[breed] = {
-            name: extract_features([view(data_dir, image) for image in images], data_dir)
-            for name, view in KINDS.items()
+def other_features(data_dir: Path, classes: list[str]) -> dict[str, dict[str, np.ndarray]]:
+    """Return the features of pictures that show none of the classes, as crops and as whole photos."""
+    others = {}
+    breeds = [breed for breed in breed_folders(data_dir) if breed not in classes]
+    if breeds:
+        crop_breeds(data_dir, breeds)
+        images = sorted(image for names in list_images(data_dir, breeds).values() for image in names)
+        images = np.random.default_rng(0).permutation(images)[:UNKNOWN_PHOTOS].tolist()
+        others["unknown_breeds"] = {
+            kind: extract_features([view(data_dir, image) for image in images], data_dir)
+            for kind, view in KINDS.items()
         }
-    return unknown
+    with tempfile.TemporaryDirectory() as folder:
+        others["non_dogs"] = dict.fromkeys(KINDS, extract_features(draw_non_dogs(Path(folder)), data_dir))
+    return others
 
 
 def draw_non_dogs(folder: Path, number: int = 120) -> list[View]:
@@ -124,20 +135,18 @@ def draw_non_dogs(folder: Path, number: int = 120) -> list[View]:
 
 def compare(data_dir: Path) -> None:
     """Print the mean validation accuracy of five splits, on crops and whole photos, for other constants."""
-    trial = {"learning_rate": 1e-3, "inner_size": 0, "dropout": 0.5}
     chosen = (recipe.PHOTO_SHARE, recipe.CROP_VIEWS, recipe.PHOTO_VIEWS)
-    others = [(share, *chosen[1:]) for share in (1.0, 0.75)] + [
-        (chosen[0], *n) for n in ((1, 0), (0, 1), (2, 1), (2, 2))
-    ]
+    others = [(share, *chosen[1:]) for share in (1.0, 0.75)]
+    others += [(chosen[0], *views) for views in ((1, 0), (0, 1), (2, 1), (2, 2))]
     for variant in (chosen, *others):
         recipe.PHOTO_SHARE, recipe.CROP_VIEWS, recipe.PHOTO_VIEWS = variant
         correct = []
         for seed in range(33, 38):
             with contextlib.redirect_stdout(io.StringIO()):
                 task = prepare_task(data_dir, seed=seed)
-                validation = plain_set(task, "validation")
-                both = join(*validation.values())
-                _, weights = train_head(training_set(task), both, trial, len(task.classes), seed)
+                validation, examples = plain_set(task, "validation"), training_set(task)
+            epochs = epochs_for(len(examples.labels), recipe.STEPS, recipe.EPOCHS)
+            _, weights = train_head(examples, recipe.PLAIN_TRIAL, len(task.classes), seed, epochs)
             logits = {kind: apply_head(weights, validation[kind].features) for kind in KINDS}
             correct.append([(logits[kind].argmax(axis=1) == validation[kind].labels).mean() for kind in KINDS])
         crops, photos = 100 * np.mean(correct, axis=0)
@@ -149,6 +158,7 @@ def main() -> None:
     """Train with every seed, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-dir", type=Path, default=DATA_DIR)
+    parser.add_argument("--breeds", nargs="+", default=["top10"], metavar="BREED", help="top10 (default), all or names")
     parser.add_argument("--official-split", type=Path, metavar="CSV", help="rows of image,split")
     parser.add_argument(
         "--compare", action="store_true", help="compare frames and numbers of views on validation pictures"
@@ -162,50 +172,35 @@ def main() -> None:
 
     def record(name: str, value: float, unit: str) -> None:
         figures[name] = float(value)
-        print(f"{name} = {value:.4g} {unit}", flush=True)
+        print(f"{name} = {value:.4g} {unit}".rstrip(), flush=True)
 
-    models = {
-        "official": [train(args.data_dir, args.official_split, seed) for seed in (33, 34, 35)]
-        if args.official_split
-        else [],
-        "random_split": [train(args.data_dir, None, 33 + i) for i in range(args.random_splits)],
-    }
-    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
-        non_dogs = extract_features(draw_non_dogs(Path(folder)), args.data_dir)
-        unknown = unknown_features(args.data_dir, choose_breeds(args.data_dir, ["top10"]))
-        unknown["non_dogs"] = {"crops": non_dogs, "whole_photos": non_dogs}
+    runs = [("official", args.official_split, seed) for seed in (SEEDS if args.official_split else ())]
+    runs += [("random_split", None, 33 + number) for number in range(args.random_splits)]
+    models: dict[str, list[Trained]] = {}
+    for protocol, split_file, seed in runs:
+        models.setdefault(protocol, []).append(train(args.data_dir, args.breeds, split_file, seed))
+    with contextlib.redirect_stdout(io.StringIO()):
+        others = other_features(args.data_dir, models[runs[0][0]][0].task.classes)
+        results = {protocol: [measure(model) for model in trained] for protocol, trained in models.items()}
     for protocol, trained in models.items():
-        if not trained:
-            continue
-        results = [measure(model) for model in trained]
-        for kind in ("crops", "whole_photos"):
-            for key, unit in (("accuracy", "%"), ("ece", "%"), ("ece_before", "%")):
-                values = [result[kind][key] for result in results]
-                record(f"{protocol}_{key}_{kind}_mean", np.mean(values), unit)
-                record(f"{protocol}_{key}_{kind}_lowest", np.min(values), unit)
-                record(f"{protocol}_{key}_{kind}_highest", np.max(values), unit)
-            for other, features in unknown.items():
-                known_and_other = [
-                    (r[kind]["scores"], scores(m.classifier, features[kind]))
-                    for r, m in zip(results, trained, strict=True)
-                ]
-                for score in known_and_other[0][0]:
-                    areas = [auroc(known[score], unknown[score]) for known, unknown in known_and_other]
+        for kind in KINDS:
+            measured = [result[kind] for result in results[protocol]]
+            for name in measured[0]["shares"]:
+                values = [m["shares"][name] for m in measured]
+                for which, value in (("mean", np.mean(values)), ("lowest", min(values)), ("highest", max(values))):
+                    record(f"{protocol}_{name}_{kind}_{which}", value, "%")
+            for other, features in others.items():
+                given = [scores(model.classifier, features[kind]) for model in trained]
+                for score in given[0]:
+                    areas = [auroc(m["scores"][score], g[score]) for m, g in zip(measured, given, strict=True)]
                     record(f"{protocol}_auroc_{score}_{other}_{kind}_mean", np.mean(areas), "")
-            passed = [
-                (r[kind]["scores"]["similarity"] >= m.classifier.threshold).mean()
-                for r, m in zip(results, trained, strict=True)
-            ]
-            record(f"{protocol}_taken_as_known_{kind}", 100 * np.mean(passed), "%")
-            for other, features in unknown.items():
                 passed = [
-                    (similarity(features[kind], m.classifier.means) >= m.classifier.threshold).mean() for m in trained
+                    (g["similarity"] >= m.classifier.threshold).mean() for g, m in zip(given, trained, strict=True)
                 ]
                 record(f"{protocol}_taken_as_known_{other}_{kind}", 100 * np.mean(passed), "%")
         for model in trained:
-            winner = model.winner
             names = ("seed", "learning_rate", "inner_size", "dropout", "epoch")
-            chosen = ", ".join(f"{name} {winner[name]}" for name in names)
+            chosen = ", ".join(f"{name} {model.winner[name]}" for name in names)
             print(f"# {chosen}, temperature {model.classifier.temperature:.2f}")
     if args.json:
         args.json.write_text(json.dumps(figures, indent=1) + "\n")

@@ -1,9 +1,10 @@
 """What lambda_function.py costs around the inference of its model, and what it withstands.
 
-Prints  the time of a warm call for a small and a 12-megapixel JPEG, beside the bare inference and beside what the
-        original's handler did (NEAREST to 150 or 299 px, float32, tflite-runtime), all with one thread; the time from
-        the start of a process to its first answer; time and memory of hostile pictures; memory over 2,000 requests to
-        AWS's emulator. Draws its pictures itself. Needs Linux, the packages of requirements.txt, and tests/.
+Prints  the time of a warm call for a small and a 12-megapixel JPEG that are known, and for the small one if it is not,
+        beside the bare inference and beside what the original's handler did (NEAREST to 150 or 299 px, float32,
+        tflite-runtime), all with one thread; the time from the start of a process to its first answer; time and memory
+        of hostile pictures; memory over 2,000 requests to AWS's emulator. Draws its pictures itself. Needs Linux, the
+        packages of requirements.txt, and tests/.
 
     python benchmarks/handler.py --json handler.json            # some 3 minutes; uses top_10_dog_breeds.tflite
     python benchmarks/handler.py --model other.tflite
@@ -31,6 +32,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 CALLS = 100  # of which the median is taken
 REQUESTS = 2000
+KNOWN, UNKNOWN = -1.0, 2.0  # thresholds of similarity from which any picture, or none, is known
 
 
 def photo(width: int, height: int, noise: float) -> bytes:
@@ -91,11 +93,19 @@ def warm_calls(model: str, *files: str) -> dict[str, float]:
         interpreter.get_tensor(probabilities)
         interpreter.get_tensor(similarity)
 
-    def handler(file: str) -> Callable:
+    def handler(file: str, threshold: float = KNOWN) -> Callable:
         event = {"image": base64.b64encode(Path(file).read_bytes()).decode()}
-        return lambda: lambda_function.lambda_handler(event)
+        model = lambda_function.MODEL._replace(threshold=threshold)
 
-    results = medians({"inference": inference, **{f"handler_{Path(file).stem}": handler(file) for file in files}})
+        def call() -> None:
+            lambda_function.MODEL = model
+            lambda_function.lambda_handler(event)
+
+        return call
+
+    known = {f"handler_{Path(file).stem}": handler(file) for file in files}
+    unknown = {f"handler_unknown_{Path(files[0]).stem}": handler(files[0], UNKNOWN)}
+    results = medians({"inference": inference, **known, **unknown})
     sys.stdout = sys.__stdout__
     ratios = {name.replace("_ms", "_to_inference"): value / results["inference_ms"] for name, value in results.items()}
     return {**results, **{name: value for name, value in ratios.items() if name.startswith("handler")}}
@@ -140,6 +150,7 @@ def fresh_process(model: str, small: str, python: str = sys.executable) -> dict[
     code = """
 import base64, contextlib, io, os, sys
 import lambda_function
+lambda_function.MODEL = lambda_function.MODEL._replace(threshold=-1.0)  # the drawing is known
 event = {"image": base64.b64encode(open(sys.argv[1], "rb").read()).decode()}
 with contextlib.redirect_stdout(io.StringIO()):
     lambda_function.lambda_handler(event)

@@ -20,7 +20,6 @@ import sys
 import tempfile
 import venv
 from collections.abc import Callable, Iterator
-from multiprocessing import get_context
 from pathlib import Path
 from unittest import mock
 
@@ -30,11 +29,15 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 import handler  # noqa: E402
 
-from dog_breeds.dataset import Task, breed_name, read_split  # noqa: E402
+import convert_model  # noqa: E402
+from data_selection import crop_breeds  # noqa: E402
+from dog_breeds.dataset import Task, breed_name, read_split, weights_path  # noqa: E402
 from dog_breeds.facts import append_facts  # noqa: E402
-from dog_breeds.tflite import load_input, predict_files  # noqa: E402
-
-# TensorFlow, and what needs it, is imported in processes of their own: it would disturb the others' measurements.
+from dog_breeds.features import KINDS, calibration_views, load_pixels  # noqa: E402
+from dog_breeds.metrics import auroc  # noqa: E402
+from dog_breeds.tflite import join_head  # noqa: E402
+from dog_breeds.workers import call_elsewhere, in_processes  # noqa: E402
+from training import read_report, unknown_photos  # noqa: E402
 
 ONNX_PACKAGES = ("onnxruntime==1.23.2", "onnx==1.23.2", "tf2onnx==1.17.0", "sympy==1.14.0")
 ROUNDS, CALLS, WARM_UP = 5, 10, 3  # in each round every file gets a new process, so that noise meets all of them
@@ -103,40 +106,38 @@ quantize_static(
 
 def make_files(model_path: Path, folder: Path) -> None:
     """Write the model in every format, without facts and gate, and the pixels of its calibration pictures."""
-    import convert_model
-    from dog_breeds.console import quiet
-
-    model = convert_model.keras.models.load_model(model_path, compile=False)
-    pictures = convert_model.calibration_pictures(task_of(model_path))
-    with quiet():  # the converter describes every variable
-        for quantization in FORMATS:
-            content = convert_model.to_tflite(model, quantization, pictures)
-            (folder / f"{quantization}.tflite").write_bytes(content)
-        with mock.patch.multiple(convert_model, calm_half=lambda _, pictures: pictures, fuse_relus=bytes):
-            (folder / f"{PLAIN}.tflite").write_bytes(convert_model.to_tflite(model, "int8", pictures))
-        handler.original_model("150", str(folder / "original_150.tflite"))
-    pixels = [load_input(picture, model.input.shape[1])[0] for picture in pictures]
-    np.save(folder / "pixels.npy", pixels)
+    task = task_of(model_path)
+    for quantization in FORMATS:
+        content = convert_model.to_tflite(task, model_path, quantization, folder)
+        (folder / f"{quantization}.tflite").write_bytes(content)
+    plain = folder / "xception_plain_int8.tflite"
+    call_in_process(write_plain_backbone, task, plain)
+    content = join_head(plain.read_bytes(), *convert_model.read_h5(model_path))
+    (folder / f"{PLAIN}.tflite").write_bytes(content)
+    call_in_process(handler.original_model, "150", str(folder / "original_150.tflite"))
+    np.save(folder / "pixels.npy", [np.float32(load_pixels(view, task.size)) for view in calibration_views(task)])
     served = folder / "served.tflite"
     served.write_bytes((folder / "int8.tflite").read_bytes())
-    facts = convert_model.collect_facts(model_path, convert_model.read_report(model_path), "int8", {})
-    append_facts(served, facts)
+    append_facts(served, convert_model.collect_facts(model_path, read_report(model_path), "int8", {}))
+
+
+def write_plain_backbone(task: Task, path: Path) -> None:
+    """Write the int8 backbone as TensorFlow's converter makes it."""
+    from dog_breeds import xception
+
+    with mock.patch.multiple(xception, calm_half=lambda _, views: views, fuse_relus=id):
+        xception.write_backbone(weights_path(task.data_dir), task.size, calibration_views(task), "int8", path)
+
+
+def call_in_process(function: Callable, *arguments: object) -> None:
+    """Call a function that loads TensorFlow in a process of its own."""
+    list(in_processes(function, [arguments]))
 
 
 def task_of(model_path: Path) -> Task:
     """Return what a model was trained for."""
-    report = json.loads(model_path.with_suffix(".json").read_text())
-    split = read_split(model_path.with_suffix(".csv"))
+    report, split = read_report(model_path), read_split(model_path.with_suffix(".csv"))
     return Task(Path(report["data_dir"]), report["classes"], split, report["size"], report["seed"])
-
-
-def in_new_process(function: Callable, *arguments: object) -> None:
-    """Run a function of this file in a process of its own; TensorFlow stays there."""
-    process = get_context("spawn").Process(target=function, args=arguments)
-    process.start()
-    process.join()
-    if process.exitcode:
-        sys.exit(f"model_file.py: {function.__name__} failed; its message stands above")
 
 
 def make_environment(folder: Path, *packages: str) -> Path:
@@ -195,47 +196,28 @@ def measure_speed(folder: Path, onnx_python: Path, size: int) -> Iterator[Figure
 # --- accuracy --------------------------------------------------------------------------------------------------------
 
 
-def measure_accuracy(model_path: Path, folder: Path, formats: tuple[str, ...]) -> None:
-    """Write accuracy.json: the figures of every format on the test pictures and on unknown breeds, beside Keras'."""
-    import convert_model
-    from data_selection import crop_breeds
-    from dog_breeds.features import KINDS, extract_features, keras
-    from dog_breeds.metrics import auroc
-    from training import read_report, unknown_photos
-
+def measure_accuracy(model_path: Path, folder: Path, formats: tuple[str, ...]) -> Iterator[Figure]:
+    """The figures of every format on the test pictures and on unknown breeds, and what of Keras' they lose."""
     report, task = read_report(model_path), task_of(model_path)
     test, unknown = task.images("test"), unknown_photos(task, UNKNOWN_PHOTOS)
     crop_breeds(task.data_dir, sorted({breed_name(image.split("/")[0]) for image in unknown}))
     views = {kind: [view(task.data_dir, image) for image in (*test, *unknown)] for kind, view in KINDS.items()}
-    model = keras.models.load_model(model_path, compile=False)
-    outputs = {}
-    for kind in KINDS:
-        features = extract_features(views[kind], task.data_dir, task.size)
-        outputs["keras", kind] = convert_model.keras_predict(model, features)
-        for name in formats:
-            pictures = [view.picture for view in views[kind]]
-            outputs[name, kind] = predict_files(folder / f"{name}.tflite", pictures)
-
-    labels, figures = task.labels(test), []
+    keras = call_elsewhere("dog_breeds.xception", "predict", model_path, views)
     known, other = slice(0, len(test)), slice(len(test), None)
     for name in formats:
-        for kind in KINDS:
-            two = [tuple(column[known] for column in outputs[source, kind]) for source in ("keras", name)]
-            result = convert_model.compare(*two, labels, report["unknown_rule"]["threshold"])
-            areas = [
-                auroc(outputs[source, kind][1][known], outputs[source, kind][1][other]) for source in ("keras", name)
-            ]
+        for kind, tflite in convert_model.predict_file(folder / f"{name}.tflite", views, task.size).items():
+            two = [tuple(column[known] for column in outputs[:2]) for outputs in (keras[kind], tflite)]
+            result = convert_model.compare(*two, task.labels(test), report["unknown_rule"]["threshold"])
+            areas = [auroc(outputs[1][known], outputs[1][other]) for outputs in (keras[kind], tflite)]
             loss = result["keras"]["accuracy"] - result["tflite"]["accuracy"]
-            figures += [
-                (f"{name}_{kind}_accuracy", 100 * result["tflite"]["accuracy"], "%"),
-                (f"{name}_{kind}_accuracy_lost", 100 * loss, "points"),
-                (f"{name}_{kind}_calibration_error", 100 * result["tflite"]["calibration_error"], "%"),
-                (f"{name}_{kind}_same_top_class", 100 * result["same_top_class"], "%"),
-                (f"{name}_{kind}_largest_change", result["largest_change"], ""),
-                (f"{name}_{kind}_unknown_auroc", areas[1], ""),
-                (f"{name}_{kind}_unknown_auroc_lost", areas[0] - areas[1], ""),
-            ]
-    (folder / "accuracy.json").write_text(json.dumps(figures))
+            yield f"{name}_{kind}_accuracy", 100 * result["tflite"]["accuracy"], "%"
+            yield f"{name}_{kind}_accuracy_lost", 100 * loss, "points"
+            yield f"{name}_{kind}_calibration_error", 100 * result["tflite"]["calibration_error"], "%"
+            yield f"{name}_{kind}_same_top_class", 100 * result["same_top_class"], "%"
+            yield f"{name}_{kind}_largest_change", result["largest_change"], ""
+            if unknown:
+                yield f"{name}_{kind}_unknown_auroc", areas[1], ""
+                yield f"{name}_{kind}_unknown_auroc_lost", areas[0] - areas[1], ""
 
 
 # --- start -----------------------------------------------------------------------------------------------------------
@@ -264,7 +246,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to this file too")
     args = parser.parse_args()
     parts = [args.only] if args.only else PARTS
-    report = json.loads(args.model.with_suffix(".json").read_text())
+    report = read_report(args.model)
     figures: dict[str, float] = {}
 
     def show(name: str, value: float, unit: str) -> None:
@@ -273,15 +255,14 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        in_new_process(make_files, args.model, folder)
+        make_files(args.model, folder)
         if "speed" in parts:
             python = make_environment(folder / "onnx", *ONNX_PACKAGES)
             make_onnx_files(python, folder)
             for figure in measure_speed(folder, python, report["size"]):
                 show(*figure)
         if "accuracy" in parts:
-            in_new_process(measure_accuracy, args.model, folder, tuple(args.formats))
-            for figure in json.loads((folder / "accuracy.json").read_text()):
+            for figure in measure_accuracy(args.model, folder, tuple(args.formats)):
                 show(*figure)
         if "start" in parts:
             for figure in measure_start(folder):

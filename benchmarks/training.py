@@ -1,11 +1,12 @@
 """How long training takes: against the original recipe, against the bare backbone, and a second time.
 
 Reads   a data folder with photos and weights (made by make_dataset.py). Changes nothing in it.
-Prints  a figure a line. Both recipes get the ten breeds with most images, split 70/15/15. The original's first epoch,
-        which also compiles, is not counted, and its crops are given to it; ours begins with no crops and no features.
+Prints  a figure a line. Both recipes get the ten breeds with most images, split 70/15/15, and their crops. The
+        original's first epoch, which also compiles, is not counted; ours begins with no backbone file and no features,
+        and ends with the finished .tflite. peak_memory is that of all processes together, what they share counted once.
 
-    python benchmarks/training.py --json training.json     # some 15 minutes on 2 cores that do nothing else
-    python benchmarks/training.py --only extraction        # original, ours or extraction: one part alone
+    python benchmarks/training.py --json training.json     # some 8 minutes on 2 cores that do nothing else
+    python benchmarks/training.py --only ours --breeds all --split-file official_split.csv
     python benchmarks/training.py --limit 10               # ten photos a breed: does it work? Its figures say nothing
 """
 
@@ -13,6 +14,7 @@ import argparse
 import contextlib
 import io
 import json
+import os
 import shutil
 import statistics
 import subprocess
@@ -28,24 +30,29 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 import training  # noqa: E402
 from data_selection import crop_breeds  # noqa: E402
-from dog_breeds import features, recipe  # noqa: E402
+from dog_breeds import recipe  # noqa: E402
 from dog_breeds.dataset import (  # noqa: E402
     DATA_DIR,
     annotation_dir,
+    backbone_path,
     breed_name,
+    choose_breeds,
     images_dir,
     list_images,
     split_images,
     top_breeds,
     weights_path,
 )
-from dog_breeds.features import keras, tf  # noqa: E402
+from dog_breeds.features import View, crop_view, extract_features, load_pixels  # noqa: E402
+from dog_breeds.tflite import run_file  # noqa: E402
+from dog_breeds.workers import in_processes  # noqa: E402
 
 ORIGINAL_EPOCHS = 260  # of its whole search, one setting after the other
 ORIGINAL_SIZE = 150
 EPOCHS = 2  # measured, after one that is not
 ROUNDS = 9  # of the comparison with the bare backbone: short turns, since a machine's speed changes within a minute
-PICTURES = 128  # in each of these rounds
+PICTURES = 256  # in each of these rounds
+BATCH = 16  # of these in Keras
 
 Figure = tuple[str, float, str]  # name, value, unit
 
@@ -67,13 +74,15 @@ def link_data(source: Path, data_dir: Path, limit: int | None) -> None:
 
 def measure_original(data_dir: Path) -> Iterator[Figure]:
     """The seconds of an epoch of the original, training and validation, and of its whole search."""
+    from dog_breeds.xception import keras
+
     breeds = top_breeds(data_dir)
     crop_breeds(data_dir, breeds)
     split = split_images(list_images(data_dir, breeds), recipe.SEED)
     for image, part in split.items():
         link = data_dir / "original" / part / breed_name(image.split("/")[0]) / image.split("/")[1]
         link.parent.mkdir(parents=True, exist_ok=True)
-        link.symlink_to(features.crop_view(data_dir, image).path)
+        link.symlink_to(crop_view(data_dir, image).path)
     train, validation = (
         keras.utils.image_dataset_from_directory(
             data_dir / "original" / part, image_size=(ORIGINAL_SIZE, ORIGINAL_SIZE), batch_size=32, verbose=False
@@ -95,8 +104,10 @@ def measure_original(data_dir: Path) -> Iterator[Figure]:
     yield "original_search", epoch * ORIGINAL_EPOCHS, "s"
 
 
-def original_model(data_dir: Path, classes: int) -> keras.Model:
+def original_model(data_dir: Path, classes: int) -> "keras.Model":  # noqa: F821
     """The original's network: wrong scaling, augmentation and the frozen backbone in every epoch."""
+    from dog_breeds.xception import keras
+
     shape = (ORIGINAL_SIZE, ORIGINAL_SIZE, 3)
     backbone = keras.applications.Xception(weights=None, include_top=False, input_shape=shape)
     backbone.load_weights(weights_path(data_dir))
@@ -117,77 +128,103 @@ def original_model(data_dir: Path, classes: int) -> keras.Model:
 # --- ours ------------------------------------------------------------------------------------------------------------
 
 
-def measure_ours(data_dir: Path) -> Iterator[Figure]:
-    """The seconds of our training from nothing to the saved model, and again; what the repetition changes."""
-    for size in (recipe.SIZE, ORIGINAL_SIZE):
-        first, report, split = train(data_dir, size)
-        again, second, same_split = train(data_dir, size)  # the features are in the cache
-        shutil.rmtree(data_dir / "processed")
-        yield f"training_{size}", first, "s"
-        yield f"training_{size}_with_cache", again, "s"
-        yield f"training_{size}_same_split", split == same_split, ""
-        yield f"training_{size}_same_settings", settings(report) == settings(second), ""
-        for name in ("test_accuracy", "test_accuracy_whole_photos"):
-            yield f"training_{size}_{name}", 100 * report[name], "%"
-            yield f"training_{size}_{name}_change", 100 * abs(report[name] - second[name]), "points"
+def measure_ours(data_dir: Path, breeds: list[str], split_file: Path | None) -> Iterator[Figure]:
+    """The seconds and memory from the crops to the finished file, and what a second training takes and changes."""
+    crop_breeds(data_dir, choose_breeds(data_dir, breeds))
+    command = ["training.py", "--data-dir", data_dir, "--breeds", *breeds]
+    command += ["--split-file", split_file.resolve()] if split_file else []
+    (seconds, memory), (again, _), (conversion, more) = (
+        run(*command, "--output-dir", data_dir / "first"),
+        run(*command, "--output-dir", data_dir / "second"),  # the features are in the cache
+        run("convert_model.py", *data_dir.glob("first/*.h5"), "--output", data_dir / "model.tflite"),
+    )
+    models = [training.find_best_model(data_dir / run) for run in ("first", "second")]
+    report, second = map(training.read_report, models)
+    splits = [model.with_suffix(".csv").read_text() for model in models]
+    yield "training", seconds, "s"
+    yield "training_with_cache", again, "s"
+    yield "training_same_split", splits[0] == splits[1], ""
+    yield "training_same_settings", all(report["winner"][name] == second["winner"][name] for name in recipe.GRID), ""
+    for name in ("test_accuracy", "test_accuracy_whole_photos"):
+        yield f"training_{name}", 100 * report[name], "%"
+        yield f"training_{name}_change", 100 * abs(report[name] - second[name]), "points"
+    yield "conversion", conversion, "s"
+    yield "crops_to_tflite", seconds + conversion, "s"
+    yield "search_share", 100 * report["seconds_of_search"] / (seconds + conversion), "%"
+    yield "peak_memory", max(memory, more), "GB"
 
 
-def train(data_dir: Path, size: int) -> tuple[float, dict, str]:
-    """Run training.py with the full grid; return its seconds, its report and its split."""
-    with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "training.py", "--data-dir", data_dir, "--output-dir", folder, "--size", str(size)]
-        start = time.perf_counter()
-        subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
-        seconds = time.perf_counter() - start
-        model = training.find_best_model(Path(folder))
-        return seconds, training.read_report(model), model.with_suffix(".csv").read_text()
+def run(*words: object) -> tuple[float, float]:
+    """Run a script; return its seconds, and the peak of the memory in GB of it and its processes."""
+    start, peak = time.perf_counter(), 0.0
+    command = [sys.executable, *map(str, words)]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, start_new_session=True)
+    try:
+        while process.poll() is None:
+            peak = max(peak, memory_of_group(process.pid))
+            time.sleep(0.2)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, 9)
+    if process.returncode:
+        sys.exit(f"benchmarks/training.py: {words[0]} failed")
+    return time.perf_counter() - start, peak
 
 
-def settings(report: dict) -> list:
-    """What the search chose."""
-    return [report["winner"][name] for name in recipe.GRID]
+def memory_of_group(group: int) -> float:
+    """Return the GB of memory of a process group, each page that several share counted once (PSS)."""
+    kilobytes = 0
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it has ended
+            if os.getpgid(int(process.name)) == group:
+                lines = (process / "smaps_rollup").read_text().splitlines()
+                kilobytes += sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+    return kilobytes * 1024 / 1e9
 
 
 # --- the bare backbone -----------------------------------------------------------------------------------------------
 
 
-def measure_extraction(data_dir: Path) -> Iterator[Figure]:
-    """Images per second of extracting features from crops, and of the backbone on batches that lie in memory.
-
-    `backbone_rate` is that of the very function which extraction calls, `keras_rate` that of Keras' model as it comes.
-    """
-    size, breeds = recipe.SIZE, top_breeds(data_dir)
+def some_crops(data_dir: Path) -> list[View]:
+    """Return the crops of PICTURES images of the ten breeds."""
+    breeds = top_breeds(data_dir)
     crop_breeds(data_dir, breeds)
     images = [image for names in list_images(data_dir, breeds).values() for image in names]
-    views = [features.crop_view(data_dir, image) for image in images[:: max(len(images) // PICTURES, 1)][:PICTURES]]
-    batch = min(recipe.BACKBONE_BATCH, len(views))
-    views = views[: len(views) // batch * batch]
-    pixels = np.stack([features.load_pixels(view, size) for view in views])
-    batches = [tf.constant(pixels[i : i + batch]) for i in range(0, len(pixels), batch)]
+    return [crop_view(data_dir, image) for image in images[:: max(len(images) // PICTURES, 1)][:PICTURES]]
 
-    compiled = features.load_backbone(data_dir, size, ())[1]
-    model = keras.applications.Xception(weights=None, include_top=False, input_shape=(size, size, 3), pooling="avg")
-    model.load_weights(weights_path(data_dir))
-    plain = tf.function(lambda x: model(tf.cast(x, tf.float32) / 127.5 - 1, training=False))
+
+def measure_extraction(data_dir: Path) -> Iterator[Figure]:
+    """Images per second of extracting features from crops, and of the backbone file on pixels that lie in memory."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        training.prepare_task(data_dir)
+    views = some_crops(data_dir)
+    pixels = [load_pixels(view) for view in views]
 
     def extract() -> None:
         shutil.rmtree(data_dir / "features", ignore_errors=True)
         with contextlib.redirect_stdout(io.StringIO()):
-            features.extract_features(views, data_dir, size)
+            extract_features(views, data_dir)
 
-    runs = {
-        "extraction_rate": extract,
-        "backbone_rate": lambda: [compiled(x) for x in batches],
-        "keras_rate": lambda: [plain(x).numpy() for x in batches],
-    }
-    for warm_up in (compiled, plain):
-        warm_up(batches[0])
-    rounds = [{name: len(views) / timed(run) for name, run in runs.items()} for _ in range(ROUNDS)]
-    for name in runs:
-        yield name, statistics.median(rates[name] for rates in rounds), "images/s"
-    for name in ("backbone", "keras"):
-        shares = [100 * rates["extraction_rate"] / rates[f"{name}_rate"] for rates in rounds]
-        yield f"extraction_share_of_{name}", statistics.median(shares), "%"
+    def run_backbone() -> None:
+        list(run_file(backbone_path(data_dir), pixels, np.asarray, ["features"]))
+
+    rounds = [[len(views) / timed(function) for function in (extract, run_backbone)] for _ in range(ROUNDS)]
+    for name, rates in zip(("extraction_rate", "backbone_rate"), zip(*rounds, strict=True), strict=True):
+        yield name, statistics.median(rates), "images/s"
+    yield "extraction_share_of_backbone", statistics.median(100 * ours / bare for ours, bare in rounds), "%"
+
+
+def measure_keras(data_dir: Path) -> Iterator[Figure]:
+    """Images per second of Keras' own Xception in float32, on batches that lie in memory."""
+    from dog_breeds.xception import load_xception, tf
+
+    pixels = np.stack([load_pixels(view) for view in some_crops(data_dir)])
+    batches = [tf.constant(pixels[i : i + BATCH], tf.float32) for i in range(0, len(pixels), BATCH)]
+    model = load_xception(weights_path(data_dir), recipe.SIZE)
+    compiled = tf.function(lambda x: model(x / 127.5 - 1, training=False), reduce_retracing=True)
+    compiled(batches[0])
+    rounds = [len(pixels) / timed(lambda: [compiled(x).numpy() for x in batches]) for _ in range(3)]
+    yield "keras_rate", statistics.median(rounds), "images/s"
 
 
 def timed(function: Callable) -> float:
@@ -199,7 +236,17 @@ def timed(function: Callable) -> float:
 
 # --- command line ----------------------------------------------------------------------------------------------------
 
-PARTS = {"original": measure_original, "ours": measure_ours, "extraction": measure_extraction}
+PARTS = {
+    "original": measure_original,
+    "ours": measure_ours,
+    "extraction": measure_extraction,
+    "keras": measure_keras,
+}
+
+
+def measure(part: str, data_dir: Path) -> list[Figure]:
+    """Return the figures of a part that loads TensorFlow, for which it needs a process of its own."""
+    return list(PARTS[part](data_dir))
 
 
 def main() -> None:
@@ -207,6 +254,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-dir", type=Path, default=DATA_DIR, help="where raw/ is (default: %(default)s)")
     parser.add_argument("--only", choices=PARTS, help="measure this part alone")
+    parser.add_argument("--breeds", nargs="+", default=["top10"], metavar="BREED", help="for ours (default: top10)")
+    parser.add_argument("--split-file", type=Path, metavar="CSV", help="for ours: rows of image,split")
     parser.add_argument("--limit", type=int, metavar="N", help="use only N photos of each breed")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to this file too")
     args = parser.parse_args()
@@ -219,11 +268,14 @@ def main() -> None:
     for part in [args.only] if args.only else PARTS:
         with tempfile.TemporaryDirectory() as folder:
             link_data(args.data_dir, Path(folder), args.limit)
-            for figure in PARTS[part](Path(folder)):
+            if part in ("original", "keras"):
+                [results] = in_processes(measure, [(part, Path(folder))])
+            else:
+                results = PARTS[part](Path(folder), *([args.breeds, args.split_file] if part == "ours" else []))
+            for figure in results:
                 show(*figure)
     if not args.only:
-        for size in (recipe.SIZE, ORIGINAL_SIZE):
-            show(f"speedup_{size}", figures["original_search"] / figures[f"training_{size}"], "x")
+        show("speedup", figures["original_search"] / figures["training"], "x")
     if args.json:
         args.json.write_text(json.dumps(figures, indent=1) + "\n")
 

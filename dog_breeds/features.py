@@ -48,19 +48,22 @@ KINDS = {"crops": crop_view, "whole_photos": photo_view}  # what the model is ju
 
 
 def training_views(data_dir: Path, images: Sequence[str], seed: int) -> list[View]:
-    """Return the views to train on: of each image an augmented crop, then of each an augmented whole photo.
-
-    An image's views depend on its name and the seed alone, so that other splits find them in the cache.
-    """
-
-    def augmented(view: View, number: int, image: str) -> View:
-        rng = np.random.default_rng([seed, number, zlib.crc32(image.encode())])
-        return view._replace(
-            flip=bool(rng.random() < 0.5), angle=round(rng.uniform(-recipe.MAX_ROTATION, recipe.MAX_ROTATION), 2)
-        )
-
+    """Return the views to train on: of each image an augmented crop, then of each an augmented whole photo."""
     views = [crop_view] * recipe.CROP_VIEWS + [photo_view] * recipe.PHOTO_VIEWS
-    return [augmented(view(data_dir, image), number, image) for number, view in enumerate(views) for image in images]
+    return [
+        augmented(view(data_dir, image), seed, number, image) for number, view in enumerate(views) for image in images
+    ]
+
+
+def augmented(view: View, seed: int, number: int, image: str) -> View:
+    """Return a view flipped and rotated by chance.
+
+    It depends on the image's name, its number among the image's views and the seed alone, so that other splits find it
+    in the cache.
+    """
+    rng = np.random.default_rng([seed, number, zlib.crc32(image.encode())])
+    flip = bool(rng.random() < 0.5)
+    return view._replace(flip=flip, angle=round(rng.uniform(-recipe.MAX_ROTATION, recipe.MAX_ROTATION), 2))
 
 
 def load_pixels(view: View, size: int = recipe.SIZE) -> np.ndarray:
@@ -104,12 +107,16 @@ def calibration_views(task: Task) -> list[View]:
 
 
 def extract_features(views: Sequence[View], data_dir: Path, size: int = recipe.SIZE) -> np.ndarray:
-    """Return the backbone's features of the views, float32 [len(views), 2048], from the cache as far as it has them.
+    """Return the features of the views by the backbone file of a data folder, as `features_by` does."""
+    return features_by(backbone_path(data_dir, size), views, data_dir, size)
+
+
+def features_by(backbone: Path, views: Sequence[View], data_dir: Path, size: int) -> np.ndarray:
+    """Return the features of the views, float32 [len(views), 2048], from the cache as far as it has them.
 
     The cache, data/features/, is a folder of shards for each backbone file; a row is found by its view's key. Raises
     OSError, with the file's name, for a picture that cannot be read.
     """
-    backbone = backbone_path(data_dir, size)
     cache = data_dir / "features" / f"{backbone.stem}-{hashlib.sha256(backbone.read_bytes()).hexdigest()[:12]}"
     cache.mkdir(parents=True, exist_ok=True)
     wanted: dict[bytes, list[int]] = {}

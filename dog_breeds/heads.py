@@ -5,10 +5,12 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from dog_breeds import recipe
 from dog_breeds.features import Examples, join
 from dog_breeds.metrics import accuracy, cross_entropy, fit_temperature, log_softmax
+from dog_breeds.workers import in_threads
 
 
 class Classifier(NamedTuple):
@@ -61,59 +63,79 @@ def train_head(
 ) -> tuple[dict, list[np.ndarray]]:
     """Train one head for so many epochs: AdamW (Loshchilov and Hutter 2019, arXiv:1711.05101), the rate along a cosine.
 
-    `trial` has learning_rate, inner_size and dropout. Returns it with its results added, those of the validation
-    pictures after every epoch as `history`, and the weights.
+    `trial` has learning_rate, inner_size and dropout. Returns it with its results added, those of every epoch as
+    `history`, and the weights. Validation losses are those at the best temperature of the last epoch: a head is not to
+    win by being surer, which calibration does for all.
     """
     rng = np.random.default_rng(seed)
+    # Each class counts the same, however many its pictures
+    importance = len(train.labels) / np.maximum(classes * np.bincount(train.labels, minlength=classes), 1)
+    importance = importance.astype(np.float32)
     weights = first_weights(trial["inner_size"], classes, train.features.shape[1], rng)
+    decay = min(recipe.WEIGHT_DECAY / len(train.labels), recipe.MAX_DECAY)
     moments = [(np.zeros_like(weight), np.zeros_like(weight)) for weight in weights]
-    steps, step, history = epochs * -(-len(train.labels) // recipe.BATCH_SIZE), 0, []
-    targets = np.full((classes, classes), recipe.LABEL_SMOOTHING / classes, np.float32)
-    targets += (1 - recipe.LABEL_SMOOTHING) * np.eye(classes, dtype=np.float32)
+    steps, step, history, logits = epochs * -(-len(train.labels) // recipe.BATCH_SIZE), 0, [], []
     for epoch in range(1, epochs + 1):
         order, loss = rng.permutation(len(train.labels)), 0.0
         for rows in np.split(order, range(recipe.BATCH_SIZE, len(order), recipe.BATCH_SIZE)):
             rate = trial["learning_rate"] * (1 + np.cos(np.pi * step / steps)) / 2
             step += 1
-            batch_loss, gradients = gradients_of(
-                weights, train.features[rows], targets[train.labels[rows]], trial["dropout"], rng
-            )
+            batch = train.features[rows], train.labels[rows], importance[train.labels[rows]]
+            batch_loss, gradients = gradients_of(weights, *batch, trial["dropout"], rng)
             loss += batch_loss * len(rows) / len(order)
             for weight, gradient, moment in zip(weights, gradients, moments, strict=True):
-                adamw(weight, gradient, *moment, rate, step)
+                adamw(weight, gradient, *moment, rate, decay, step)
         history.append({"epoch": epoch, "loss": loss})
         if validation:
-            logits = apply_head(weights, validation.features)
-            val_loss = -float((targets[validation.labels] * log_softmax(logits)).sum(axis=1).mean())
-            history[-1] |= {"val_loss": val_loss, "val_accuracy": accuracy(logits, validation.labels)}
+            logits.append(apply_head(weights, validation.features))
+    if validation:
+        temperature = fit_temperature(logits[-1], validation.labels)
+        for entry, these in zip(history, logits, strict=True):
+            entry["val_loss"] = cross_entropy(these / temperature, validation.labels)
+            entry["val_accuracy"] = accuracy(these, validation.labels)
     return trial | history[-1] | {"seed": seed, "history": history}, weights
 
 
 def gradients_of(
-    weights: Sequence[np.ndarray], x: np.ndarray, targets: np.ndarray, dropout: float, rng: np.random.Generator
+    weights: Sequence[np.ndarray],
+    x: np.ndarray,
+    labels: np.ndarray,
+    importance: np.ndarray,
+    dropout: float,
+    rng: np.random.Generator,
 ) -> tuple[float, list[np.ndarray]]:
-    """Return the cross entropy of a batch, and its gradients by the weights, with dropout before the last layer."""
+    """Return the cross entropy of a batch, each row as important as given, and its gradients by the weights.
+
+    Dropout comes before the last layer.
+    """
     *inner, kernel, bias = weights
     hidden = np.maximum(x @ inner[0] + inner[1], 0) if inner else x
     kept = (rng.random(hidden.shape, np.float32) >= dropout) / np.float32(1 - dropout)
     dropped = hidden * kept
-    logarithms = log_softmax(dropped @ kernel + bias)
-    slope = (np.exp(logarithms) - targets) / np.float32(len(x))
+    logarithms, rows = log_softmax(dropped @ kernel + bias), np.arange(len(x))
+    slope = np.exp(logarithms)
+    slope[rows, labels] -= 1
+    slope *= importance[:, None] / np.float32(len(x))
     gradients = [dropped.T @ slope, slope.sum(axis=0)]
     if inner:
         inner_slope = (slope @ kernel.T) * kept * (hidden > 0)
         gradients = [x.T @ inner_slope, inner_slope.sum(axis=0), *gradients]
-    return -float((targets * logarithms).sum(axis=1).mean()), gradients
+    return -float((importance * logarithms[rows, labels]).mean()), gradients
 
 
-def adamw(weight: np.ndarray, gradient: np.ndarray, m: np.ndarray, v: np.ndarray, rate: float, step: int) -> None:
+def adamw(
+    weight: np.ndarray, gradient: np.ndarray, m: np.ndarray, v: np.ndarray, rate: float, decay: float, step: int
+) -> None:
     """Take one step of AdamW in place, with its usual constants; `m` and `v` are the running moments."""
     m += 0.1 * (gradient - m)
-    v += 0.001 * (gradient * gradient - v)
+    gradient *= gradient
+    v += 0.001 * (gradient - v)
     scale = np.sqrt(v / (1 - 0.999**step))
     scale += 1e-7
-    weight *= 1 - rate * recipe.WEIGHT_DECAY
-    weight -= rate / (1 - 0.9**step) * m / scale
+    np.divide(m, scale, out=scale)
+    scale *= rate / (1 - 0.9**step)
+    weight *= 1 - rate * decay
+    weight -= scale
 
 
 def epochs_for(rows: int, steps: int, epochs: int) -> int:
@@ -145,8 +167,10 @@ def search(
 
     epochs = epochs_for(len(train.labels), recipe.TRIAL_STEPS, recipe.TRIAL_EPOCHS)
     settings = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
-    trials = [show(train_head(train, trial, classes, seed, epochs, validation)[0]) for trial in settings]
-    trials = sorted(({"trial": number} | trial for number, trial in enumerate(trials)), key=by_loss)
+    with threadpool_limits(1, "blas"):  # a thread for each head does twice as much as all threads for one
+        heads = in_threads(lambda trial: train_head(train, trial, classes, seed, epochs, validation)[0], settings)
+        trials = [{"trial": number} | show(trial) for number, trial in enumerate(heads)]
+    trials.sort(key=by_loss)
     print(f"the best of each inner size, in {recipe.FOLDS}-fold cross-validation:", flush=True)
     both = join(train, validation)
     finalists, logits = [], {}
@@ -167,16 +191,17 @@ def cross_validate(examples: Examples, trial: dict, classes: int, seed: int) -> 
     Returns the trial with its epochs, val_loss (at the best temperature) and val_accuracy over all images, and for
     every row the logits [n, classes] of the head that has not seen its image.
     """
-    names = np.unique(examples.images)
-    parts = np.random.default_rng(seed).permutation(len(names)) % recipe.FOLDS
-    part_of_row = parts[np.searchsorted(names, examples.images)]
+    part_of_row = folds(examples, seed)
     epochs = epochs_for(len(examples.labels), recipe.STEPS, recipe.EPOCHS)
     logits = np.empty((len(examples.labels), classes), np.float32)
-    for part in range(recipe.FOLDS):
-        held_out = part_of_row == part
-        train = Examples(*(column[~held_out] for column in examples))
-        _, weights = train_head(train, trial, classes, seed + part, epochs)
-        logits[held_out] = apply_head(weights, examples.features[held_out])
+
+    def train_without(part: int) -> list[np.ndarray]:
+        train = Examples(*(column[part_of_row != part] for column in examples))
+        return train_head(train, trial, classes, seed + part, epochs)[1]
+
+    with threadpool_limits(1, "blas"):
+        for part, weights in enumerate(in_threads(train_without, range(recipe.FOLDS))):
+            logits[part_of_row == part] = apply_head(weights, examples.features[part_of_row == part])
     temperature = fit_temperature(logits, examples.labels)
     results = {
         "epoch": epochs,
@@ -184,6 +209,16 @@ def cross_validate(examples: Examples, trial: dict, classes: int, seed: int) -> 
         "val_accuracy": accuracy(logits, examples.labels),
     }
     return trial | results, logits
+
+
+def folds(examples: Examples, seed: int) -> np.ndarray:
+    """Return the part of each row, 0 to recipe.FOLDS - 1: all rows of an image in one, each class spread over all."""
+    names, first = np.unique(examples.images, return_index=True)
+    shuffled = np.random.default_rng(seed).permutation(len(names))
+    by_class = shuffled[np.argsort(examples.labels[first][shuffled], kind="stable")]
+    parts = np.empty(len(names), int)
+    parts[by_class] = np.arange(len(names)) % recipe.FOLDS
+    return parts[np.searchsorted(names, examples.images)]
 
 
 # --- Calibration, and pictures of no known breed ---------------------------------------------------------------------

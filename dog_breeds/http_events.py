@@ -35,6 +35,7 @@ class HttpRequest(NamedTuple):
     method: str
     path: str
     content_type: str
+    accept: str
     query: dict[str, str]
     body: Any
     is_base64: bool
@@ -57,6 +58,7 @@ def http_request(event: Any) -> HttpRequest | None:
         headers = {key: values[-1] for key, values in headers.items() if isinstance(values, list) and values}
     if service == "alb":  # it passes the query as it came
         query = {unquote_plus(key): unquote_plus(str(value)) for key, value in query.items()}
+    headers = {key.lower(): str(value) for key, value in headers.items()}
     path = str(event.get("rawPath") if v2 else event.get("path")).strip("/")
     stage = context.get("stage")  # HTTP APIs put it in front of the path
     if isinstance(stage, str) and path.split("/")[0] == stage:
@@ -65,7 +67,8 @@ def http_request(event: Any) -> HttpRequest | None:
         service=service,
         method=str(v2.get("method") if v2 else event.get("httpMethod")).upper(),
         path="/" + path,
-        content_type=str({key.lower(): value for key, value in headers.items()}.get("content-type", "")),
+        content_type=headers.get("content-type", ""),
+        accept=headers.get("accept", ""),
         query=query,
         body=event.get("body") or "",
         is_base64=event.get("isBase64Encoded") is True,
@@ -89,6 +92,8 @@ def fields_of(request: HttpRequest) -> Any:
     fields = {key: value for key, value in request.query.items() if key in ("url", "top_k")}
     with contextlib.suppress(TypeError, ValueError):
         fields["top_k"] = int(fields.get("top_k"))
+    if "explain" in request.query:
+        fields["explain"] = {"true": True, "false": False}.get(request.query["explain"], request.query["explain"])
     kind = request.content_type.partition(";")[0].strip().lower()
     if request.method == "GET":
         return fields
@@ -118,7 +123,12 @@ def http_response(request: HttpRequest, status: int, answer: dict | None) -> dic
     headers = {"Content-Type": "application/json"}
     if request.method == "OPTIONS" or status == STATUS["method_not_allowed"]:
         headers["Allow"] = ", ".join(METHODS)
-    body = json.dumps(answer) if answer and request.method != "HEAD" else ""
+    return text_response(request, status, headers, json.dumps(answer) if answer else "")
+
+
+def text_response(request: HttpRequest, status: int, headers: dict[str, str], body: str) -> dict:
+    """Return a response with these headers and, unless the method is HEAD, this body."""
+    body = body if request.method != "HEAD" else ""
     response = {"statusCode": status, "headers": headers, "body": body, "isBase64Encoded": False}
     if request.service == "alb":
         response["statusDescription"] = f"{status} {http.HTTPStatus(status).phrase}"

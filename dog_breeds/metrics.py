@@ -45,9 +45,13 @@ def expected_calibration_error(logits: np.ndarray, labels: np.ndarray, bins: int
 
 
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
-    """Return the divisor of the logits that minimises the cross entropy (Guo et al. 2017), found to 0.5 %."""
-    candidates = np.geomspace(0.2, 5, 645)
-    return float(min(candidates, key=lambda t: cross_entropy(logits / t, labels)))
+    """Return the divisor of the logits, 0.2 to 5, that minimises the cross entropy (Guo et al. 2017), to 0.5 %."""
+    low, high = math.log(0.2), math.log(5)
+    while high - low > 0.005:  # the cross entropy has one minimum: the third without it is left out
+        third = (high - low) / 3
+        left, right = (cross_entropy(logits / math.exp(t), labels) for t in (low + third, high - third))
+        low, high = (low, high - third) if left < right else (low + third, high)
+    return math.exp((low + high) / 2)
 
 
 def auroc(known: np.ndarray, unknown: np.ndarray) -> float:

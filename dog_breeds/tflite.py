@@ -1,9 +1,8 @@
 """Model files: run on pictures, and given a head. Never beside TensorFlow, with which the serving runtime crashes."""
 
 import importlib
-import threading
+import queue
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,8 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema  # like flatbuffer_utils free of the runtime
 from ai_edge_litert.tools import flatbuffer_utils
 
-from dog_breeds.workers import cpu_count
+from dog_breeds.console import quiet
+from dog_breeds.workers import cpu_count, in_threads
 
 RUNTIME = "ai_edge_litert"  # the one that serves
 
@@ -24,8 +24,9 @@ def load_file(file: Path, runtime: str = RUNTIME, threads: int = 1) -> Callable[
 
     Each has its own interpreter: not for two threads at once.
     """
-    interpreter = importlib.import_module(f"{runtime}.interpreter").Interpreter(str(file), num_threads=threads)
-    interpreter.allocate_tensors()
+    with quiet():  # it announces its delegate
+        interpreter = importlib.import_module(f"{runtime}.interpreter").Interpreter(str(file), num_threads=threads)
+        interpreter.allocate_tensors()
     pixels = interpreter.get_input_details()[0]["index"]
     outputs = {output["name"]: output["index"] for output in interpreter.get_output_details()}
 
@@ -45,19 +46,19 @@ def run_file(
     A thread for each CPU has an interpreter of its own: `invoke` lets the others go on, and one thread in each of two
     interpreters does more than two in one. Raises what `load` raises.
     """
-    own = threading.local()
+    idle = queue.SimpleQueue()
+    for _ in range(min(cpu_count(), len(pictures))):
+        idle.put(load_file(file, runtime))
 
     def answer(picture: Any) -> list[np.ndarray]:
-        if not hasattr(own, "run"):
-            own.run = load_file(file, runtime)
-        outputs = own.run(load(picture))
+        pixels, run = load(picture), idle.get()
+        try:
+            outputs = run(pixels)
+        finally:
+            idle.put(run)
         return [outputs[name] for name in names]
 
-    pool = ThreadPoolExecutor(cpu_count())
-    try:
-        yield from pool.map(answer, pictures)
-    finally:
-        pool.shutdown(cancel_futures=True)
+    yield from in_threads(answer, pictures)
 
 
 # --- The head --------------------------------------------------------------------------------------------------------
@@ -84,14 +85,14 @@ def join_head(backbone: bytes, head: Sequence[np.ndarray], means: np.ndarray) ->
     def tensor(name: str, shape: tuple[int, ...], values: np.ndarray | None = None) -> int:
         new = schema.TensorT(name=name, shape=list(shape), hasRank=True)  # type 0: float32, buffer 0: no content
         if values is not None:
-            new.type = schema.TensorType.INT32 if values.dtype == np.int32 else schema.TensorType.FLOAT32
+            new.type = getattr(schema.TensorType, values.dtype.name.upper())
             new.buffer = len(model.buffers)
             model.buffers.append(schema.BufferT(data=np.frombuffer(values.tobytes(), np.uint8)))
         graph.tensors.append(new)
         return len(graph.tensors) - 1
 
-    def constant(name: str, values: np.ndarray) -> int:
-        return tensor(name, values.shape, np.ascontiguousarray(values, np.float32))
+    def constant(name: str, values: np.ndarray, dtype: type = np.float32) -> int:
+        return tensor(name, values.shape, np.ascontiguousarray(values, dtype))
 
     def operator(kind: str, options: object, inputs: list[int], name: str, shape: tuple[int, ...]) -> int:
         code = getattr(schema.BuiltinOperator, kind)
@@ -112,7 +113,9 @@ def join_head(backbone: bytes, head: Sequence[np.ndarray], means: np.ndarray) ->
     logits = operator("FULLY_CONNECTED", dense(), inputs, "logits", (1, n))
     probabilities = operator("SOFTMAX", schema.SoftmaxOptionsT(beta=1.0), [logits], "probabilities", (1, n))
     unit = operator("L2_NORMALIZATION", schema.L2NormOptionsT(), [features], "unit", (1, means.shape[1]))
-    cosines = operator("FULLY_CONNECTED", dense(), [unit, constant("means", means), -1], "cosines", (1, n))
+    half = constant("means", means, np.float16)  # enough for cosines, and half as large
+    whole = operator("DEQUANTIZE", schema.DequantizeOptionsT(), [half], "whole_means", means.shape)
+    cosines = operator("FULLY_CONNECTED", dense(), [unit, whole, -1], "cosines", (1, n))
     axis = tensor("last_axis", (1,), np.array([1], np.int32))
     highest = schema.ReducerOptionsT(keepDims=True)
     similarity = operator("REDUCE_MAX", highest, [cosines, axis], "similarity", (1, 1))
@@ -142,7 +145,9 @@ def read_head(file: Path) -> tuple[list[np.ndarray], np.ndarray]:
     """Return the head and the means that `join_head` has put into a file."""
     model = flatbuffer_utils.convert_bytearray_to_object(bytearray(file.read_bytes()))
     arrays = {
-        tensor.name.decode(): np.frombuffer(bytes(model.buffers[tensor.buffer].data), np.float32).reshape(tensor.shape)
+        tensor.name.decode(): np.frombuffer(
+            bytes(model.buffers[tensor.buffer].data), (np.float32, np.float16)[tensor.type]
+        ).reshape(tensor.shape)
         for tensor in model.subgraphs[0].tensors
         if tensor.name in (b"inner_kernel", b"inner_bias", b"kernel", b"bias", b"means")
     }

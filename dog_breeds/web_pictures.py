@@ -22,6 +22,8 @@ HEADERS = {
 }
 LATE = ("download_timeout", f"the download took more than {MAX_SECONDS} seconds")
 
+NO_URLS = ("url_refused", "URLs need Python 3.11 or later, with microsoft-antissrf; send the picture itself")
+
 
 def download_all(urls: list) -> list[bytes | Exception]:
     """Download side by side; return bytes, or what went wrong, for each URL.
@@ -41,8 +43,10 @@ def download_all(urls: list) -> list[bytes | Exception]:
 
 def download(url: Any, deadline: float, sockets: list) -> bytes:
     """Return the picture at a URL on the public internet. Appends the sockets that it opens to `sockets`."""
-    from AntiSSRF import AntiSSRFError  # imported here, with requests: 0.2 s that other requests need not wait
-
+    try:
+        from AntiSSRF import AntiSSRFError  # imported here, with requests: 0.2 s that other requests need not wait
+    except ModuleNotFoundError:
+        raise RequestError(*NO_URLS) from None
     try:
         with public_session(deadline, sockets) as session:
             for _ in range(MAX_REDIRECTS + 1):

@@ -1,8 +1,9 @@
-"""Processes that share work, and the number of CPUs there are for it."""
+"""Processes and threads that share work, and the number of CPUs there are for it."""
 
-import concurrent.futures as futures  # its process pools are loaded only when used: the handler counts CPUs only
+import concurrent.futures as futures  # its pools are loaded only when used: the handler counts CPUs only
 import contextlib
 import importlib
+import itertools
 import multiprocessing
 import os
 import signal
@@ -10,34 +11,51 @@ import sys
 import threading
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
+
+_processes = 1  # that share the CPUs
 
 
 def cpu_count() -> int:
-    """Return the number of CPUs that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Return the number of CPUs that this process may use: all, or its part of them in a process of in_processes."""
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cpus // _processes)
 
 
-def in_processes(function: Callable, tasks: Sequence[tuple], processes: int = 0) -> Iterator:
+def in_processes(function: Callable, tasks: Iterable[tuple], processes: int = 0) -> Iterator:
     """Yield function(*task) for each task, in their order, from so many processes (0: one per CPU).
 
-    Holds few results at once. Processes are spawned, not forked: safe beside TensorFlow's threads, and the same on
-    every system. Raises BrokenExecutor when one of them dies.
+    Holds few tasks and results at once. Processes are spawned, not forked: safe beside TensorFlow's threads, and the
+    same on every system. Raises BrokenExecutor when one of them dies.
     """
-    if not tasks:
+    tasks = iter(tasks)
+    first = list(itertools.islice(tasks, min(processes or cpu_count(), 61)))  # 61: what Windows can wait for
+    if not first:
         return
-    processes = min(processes or cpu_count(), len(tasks), 61)  # 61: what Windows can wait for
+    processes = len(first)
     context = multiprocessing.get_context("spawn")
-    with futures.ProcessPoolExecutor(processes, context, initializer=_start_worker) as pool:
+    with futures.ProcessPoolExecutor(processes, context, _start_worker, (processes,)) as pool:
         pending = deque()
-        for task in tasks:
+        for task in itertools.chain(first, tasks):
             if len(pending) == 4 * processes:
                 yield pending.popleft().result()
             with _starting_workers(function):
                 pending.append(pool.submit(function, *task))
         while pending:
             yield pending.popleft().result()
+
+
+def in_threads(function: Callable, tasks: Sequence) -> Iterator:
+    """Yield function(task) for each task, in their order, from a thread for each CPU; what one raises ends the others.
+
+    For work that lets other threads go on: NumPy's, and that of the serving runtime.
+    """
+    pool = futures.ThreadPoolExecutor(cpu_count())
+    try:
+        yield from pool.map(function, tasks)
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def call_elsewhere(module: str, function: str, *arguments: Any) -> Any:
@@ -70,7 +88,9 @@ def _starting_workers(function: Callable) -> Iterator[None]:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
-def _start_worker() -> None:
+def _start_worker(processes: int) -> None:
+    global _processes
+    _processes = processes
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # for Windows
     threading.Thread(target=_end_with_parent, daemon=True).start()
     warnings.simplefilter("ignore")  # Pillow's remarks on odd files

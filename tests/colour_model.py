@@ -1,9 +1,10 @@
 """Write a tiny model file with the contract of the real one, which tells ten colours apart instead of ten breeds.
 
-    PYTHONPATH=. python tests/colour_model.py MODEL.tflite
+    PYTHONPATH=. python tests/colour_model.py MODEL.tflite            # or --map: one that can explain
 
 A picture's "breed" is the one of COLOURS nearest to the mean colour of its upper left quarter. Where none is near, as
-for gray, the similarity is below the threshold: the breed is not known. TensorFlow needs a process of its own.
+for gray, the similarity is below the threshold: the breed is not known. With a map, each of its cells speaks for the
+breed of its own colour. TensorFlow needs a process of its own.
 """
 
 import sys
@@ -26,7 +27,7 @@ SHARPNESS = 0.002  # logits per squared distance
 THRESHOLD = -6.0  # of the similarity: the mean colour may be some 55 off the nearest of COLOURS
 
 
-def write_model(path: Path, size: int = SIZE, breeds: list[str] | None = None) -> None:
+def write_model(path: Path, size: int = SIZE, breeds: list[str] | None = None, with_map: bool = False) -> None:
     """Convert a Keras model that compares colours, and append its labels and facts."""
     import keras
     import tensorflow as tf
@@ -40,9 +41,31 @@ def write_model(path: Path, size: int = SIZE, breeds: list[str] | None = None) -
     mean = ops.mean(pixels[:, : size // 2, : size // 2], axis=(1, 2))
     logits = -SHARPNESS * ops.sum((mean[:, None, :] - colours) ** 2, axis=2)
     outputs = [ops.softmax(logits), ops.max(logits, axis=1, keepdims=True)]
-    converter = tf.lite.TFLiteConverter.from_keras_model(keras.Model(pixels, outputs))
-    path.write_bytes(converter.convert())
+    if with_map:
+        side = size // 10
+        cells = ops.average_pool(pixels[:, : 10 * side, : 10 * side], side, side)
+        near = ops.exp(-SHARPNESS * ops.sum((cells[:, :, :, None] - colours) ** 2, axis=4))
+        outputs.append(ops.pad(near, ((0, 0), (0, 0), (0, 0), (0, 2048 - len(breeds)))))
+    content = tf.lite.TFLiteConverter.from_keras_model(keras.Model(pixels, outputs)).convert()
+    path.write_bytes(with_names(content, len(breeds)) if with_map else content)
     append_facts(path, metadata(breeds, size))
+
+
+def with_names(content: bytes, classes: int) -> bytes:
+    """Return a model whose map is named as in the contract, with a constant "kernel" beside it."""
+    import numpy as np
+    from ai_edge_litert import schema_py_generated as schema
+    from ai_edge_litert.tools import flatbuffer_utils
+
+    model = flatbuffer_utils.convert_bytearray_to_object(bytearray(content))
+    graph = model.subgraphs[0]
+    [cells] = [index for index in graph.outputs if len(graph.tensors[index].shape) == 4]
+    graph.tensors[cells].name = "map"
+    kernel = np.eye(classes, 2048, dtype=np.float32)
+    model.buffers.append(schema.BufferT(data=np.frombuffer(kernel.tobytes(), np.uint8)))
+    shape, buffer = list(kernel.shape), len(model.buffers) - 1
+    graph.tensors.append(schema.TensorT(name="kernel", shape=shape, hasRank=True, buffer=buffer))
+    return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
 
 
 def metadata(breeds: list[str], size: int = SIZE) -> dict:
@@ -59,4 +82,4 @@ def metadata(breeds: list[str], size: int = SIZE) -> dict:
 
 
 if __name__ == "__main__":
-    write_model(Path(sys.argv[1]))
+    write_model(Path(sys.argv[1]), with_map="--map" in sys.argv)

@@ -21,9 +21,19 @@ COLOUR_MODEL = Path(__file__).with_name("colour_model.py")
 @pytest.fixture(scope="session")
 def colour_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny model file that tells colours apart, made by TensorFlow in a process of its own."""
-    path = tmp_path_factory.mktemp("model") / "colours.tflite"
+    return make_colour_model(tmp_path_factory.mktemp("model") / "colours.tflite")
+
+
+@pytest.fixture(scope="session")
+def explaining_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with a map, from which explanations come."""
+    return make_colour_model(tmp_path_factory.mktemp("model") / "explaining.tflite", "--map")
+
+
+def make_colour_model(path: Path, *options: str) -> Path:
+    """Run colour_model.py; return the file that it wrote."""
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    subprocess.run([sys.executable, COLOUR_MODEL, path], check=True, capture_output=True, env=env)
+    subprocess.run([sys.executable, COLOUR_MODEL, path, *options], check=True, capture_output=True, env=env)
     return path
 
 

@@ -1,6 +1,7 @@
 """lambda_handler in a process of its own: pytest's may hold TensorFlow, beside which the serving runtime crashes."""
 
 import contextlib
+import http.server
 import io
 import json
 import multiprocessing
@@ -8,10 +9,12 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import unquote
 
 from dog_breeds import web_pictures
 
@@ -109,8 +112,31 @@ def at_port(port: int) -> None:
     web_pictures.PORTS = {"http": port, "https": port}
 
 
+def with_bucket(objects: dict[str, bytes]) -> None:
+    """A bucket of S3 on this machine; for a key that names an error ("403 AccessDenied") it answers that."""
+
+    class Bucket(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            key = unquote(self.path.split("?")[0]).partition("/bucket/")[2]
+            status, _, code = key.partition(" ") if key[:3].isdecimal() else ("404", "", "NoSuchKey")
+            body = objects.get(key, f"<Error><Code>{code}</Code></Error>".encode())
+            self.send_response(200 if key in objects else int(status))
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            with contextlib.suppress(OSError):
+                self.wfile.write(body)
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Bucket)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    os.environ |= {"AWS_ENDPOINT_URL_S3": f"http://127.0.0.1:{server.server_port}", "AWS_DEFAULT_REGION": "eu-west-1"}
+    os.environ |= {"AWS_ACCESS_KEY_ID": "AKID", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_EC2_METADATA_DISABLED": "true"}
+
+
 def with_fault() -> None:
     """A programming error."""
     import lambda_function
 
-    lambda_function.classify = lambda *args: 1 / 0
+    lambda_function.answer_for = lambda *args: 1 / 0

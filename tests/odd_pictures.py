@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 from colour_model import COLOURS
-from PIL import Image, ImageOps, PngImagePlugin
+from PIL import Image, ImageDraw, ImageOps, PngImagePlugin
 
 BREED = "leonberg"  # what the colour model sees in the upper left quarter of picture()
 DAMAGED, TOO_LARGE, OTHER_TYPE = "invalid_image", "too_large", "unsupported_type"  # error codes
@@ -40,6 +40,23 @@ def picture(width: int = 320, height: int = 240, breed: str = BREED) -> Image.Im
     image.paste(COLOURS["shih_tzu"], (width // 2, height // 2, width, height))
     image.paste(COLOURS[breed], (0, 0, width // 2, height // 2))
     return image
+
+
+def one_way_up() -> Image.Image:
+    """A picture that is a breed's only when upright, and has no borders."""
+    image = Image.new("RGB", (480, 360), (128, 128, 128))
+    image.paste(COLOURS[BREED], (0, 0, 240, 180))
+    image.paste((150, 150, 110), (240, 0, 480, 180))
+    image.paste((110, 150, 150), (0, 180, 240, 360))
+    return image
+
+
+def screenshot(image: Image.Image) -> Image.Image:
+    """A picture on a telephone's screen, between white borders with a few words."""
+    screen = Image.new("RGB", (540, 1170), "white")
+    screen.paste(image.resize((540, 405)), (0, 380))
+    ImageDraw.Draw(screen).text((20, 70), "Our dog", "black", font_size=34)
+    return screen
 
 
 def saved(image: Image.Image, **options: object) -> bytes:

@@ -1,6 +1,7 @@
 """test.py and test_cloud.py, run as a user runs them, against the real stack."""
 
 import base64
+import io
 import os
 import re
 import subprocess
@@ -8,7 +9,9 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pillow_heif
 import pytest
+from colour_model import COLOURS
 from emulator import free_ports
 from handler_fixtures import Silent, local_server
 from odd_pictures import BREED, orientation_exif, picture, saved
@@ -28,9 +31,8 @@ def run(script: str, *arguments: object, **env: str) -> subprocess.CompletedProc
 def complaint(done: subprocess.CompletedProcess) -> str:
     """What a client that gives up says: one line, and nothing else."""
     assert done.returncode == 1 and done.stdout == ""
-    lines = [line for line in done.stderr.splitlines() if not line.startswith("INFO:")]  # the runtime's own
-    assert len(lines) == 1, done.stderr
-    return lines[0]
+    assert done.stderr.count("\n") == 1, done.stderr
+    return done.stderr.strip()
 
 
 @pytest.fixture
@@ -98,11 +100,60 @@ def test_large_photo_is_sent_smaller_and_upright(stack, tmp_path, orientation):
     assert stack.log()["size"] == [2000, 1500] and stack.log()["bytes"] < 4_000_000
 
 
+def saved_heic(image: Image.Image, **options: object) -> bytes:
+    """The picture as an iPhone stores it."""
+    buffer = io.BytesIO()
+    pillow_heif.from_pillow(image).save(buffer, **options)
+    return buffer.getvalue()
+
+
+def test_pictures_of_other_formats_are_sent_as_jpeg(stack, tmp_path):
+    image = picture(640, 480)
+    (tmp_path / "photo.heic").write_bytes(saved_heic(image))
+    (tmp_path / "turned.heic").write_bytes(
+        saved_heic(image.transpose(Image.Transpose.ROTATE_90), exif=orientation_exif(6))
+    )
+    image.save(tmp_path / "photo.avif")
+    noise = np.random.default_rng(0).integers(0, 256, (1300, 2400, 3), np.uint8)
+    noise[:650, :1200] = COLOURS[BREED]
+    Image.fromarray(noise).save(tmp_path / "large.png", compress_level=0)
+    assert (tmp_path / "large.png").stat().st_size > 9_000_000
+    for name, size in (("photo.heic", [640, 480]), ("turned.heic", [640, 480]), ("photo.avif", [640, 480])):
+        done = run("test.py", "--file", tmp_path / name, "--endpoint", stack.endpoint)
+        assert done.returncode == 0 and done.stdout.startswith(BREED), done.stderr
+        assert stack.log()["size"] == size and done.stderr == ""
+    done = run("test.py", "--file", tmp_path / "large.png", "--endpoint", stack.endpoint)
+    assert done.returncode == 0 and stack.log()["size"] == [2000, 1083] and stack.log()["bytes"] < 4_000_000
+
+
+def test_explanation_is_drawn(explaining_model, tmp_path):
+    image = Image.new("RGB", (300, 400), COLOURS["samoyed"])
+    image.paste(COLOURS["leonberg"], (150, 0, 300, 400))
+    turned = image.transpose(Image.Transpose.ROTATE_90)
+    turned.save(tmp_path / "photo.png", exif=orientation_exif(6))
+    out = tmp_path / "out.png"
+    done = run("test.py", "--file", tmp_path / "photo.png", "--model", explaining_model, "--explain", out)
+    assert done.returncode == 0 and done.stderr == "" and done.stdout.startswith("samoyed")
+    assert done.stdout.endswith(f"where it looked: {out}\n")
+    with Image.open(out) as drawn:
+        assert drawn.size == (300, 400)
+        assert drawn.getpixel((75, 200)) == COLOURS["samoyed"]
+        dark = [round(0.27 * value) for value in COLOURS["leonberg"]]
+        assert drawn.getpixel((225, 200)) == pytest.approx(dark, abs=2)
+        assert sum(drawn.getpixel((5, 200))) < 200, "beyond what the model sees"
+    done = run("test.py", "--explain", out)
+    assert done.returncode == 2 and "--explain needs --file" in done.stderr
+
+
 @pytest.fixture
 def files(tmp_path, photo) -> Path:
     """A folder of files that are no help."""
     (tmp_path / "text.jpg").write_text("a dog")
     (tmp_path / "large.jpg").write_bytes(bytes(5_000_000))
+    (tmp_path / "empty.jpg").write_bytes(b"")
+    (tmp_path / "half.jpg").write_bytes(photo.read_bytes()[:2000])
+    heic = saved_heic(picture(500, 375))
+    (tmp_path / "half.heic").write_bytes(heic[: len(heic) // 2])
     (tmp_path / "bad.tflite").write_bytes(b"TFL3")
     return tmp_path
 
@@ -110,32 +161,36 @@ def files(tmp_path, photo) -> Path:
 @pytest.mark.parametrize(
     ("arguments", "part"),
     [
-        ("--file missing.jpg", "missing.jpg"),
-        ("--file .", "Is a directory"),
-        ("--file text.jpg", "the picture is none of JPEG, PNG, WEBP, GIF, BMP"),
-        ("--file large.jpg", "cannot identify image file"),
+        ("--file missing.jpg", "test.py: there is no file FOLDER/missing.jpg"),
+        ("--file .", "test.py: FOLDER is a folder; name a picture in it"),
+        ("--file text.jpg", "text.jpg is no picture that can be read; it must be JPEG, PNG, WebP, GIF, BMP, HEIC"),
+        ("--file large.jpg", "large.jpg is no picture that can be read"),
+        ("--file empty.jpg", "empty.jpg is no picture that can be read"),
+        ("--file half.heic", "half.heic is damaged"),
+        ("--file half.jpg", "the picture is damaged, incomplete or too large to decode"),
+        ("--file photo.jpg --explain out.jpg", "test.py: this model file cannot explain"),
         ("--url http://10.0.0.1/dog.jpg", "the host of the URL is not found, or not public"),
         ("--url dog.jpg", "the URL must be http or https"),
         ("--file photo.jpg --endpoint GATEWAY", '{"message":"Forbidden"}'),
         ("--file photo.jpg --endpoint NOWHERE", "start the container: docker run -it --rm -p 8080:8080 dog-breeds"),
         ("--file photo.jpg --endpoint nonsense", "no answer from nonsense (MissingSchema)"),
         ("--file photo.jpg --model bad.tflite", "bad.tflite is damaged"),
-        ("--file photo.jpg --model missing.tflite", "missing.tflite"),
+        ("--file photo.jpg --model missing.tflite", "test.py: there is no model file FOLDER/missing.tflite"),
     ],
 )
 def test_one_line_and_status_1_when_something_is_wrong(stack, gateway, files, arguments, part):
     places = {"GATEWAY": gateway, "NOWHERE": f"http://127.0.0.1:{free_ports()[0]}/"}
     words = [places.get(word, word) for word in arguments.split()]
     if words[0] == "--file":
-        words = [files / word if re.search(r"^\.$|\.(jpg|tflite)$", word) else word for word in words]
+        words = [files / word if re.search(r"^\.$|\.(jpg|heic|tflite)$", word) else word for word in words]
     said = complaint(run("test.py", *words, *(() if "endpoint" in arguments else ("--endpoint", stack.endpoint))))
-    assert said.startswith("test.py: ") and part in said
+    assert said.startswith("test.py: ") and part.replace("FOLDER", str(files)) in said
 
 
 def test_cloud_client_needs_an_endpoint_and_passes_errors_on(gateway, files):
     assert "set DOG_BREEDS_ENDPOINT" in complaint(run("test_cloud.py"))
     said = complaint(run("test_cloud.py", "--file", files / "text.jpg", "--endpoint", f"{gateway}/prod/predict"))
-    assert said == "test_cloud.py: the picture is none of JPEG, PNG, WEBP, GIF, BMP"
+    assert said.startswith(f"test_cloud.py: {files / 'text.jpg'} is no picture that can be read")
     said = complaint(run("test_cloud.py", "--file", files / "photo.jpg", "--endpoint", f"{gateway}/prod/other"))
     assert said == "test_cloud.py: there is nothing at this path; use / or /predict"
 

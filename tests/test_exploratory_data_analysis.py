@@ -1,74 +1,44 @@
 """Plots and summary: right numbers, and names and numbers that can be read."""
 
 import itertools
-import os
 import subprocess
 import sys
-import tarfile
 from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import ROOT, TEN
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
+from planted import annotation, encode, picture, plant
 
-from dog_breeds.dataset import annotation_dir, count_images, display_name, images_dir
+from dog_breeds.dataset import count_images, display_name, images_dir
 from exploratory_data_analysis import (
+    describe_copies,
     describe_statistics,
     plot_box_coverage,
     plot_boxes_per_photo,
     plot_images_per_breed,
     plot_photo_sizes,
     plot_top_breeds,
+    read_copies,
     read_statistics,
 )
 
-ROOT = Path(__file__).resolve().parents[1]
-MIRROR = os.environ.get("STANFORD_DOGS_MIRROR", "")
 PLOTS = {"eda.png", "images_per_breed.png", "photo_sizes.png", "box_coverage.png", "boxes_per_photo.png"}
-TEN = {
-    "maltese_dog": 252,
-    "afghan_hound": 239,
-    "scottish_deerhound": 232,
-    "pomeranian": 219,
-    "bernese_mountain_dog": 218,
-    "irish_wolfhound": 218,
-    "samoyed": 218,
-    "shih_tzu": 214,
-    "great_pyrenees": 213,
-    "leonberg": 210,
-}
 # As many breeds as the real dataset has, with names as long as its longest (American_Staffordshire_terrier).
 ALL = TEN | {f"american_staffordshire_{chr(97 + n // 26)}{chr(97 + n % 26)}rrier": 209 - n // 2 for n in range(110)}
-
-
-def plant(data_dir: Path, folder: str, stem: str, size: tuple[int, int], *boxes: tuple[int, int, int, int]) -> None:
-    """A photo (only its name matters here) and its XML."""
-    sides = ("xmin", "ymin", "xmax", "ymax")
-    objects = "".join(
-        "<object><bndbox>"
-        + "".join(f"<{side}>{v}</{side}>" for side, v in zip(sides, box, strict=True))
-        + "</bndbox></object>"
-        for box in boxes
-    )
-    xml = f"<annotation><size><width>{size[0]}</width><height>{size[1]}</height></size>{objects}</annotation>"
-    for path, content in (
-        (images_dir(data_dir) / folder / f"{stem}.jpg", ""),
-        (annotation_dir(data_dir) / folder / stem, xml),
-    ):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(content)
 
 
 @pytest.fixture
 def small(tmp_path) -> Path:
     """Three breeds, five photos; one XML file is broken, one box lies outside its photo."""
-    plant(tmp_path, "n02110958-pug", "a_1", (500, 400), (0, 0, 250, 400))
-    plant(tmp_path, "n02110958-pug", "a_2", (500, 400), (0, 0, 50, 40), (10, 10, 20, 20))
-    plant(tmp_path, "n02110958-pug", "a_3", (200, 250), (100, 0, 300, 250))
-    plant(tmp_path, "n02108089-boxer", "b_1", (500, 400), (600, 0, 700, 10))
-    plant(tmp_path, "n02086240-Shih-Tzu", "c_1", (500, 400))
+    plant(tmp_path, "a_1", b"", annotation((500, 400), [(0, 0, 250, 400)]), "n02110958-pug")
+    plant(tmp_path, "a_2", b"", annotation((500, 400), [(0, 0, 50, 40), (10, 10, 20, 20)]), "n02110958-pug")
+    plant(tmp_path, "a_3", b"", annotation((200, 250), [(100, 0, 300, 250)]), "n02110958-pug")
+    plant(tmp_path, "b_1", b"", annotation((500, 400), [(600, 0, 700, 10)]), "n02108089-boxer")
+    plant(tmp_path, "c_1", b"", annotation((500, 400), []), "n02086240-Shih-Tzu")
     return tmp_path
 
 
@@ -189,6 +159,21 @@ def test_command_writes_the_plots(small, tmp_path):
             assert len(image.convert("RGB").getcolors(2**24)) > 10
 
 
+def test_copies_are_counted_and_named_across_breeds(tmp_path):
+    photos = {"n02108089-boxer/b_1": 1, "n02108089-boxer/b_2": 2, "n02110958-pug/a_1": 3, "n02110958-pug/a_2": 3}
+    for name, seed in photos.items():
+        plant(tmp_path, name.split("/")[1], encode(picture(seed=seed)), annotation(), name.split("/")[0])
+    assert describe_copies(read_copies(tmp_path)) == "copies: 1 photos show the same as an earlier one"
+    plant(tmp_path, "a_3", encode(picture(90, 60, seed=2), quality=50), annotation())
+    assert read_copies(tmp_path) == [
+        ("n02110958-pug/a_2.jpg", "n02110958-pug/a_1.jpg"),
+        ("n02110958-pug/a_3.jpg", "n02108089-boxer/b_2.jpg"),
+    ]
+    result = run("--data-dir", tmp_path, "--plots-dir", tmp_path / "plots")
+    assert "2 photos show the same as an earlier one, 1 of them under another breed, the first is" in result.stdout
+    assert "n02110958-pug/a_3.jpg of n02108089-boxer/b_2.jpg\n" in result.stdout
+
+
 def test_without_data_one_line(tmp_path):
     result = run("--data-dir", tmp_path, "--plots-dir", tmp_path / "plots")
     assert result.returncode == 1
@@ -201,23 +186,16 @@ def test_without_data_one_line(tmp_path):
     assert not (tmp_path / "plots").exists()
 
 
-def test_real_data(tmp_path):
-    if not Path(MIRROR, "images.tar").is_file():
-        pytest.skip("STANFORD_DOGS_MIRROR names no folder with images.tar and annotation.tar")
-    with tarfile.open(Path(MIRROR, "annotation.tar")) as archive:
-        archive.extractall(tmp_path / "raw", filter="data")
-    with tarfile.open(Path(MIRROR, "images.tar")) as archive:  # the names of the photos are enough
-        for path in (tmp_path / "raw" / name for name in archive.getnames() if name.endswith(".jpg")):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.touch()
-    result = run("--data-dir", tmp_path, "--plots-dir", tmp_path / "plots")
+def test_real_data(real_data, tmp_path):
+    result = run("--data-dir", real_data, "--plots-dir", tmp_path / "plots")
     assert result.returncode == 0, result.stderr
     ten = ", ".join(f"{display_name(name)} {count}" for name, count in TEN.items())
     assert f"most images: {ten}\n" in result.stdout
     assert "photos: 2,535 of 12 breeds, from 150 (Golden Retriever) to 252 (Maltese)" in result.stdout
     assert "boxes: 2,794" in result.stdout
+    assert "\ncopies: 13 photos show the same as an earlier one\n" in result.stdout
     assert "unusable" not in result.stdout
     assert {path.name for path in (tmp_path / "plots").iterdir()} == PLOTS
-    facts = read_statistics(tmp_path)
+    facts = read_statistics(real_data)
     for plot, fact in ((plot_photo_sizes, "sizes"), (plot_box_coverage, "coverage"), (plot_boxes_per_photo, "boxes")):
         assert unreadable(plot(facts[fact])) == []

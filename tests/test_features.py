@@ -9,55 +9,36 @@ import sys
 import time
 from pathlib import Path
 
-import keras
 import numpy as np
 import pytest
+from conftest import FEW, ROOT, SIZE
 from PIL import Image
 
-from data_selection import crop_breeds
 from dog_breeds import dataset, features, recipe
-from dog_breeds.dataset import processed_dir
+from dog_breeds.dataset import backbone_path, processed_dir
 from dog_breeds.features import View
-
-ROOT = Path(__file__).resolve().parents[1]
-SIZE = 75  # pixels: nearly the smallest that Xception takes
-FEW = ["maltese_dog", "pomeranian", "samoyed"]
-
-
-@pytest.fixture(scope="module")
-def bench(demo, tmp_path_factory) -> Path:
-    """A data folder of these tests' own with three of the demo breeds. One for all: loading the backbone takes 4 s."""
-    crop_breeds(demo, dataset.top_breeds(demo))
-    data_dir = tmp_path_factory.mktemp("bench")
-    shutil.copytree(
-        demo, data_dir, copy_function=os.link, ignore=shutil.ignore_patterns("features"), dirs_exist_ok=True
-    )
-    return data_dir
+from dog_breeds.tflite import load_file
 
 
 @pytest.fixture
-def lab(bench) -> Path:
-    """The same without any cached feature."""
-    shutil.rmtree(bench / "features", ignore_errors=True)
-    return bench
+def lab(small, tmp_path) -> Path:
+    """A data folder with three of the demo breeds, cropped, and the backbone for SIZE, without any cached feature."""
+    data_dir = small[0].data_dir
+    for name in ("raw", "processed", "weights"):
+        shutil.copytree(data_dir / name, tmp_path / name, copy_function=os.link)
+    return tmp_path
 
 
 @pytest.fixture
 def passes(monkeypatch) -> list[int]:
-    """Batch by batch, how many pictures have passed the backbone."""
-    rows, load = [], features.load_backbone
+    """Time by time, how many pictures have been given to the backbone."""
+    rows, run_file = [], features.run_file
 
-    def counting(*args):
-        strategy, backbone = load(*args)
+    def counting(file, pictures, *rest):
+        rows.append(len(pictures))
+        return run_file(file, pictures, *rest)
 
-        def run(batch):
-            output = backbone(batch)
-            rows.append(len(output))
-            return output
-
-        return strategy, run
-
-    monkeypatch.setattr(features, "load_backbone", counting)
+    monkeypatch.setattr(features, "run_file", counting)
     return rows
 
 
@@ -68,11 +49,6 @@ def crops(data_dir, number):
 
 def shards(data_dir):
     return sorted((data_dir / "features").glob("*/*.npz"))
-
-
-def run_python(code, **options):
-    """Run code in a process of its own, from the project's folder."""
-    return subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, text=True, stderr=subprocess.PIPE, **options)
 
 
 # --- Views -----------------------------------------------------------------------------------------------------------
@@ -158,22 +134,20 @@ def test_training_views_are_seeded_augmentations_of_crops_and_photos(tmp_path):
 # --- Features --------------------------------------------------------------------------------------------------------
 
 
-def test_features_are_those_of_keras_own_xception(lab):
-    views = [view._replace(angle=angle, flip=angle < 0) for view in crops(lab, 5) for angle in (0.0, -8.5)]
-    model = keras.applications.Xception(weights=None, include_top=False, input_shape=(SIZE, SIZE, 3), pooling="avg")
-    model.load_weights(dataset.weights_path(lab))
-    pixels = np.stack([features.load_pixels(view, SIZE) for view in views]).astype(np.float32)
-    expected = model.predict(keras.applications.xception.preprocess_input(pixels), verbose=0)
-    assert expected.std() > 0.1
-    np.testing.assert_allclose(features.extract_features(views, lab, SIZE), expected, atol=1e-4)
+def test_features_are_those_of_one_interpreter_in_order(lab):
+    views = [view._replace(angle=angle, flip=angle < 0) for view in crops(lab, 20) for angle in (0.0, -8.5)]
+    run = load_file(backbone_path(lab, SIZE))
+    expected = [run(features.load_pixels(view, SIZE))["features"] for view in views]
+    rows = features.extract_features(views, lab, SIZE)
+    assert rows.dtype == np.float32 and rows.std() > 0.1
+    assert (rows == expected).all()
 
 
 def test_each_view_passes_the_backbone_once(lab, passes):
     views = crops(lab, 20)
     rows = features.extract_features(views, lab, SIZE)
-    assert sum(passes) == 20
     more = features.extract_features([*views[::-1], views[3], views[0]._replace(flip=True)], lab, SIZE)
-    assert sum(passes) == 21
+    assert passes == [20, 1]
     assert (more[:20] == rows[::-1]).all()
     assert (more[20] == rows[3]).all()
     assert np.abs(more[21] - rows[0]).max() > 0.01
@@ -182,48 +156,60 @@ def test_each_view_passes_the_backbone_once(lab, passes):
 def test_a_changed_picture_is_computed_again_and_nothing_else(lab, passes):
     views = crops(lab, 18)
     rows = features.extract_features(views, lab, SIZE)
-    original = views[5].path.read_bytes()
-    views[5].path.unlink()  # a hard link: leaves the demo's own file alone
-    try:
-        Image.new("RGB", (299, 299), "red").save(views[5].path)
-        passes.clear()
-        again = features.extract_features(views, lab, SIZE)
-    finally:
-        views[5].path.write_bytes(original)
-    assert passes == [1]
+    views[5].path.unlink()  # a hard link: leaves the other tests' file alone
+    Image.new("RGB", (299, 299), "red").save(views[5].path)
+    again = features.extract_features(views, lab, SIZE)
+    assert passes == [18, 1]
     others = np.arange(18) != 5
     assert (again[others] == rows[others]).all()
     assert np.abs(again[5] - rows[5]).max() > 0.1
 
 
-def test_features_of_two_sizes_do_not_mix(lab, passes):
-    views = crops(lab, 3)
-    small = features.extract_features(views, lab, SIZE)
-    large = features.extract_features(views, lab, SIZE + 32)
-    assert passes == [3, 3]
-    assert np.abs(large - small).max() > 0.01
-    assert (features.extract_features(views, lab, SIZE) == small).all()
+def test_another_backbone_has_a_cache_of_its_own(lab, passes):
+    views, backbone = crops(lab, 3), backbone_path(lab, SIZE)
+    rows = features.extract_features(views, lab, SIZE)
+    content = backbone.read_bytes()
+    backbone.unlink()
+    backbone.write_bytes(content + b"more")
+    assert (features.extract_features(views, lab, SIZE) == rows).all()
     assert passes == [3, 3]
 
 
-def test_a_killed_extraction_goes_on_where_it_was(lab, passes):
-    views = crops(lab, 240)
-    process = run_python(
-        "from dog_breeds import features, recipe; from pathlib import Path; recipe.ROWS_PER_SHARD = 16\n"
-        f"features.extract_features([features.View(Path(p)) for p in {[str(v.path) for v in views]}], "
-        f"Path({str(lab)!r}), {SIZE})",
-        stdout=subprocess.DEVNULL,
-    )
+@pytest.mark.parametrize("ending", [signal.SIGKILL, signal.SIGINT])
+def test_a_stopped_extraction_goes_on_where_it_was(lab, passes, ending):
+    code = f"""
+import signal, sys, time, training
+from dog_breeds import features, recipe
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored, where the tests run in the background
+recipe.ROWS_PER_SHARD = 16
+load = features.load_pixels
+features.load_pixels = lambda *view: time.sleep(0.02) or load(*view)  # else it is over too soon
+sys.argv += ["--data-dir", {str(lab)!r}, "--breeds", *{FEW}, "--size", "{SIZE}"]
+training.main()
+"""
+    command = [sys.executable, "-c", code]
+    process = subprocess.Popen(command, cwd=ROOT, text=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     while len(shards(lab)) < 2 and process.poll() is None:
         time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL, process.stderr.read()
+    process.send_signal(ending)
+    message = process.communicate()[1]
+    if ending == signal.SIGINT:
+        assert (process.returncode, message) == (
+            1,
+            "training.py: stopped; the same command continues from the features computed so far\n",
+        )
     done = sum(len(np.load(shard)["keys"]) for shard in shards(lab))
-    assert 32 <= done < 240
+    task = small_task(lab)
+    views = features.training_views(lab, task.images("train"), task.seed)
+    assert 32 <= done < len(views)
     rows = features.extract_features(views, lab, SIZE)
-    assert sum(passes) == 240 - done
+    assert passes == [len(views) - done]
     shutil.rmtree(lab / "features")
-    np.testing.assert_allclose(features.extract_features(views, lab, SIZE), rows, atol=1e-5)
+    assert (features.extract_features(views, lab, SIZE) == rows).all()
+
+
+def small_task(data_dir):
+    return dataset.Task(data_dir, FEW, dataset.split_images(dataset.list_images(data_dir, FEW), recipe.SEED), SIZE)
 
 
 def test_damaged_shards_are_computed_again(lab, passes, monkeypatch):
@@ -233,9 +219,8 @@ def test_damaged_shards_are_computed_again(lab, passes, monkeypatch):
     first, second, third = shards(lab)
     first.write_bytes(first.read_bytes()[:5000])
     second.write_bytes(b"")
-    passes.clear()
-    np.testing.assert_allclose(features.extract_features(views, lab, SIZE), rows, atol=1e-5)
-    assert sum(passes) == 32
+    assert (features.extract_features(views, lab, SIZE) == rows).all()
+    assert passes == [48, 32]
     assert len(shards(lab)) >= 2
 
     rng = np.random.default_rng(0)
@@ -244,37 +229,22 @@ def test_damaged_shards_are_computed_again(lab, passes, monkeypatch):
         damaged = bytearray(whole)
         damaged[position] ^= 1 << rng.integers(8)
         third.write_bytes(damaged)
-        np.testing.assert_allclose(features.extract_features(views, lab, SIZE), rows, atol=1e-5)
+        assert (features.extract_features(views, lab, SIZE) == rows).all()
 
 
-def test_a_broken_picture_is_named(lab, tmp_path, passes):
+def test_a_broken_picture_is_named(lab, tmp_path):
     broken = tmp_path / "broken.jpg"
     broken.write_bytes(crops(lab, 1)[0].path.read_bytes()[:3000])
     with pytest.raises(OSError, match=re.escape(str(broken))):
         features.extract_features([*crops(lab, 2), View(broken)], lab, SIZE)
-    assert sum(passes) == 0
-    assert not shards(lab)
 
 
-def test_two_devices_give_the_same_features(lab, tmp_path):
-    """MirroredStrategy, here on two logical CPU devices; the last batch has one picture, too few for two devices."""
-    views = crops(lab, 2 * recipe.BACKBONE_BATCH + 1)
-    code = f"""
-import numpy, tensorflow as tf
-from dog_breeds import features
-from pathlib import Path
-cpu = tf.config.list_physical_devices("CPU")[0]
-tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-views = [features.View(Path(p)) for p in {[str(view.path) for view in views]}]
-assert features.load_backbone(Path({str(lab)!r}), {SIZE}, ("CPU:0", "CPU:1"))[0].num_replicas_in_sync == 2
-rows = features.extract_features(views, Path({str(lab)!r}), {SIZE}, ("CPU:0", "CPU:1"))
-numpy.save({str(tmp_path / "two.npy")!r}, rows)
-"""
-    process = run_python(code, stdout=subprocess.DEVNULL)
-    assert process.wait() == 0, process.stderr.read()
-    shutil.rmtree(lab / "features")
-    one = features.extract_features(views, lab, SIZE)
-    np.testing.assert_allclose(np.load(tmp_path / "two.npy"), one, atol=1e-5)
+def test_calibration_views_are_spread_over_the_breeds(tmp_path):
+    split = {f"n02000000-{breed}/{i}.jpg": "train" for breed in "abcdefghij" for i in range(100)}
+    chosen = features.calibration_views(dataset.Task(tmp_path, list("abcdefghij"), split))
+    assert len(chosen) == len(set(chosen)) == 2 * recipe.CALIBRATION_IMAGES
+    assert {view.path.parent.name for view in chosen if view.share == 1} == set("abcdefghij")
+    assert {view.share for view in chosen} == {1.0, recipe.PHOTO_SHARE}
 
 
 def test_plain_sets_hold_crops_and_whole_photos_of_one_part(lab):

@@ -16,28 +16,71 @@ def blobs(n, classes=4, size=8, noise=0.7, seed=0):
     return Examples(features.astype(np.float32), labels, images)
 
 
-def test_a_head_is_reproducible_and_keeps_its_best_epoch(monkeypatch):
-    monkeypatch.setattr(recipe, "MAX_EPOCHS", 12)
-    train, validation = blobs(300), blobs(100, seed=1)
-    trial = {"learning_rate": 0.03, "inner_size": 6, "dropout": 0.2}
-    result, weights = heads.train_head(train, validation, trial, 4, 33)
-    losses = [epoch["val_loss"] for epoch in result["history"]]
-    assert result["val_loss"] == min(losses) == losses[result["epoch"] - 1]
-    logits = heads.apply_head(weights, validation.features)
-    p, smooth = metrics.log_softmax(logits), recipe.LABEL_SMOOTHING
-    loss = -((1 - smooth) * p[np.arange(100), validation.labels] + smooth * p.mean(axis=1)).mean()
-    assert loss == pytest.approx(result["val_loss"], rel=1e-4)
-    assert metrics.accuracy(logits, validation.labels) == pytest.approx(result["val_accuracy"])
+@pytest.mark.parametrize("inner_size", [0, 5])
+def test_gradients_are_those_of_finite_differences(inner_size):
+    rng = np.random.default_rng(0)
+    weights = [array.astype(np.float64) for array in heads.first_weights(inner_size, 4, 8, rng)]
+    weights[1::2] = [rng.normal(size=bias.shape) for bias in weights[1::2]]
+    batch = rng.normal(size=(30, 8)), rng.integers(0, 4, 30), rng.uniform(0.5, 2, 30).astype(np.float32)
 
-    again, same = heads.train_head(train, validation, trial, 4, 33)
+    def run():
+        return heads.gradients_of(weights, *batch, 0.3, np.random.default_rng(1))  # the same units drop out each time
+
+    _, gradients = run()
+    assert [gradient.shape for gradient in gradients] == [weight.shape for weight in weights]
+    for weight, gradient in zip(weights, gradients, strict=True):
+        for index in np.ndindex(weight.shape):
+            value, losses = weight[index], []
+            for step in (1e-5, -1e-5):
+                weight[index] = value + step
+                losses.append(run()[0])
+            weight[index] = value
+            assert (losses[0] - losses[1]) / 2e-5 == pytest.approx(gradient[index], rel=1e-3, abs=1e-6)
+
+
+def test_adamw_steps_as_keras_own(elsewhere):
+    rng, rates = np.random.default_rng(0), np.linspace(0.05, 0.001, 20)
+    start, gradients = rng.normal(size=(6, 4)).astype(np.float32), rng.normal(size=(20, 6, 4)).astype(np.float32)
+    weight, m, v = start.copy(), np.zeros_like(start), np.zeros_like(start)
+    for step, rate in enumerate(rates, 1):
+        heads.adamw(weight, gradients[step - 1].copy(), m, v, rate, step)
+    np.testing.assert_allclose(weight, elsewhere("keras_side", "adamw", start, gradients, rates), rtol=1e-4, atol=1e-5)
+    assert np.abs(weight - start).max() > 0.1
+
+
+def test_a_head_learns_and_is_reproducible():
+    train, validation = blobs(300, noise=0.4), blobs(100, noise=0.4, seed=1)
+    trial = {"learning_rate": 0.05, "inner_size": 6, "dropout": 0.2}
+    result, weights = heads.train_head(train, trial, 4, 33, 60, validation)
+    history = result["history"]
+    assert [entry["epoch"] for entry in history] == list(range(1, 61))
+    assert history[-1].items() <= result.items()
+    assert result["loss"] < history[0]["loss"] and result["val_loss"] < history[0]["val_loss"]
+    logits = heads.apply_head(weights, validation.features)
+    temperature = metrics.fit_temperature(logits, validation.labels)
+    assert result["val_loss"] == pytest.approx(metrics.cross_entropy(logits / temperature, validation.labels))
+    assert result["val_accuracy"] == metrics.accuracy(logits, validation.labels) > 0.7
+
+    again, same = heads.train_head(train, trial, 4, 33, 60, validation)
     assert again == result
     assert all((a == b).all() for a, b in zip(weights, same, strict=True))
-    other, _ = heads.train_head(train, validation, trial, 4, 34)
+    other, _ = heads.train_head(train, trial, 4, 34, 60, validation)
     assert other["val_loss"] != result["val_loss"]
 
 
+def test_each_class_counts_the_same(monkeypatch):
+    """Five times the pictures of one class: without dropout, and in one batch, the head is the same."""
+    train, trial = blobs(200), {"learning_rate": 0.01, "inner_size": 0, "dropout": 0.0}
+    more = join(train, *[Examples(*(column[train.labels == 2] for column in train))] * 4)
+    monkeypatch.setattr(recipe, "BATCH_SIZE", 1000)
+    (_, once), (_, five_times) = (heads.train_head(examples, trial, 4, 0, 20) for examples in (train, more))
+    for a, b in zip(once, five_times, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-4)
+
+
 def test_search_takes_the_lowest_cross_validated_loss(monkeypatch, capsys):
-    monkeypatch.setattr(recipe, "MAX_EPOCHS", 4)
+    for name in ("TRIAL_STEPS", "STEPS"):
+        monkeypatch.setattr(recipe, name, 4)
     grid = {"learning_rate": (1e-3, 1e-2, 3e-2), "inner_size": (0, 4), "dropout": (0.2,)}
     train, validation = blobs(300), blobs(60, seed=1)
     found = heads.search(train, {"crops": validation, "whole_photos": validation}, grid, 4, 7)
@@ -60,7 +103,7 @@ def test_search_takes_the_lowest_cross_validated_loss(monkeypatch, capsys):
     assert len(capsys.readouterr().out.splitlines()) == 2 + len(trials) + len(finalists)
 
 
-def test_cross_validation_holds_out_whole_images(monkeypatch):
+def test_cross_validation_holds_out_whole_images():
     """Labels that only the image tells: a head that had seen the other row of an image would know them."""
     rng = np.random.default_rng(0)
     features = np.repeat(rng.normal(size=(100, 200)).astype(np.float32), 2, axis=0)
@@ -69,6 +112,15 @@ def test_cross_validation_holds_out_whole_images(monkeypatch):
     trial = {"learning_rate": 0.01, "inner_size": 0, "dropout": 0.0}
     result, _ = heads.cross_validate(Examples(features, labels, images), trial, 2, 0)
     assert result["val_accuracy"] < 0.7
+
+
+def test_folds_hold_the_rows_of_an_image_together_and_a_share_of_each_class():
+    labels = np.repeat([0] * 10 + [1] * 25, 2)
+    images = np.repeat([f"image_{i}" for i in np.random.default_rng(0).permutation(35)], 2)
+    parts = heads.folds(Examples(np.zeros((70, 1)), labels, images), 0)
+    assert (parts[::2] == parts[1::2]).all()
+    for label, images_each in ((0, 2), (1, 5)):
+        assert (np.bincount(parts[labels == label]) == 2 * images_each).all()
 
 
 def fitted(weights, train, validation, held_out):

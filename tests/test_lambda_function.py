@@ -216,12 +216,12 @@ def test_any_event_gets_an_answer(colour_model):
             assert answered.raised is None
             answer = answered.answer
             if "statusCode" in answer:
-                if answer["body"] == "":
+                if answer["body"] == "" or answer["body"].startswith("<!doctype html>"):
                     return
                 answer = json.loads(answer["body"])
             assert len(answer.keys() & {"prediction", "predictions", "error"}) == 1
             for part in answer.get("predictions", [answer]):
-                assert part.keys() in ({"prediction", "known"}, {"error"})
+                assert part.keys() - {"cropped", "turned"} in ({"prediction", "known"}, {"error"})
                 if "error" in part:
                     assert part["error"]["code"] in CODES
                     assert not re.search(r"/var|\.py|Traceback|\d+\.\d+\.\d+\.\d+", part["error"]["message"])
@@ -237,7 +237,7 @@ def test_log_has_one_line_with_what_happened(ask):
     log = ask({"image": TEXT}).log
     assert all(0 <= log.pop(key) < 1000 for key in ("decode_ms", "inference_ms"))
     expected = {"request_id": None, "event": "direct", "source": "image", "outcome": "ok"}
-    assert log == {**expected, "bytes": len(JPEG), "size": [500, 375], "top_class": BREED}
+    assert log == {**expected, "bytes": len(JPEG), "size": [500, 375], "top_class": BREED, "unknown": 0}
     log = ask({"images": [TEXT, "?"]}).log
     assert [entry["outcome"] for entry in log["pictures"]] == ["ok", "invalid_request"] and log["outcome"] == "ok"
     log = ask(function_url("GET", "/", {"url": "http://10.0.0.1/secret?token=1"})).log

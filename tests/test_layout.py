@@ -10,13 +10,17 @@ SCRIPTS = {file.stem: file for file in ROOT.glob("*.py")}
 MODULES = {file.stem: file for file in (ROOT / "dog_breeds").glob("*.py")}
 MAY_IMPORT = {  # modules that are not named import nothing of the package
     "archives": {"console"},
+    "bulk": {"client_pictures", "console", "workers"},
     "dataset": {"recipe", "console"},
     "demo": {"archives", "console", "demo_dogs"},
     "duplicates": {"dataset", "workers", "console"},
-    "features": {"dataset", "pixels", "recipe", "workers", "console"},
-    "heads": {"features", "metrics", "recipe", "dataset", "console"},
-    "tflite": {"pixels", "workers", "console"},
+    "features": {"dataset", "pixels", "recipe", "tflite", "workers", "console"},
+    "heads": {"features", "metrics", "recipe", "workers"},
+    "page": {"http_events"},
+    "s3_pictures": {"http_events", "web_pictures"},
+    "tflite": {"workers", "console"},
     "web_pictures": {"http_events"},
+    "xception": {"features", "console"},
 }
 
 
@@ -37,6 +41,14 @@ def test_modules_import_only_downwards_and_no_script(module):
     names = imports(MODULES[module])
     assert {name for name in MODULES if f"dog_breeds.{name}" in names} <= MAY_IMPORT.get(module, set())
     assert not {name.split(".")[0] for name in names} & SCRIPTS.keys()
+
+
+@pytest.mark.parametrize("file", sorted([*SCRIPTS.values(), *MODULES.values()]), ids=lambda file: file.name)
+def test_tensorflow_is_loaded_by_xception_alone(file):
+    """And xception by nobody, but by its name in other processes: beside TensorFlow the serving runtime crashes."""
+    roots = {name.split(".")[0] for name in imports(file)}
+    assert file.stem in ("xception", "make_dataset") or not roots & {"tensorflow", "keras"}
+    assert "dog_breeds.xception" not in imports(file)
 
 
 def test_the_table_has_no_cycle_and_no_module_that_is_gone():

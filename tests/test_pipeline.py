@@ -1,20 +1,13 @@
 """The whole chain, as a newcomer runs it: `make demo`, with every script, the real runtime and the real emulator."""
 
 import csv
-import json
-import os
 import re
 import subprocess
-import sys
 import time
 import zipfile
-from pathlib import Path
 
-import numpy as np
-import pytest
-from conftest import make
+from conftest import ROOT, make
 
-ROOT = Path(__file__).parent.parent
 STAGES = (
     "make_dataset.py",
     "data_selection.py",
@@ -79,54 +72,3 @@ def test_demo_touches_nothing_outside_its_folder(made_demo):
 
 
 existing_before = {f"{name}/" for name in ("data", "plots", "demo") if (ROOT / name).exists()}
-
-
-def test_served_answers_equal_keras(made_demo, tmp_path):
-    """The top class of the served float file equals Keras' own for the same pixels, whatever was not trained on."""
-    folder, model = made_demo.folder, made_demo.model
-    facts = json.loads(zipfile.ZipFile(folder / "top_10_dog_breeds.tflite").read("metadata.json"))
-    float_file = tmp_path / "float32.tflite"
-    converted = subprocess.run(
-        [sys.executable, "convert_model.py", model, "--quantization", "float32", "--output", float_file], cwd=ROOT
-    )
-    assert converted.returncode == 0
-    images = sorted(
-        image for image, part in csv.reader(model.with_suffix(".csv").open()) if part in ("validation", "test")
-    )
-    assert len(images) >= 50
-    photos = [folder / "data" / "raw" / "Images" / image for image in images]
-    served = run_python(SERVE, *photos, MODEL_FILE=str(float_file))
-    keras = run_python(KERAS, model, *photos)
-    assert [facts["classes"][np.argmax(row)] for row in keras] == [next(iter(row)) for row in served]
-    for row, prediction in zip(keras, served, strict=True):
-        assert [prediction[breed] for breed in facts["classes"]] == pytest.approx(row, abs=1e-4)
-
-
-SERVE = """
-import base64, contextlib, json, sys
-from lambda_function import lambda_handler
-for photo in sys.argv[1:]:
-    event = {"image": base64.b64encode(open(photo, "rb").read()).decode()}
-    with contextlib.redirect_stdout(sys.stderr):  # its log
-        answer = lambda_handler(event)
-    print(json.dumps(answer["prediction"]))
-"""
-KERAS = """
-import json, sys
-from pathlib import Path
-import numpy as np
-from dog_breeds.features import View, keras, load_pixels
-from dog_breeds.recipe import PHOTO_SHARE
-model = keras.models.load_model(sys.argv[1], compile=False)
-for photo in sys.argv[2:]:
-    pixels = load_pixels(View(Path(photo), PHOTO_SHARE), model.input_shape[1])
-    print(json.dumps(model(np.float32(pixels)[None])[0].numpy()[0].tolist()))
-"""
-
-
-def run_python(code: str, *arguments: object, **env: str) -> list:
-    """The JSON lines that some code prints in a process of its own (the two runtimes crash in one)."""
-    command = [sys.executable, "-c", code, *map(str, arguments)]
-    result = subprocess.run(command, cwd=ROOT, env={**os.environ, **env}, capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
-    return [json.loads(line) for line in result.stdout.splitlines() if line.startswith(("[", "{"))]

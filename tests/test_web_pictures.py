@@ -11,7 +11,7 @@ from pathlib import Path
 
 import hostile_urls
 import pytest
-from handler_process import at_port, handler_process, with_local_server
+from handler_process import at_port, handler_process, run_python, with_local_server
 from odd_pictures import BREED
 from services import SERVICES, function_url, response
 
@@ -103,3 +103,16 @@ def test_slow_servers_cost_8_seconds_and_leave_no_thread(internet):
 def test_logs_hold_no_urls(internet):
     assert "internal_error" not in internet["printed"] and "Traceback" not in internet["printed"]
     assert "dog.jpg" not in internet["printed"] and "example" not in internet["printed"]
+
+
+def test_a_url_where_the_guard_is_missing_gets_one_clear_sentence(colour_model):
+    """As on Python 3.10, for which microsoft-antissrf has no release."""
+    code = """
+import json, sys
+sys.modules["AntiSSRF"] = None
+import lambda_function
+print(json.dumps(lambda_function.lambda_handler({"url": "https://example.org/dog.jpg"})))
+"""
+    answer = run_python(code, MODEL_FILE=str(colour_model)).stdout.splitlines()[-1]
+    message = "URLs need Python 3.11 or later, with microsoft-antissrf; send the picture itself"
+    assert json.loads(answer) == {"error": {"code": "url_refused", "message": message}}

@@ -1,0 +1,169 @@
+"""How fast test.py --folder is, beside the bare inference of its model on all CPUs, and what it takes and withstands.
+
+Draws 100 photos of 500 x 375, which the model is told to know, and 10,000 names for them. Prints photos a second of
+--folder and of bare inference (a process with a one-thread interpreter for each CPU), measured in turns; the memory of
+all processes early and at the end of the 10,000; rows lost and doubled by a run that was killed five times.
+
+    python benchmarks/bulk.py --json bulk.json            # needs Linux
+"""
+
+import argparse
+import csv
+import json
+import os
+import random
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+from handler import KNOWN, ROOT, photo
+
+from dog_breeds.facts import append_facts, read_facts
+
+SIZE = (500, 375)
+TURNS, TURN = 4, 2000  # times that both are measured, of so many photos
+BARE = """
+import os, sys, time
+sys.path.insert(0, sys.argv[1])
+os.sched_setaffinity(0, {int(sys.argv[2])})
+import lambda_function as handler, numpy
+interpreter, (inputs, *outputs) = handler.MODEL.interpreter, handler.MODEL.tensors
+pixels = numpy.zeros((1, handler.MODEL.size, handler.MODEL.size, 3), numpy.float32)
+print("ready", flush=True)
+sys.stdin.readline()
+for _ in range(int(sys.argv[3])):
+    interpreter.set_tensor(inputs, pixels)
+    interpreter.invoke()
+    for output in outputs:
+        interpreter.get_tensor(output)
+print("done", flush=True)
+"""
+
+
+def knowing_all(model: Path, file: Path) -> Path:
+    """Write a model file to which every picture is known: a drawn one would be looked at more than once."""
+    facts = read_facts(model)
+    with zipfile.ZipFile(model) as archive:
+        length = min(entry.header_offset for entry in archive.infolist())
+    file.write_bytes(model.read_bytes()[:length])
+    append_facts(file, facts | {"unknown_rule": facts["unknown_rule"] | {"threshold": KNOWN}})
+    return file
+
+
+def bare(model: Path, number: int) -> float:
+    """Return inferences a second on all CPUs, of so many together."""
+    cpus, env = sorted(os.sched_getaffinity(0)), {**os.environ, "MODEL_FILE": str(model)}
+    streams = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
+    words = [[sys.executable, "-c", BARE, str(ROOT), str(cpu), str(number // len(cpus))] for cpu in cpus]
+    processes = [subprocess.Popen(command, env=env, **streams) for command in words]
+    for process in processes:
+        process.stdout.readline()
+    start = time.perf_counter()
+    for process in processes:
+        process.stdin.write("\n")
+        process.stdin.flush()
+    for process in processes:
+        process.stdout.readline()
+    seconds = time.perf_counter() - start
+    for process in processes:
+        process.communicate()
+    return number // len(cpus) * len(cpus) / seconds
+
+
+def bulk(model: Path, folder: Path, table: Path, watch: Callable[[subprocess.Popen, int], bool]) -> float:
+    """Run --folder; return photos a second between its first and its last rows. watch(process, rows) may end it."""
+    command = [sys.executable, ROOT / "test.py", "--folder", folder, "--csv", table, "--model", model]
+    first = last = None
+    streams = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    with subprocess.Popen(command, **streams) as process:
+        while process.poll() is None:
+            rows = table.read_bytes().count(b"\n") if table.exists() else 0
+            if rows > 64 and (last is None or rows > last[1]):
+                last = (time.perf_counter(), rows)
+                first = first or last
+            if watch(process, rows):
+                return 0.0
+            time.sleep(0.02)
+    if process.returncode:
+        raise RuntimeError("test.py failed")
+    return (last[1] - first[1]) / (last[0] - first[0])
+
+
+def memory(process: subprocess.Popen) -> float:
+    """Return the memory of a process and its children in MB, what they share counted once."""
+    tasks = Path(f"/proc/{process.pid}/task").glob("*/children")
+    pids = [process.pid, *(int(pid) for children in tasks for pid in children.read_text().split())]
+    lines = [Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines() for pid in pids]
+    return sum(int(line.split()[1]) for some in lines for line in some if line.startswith("Pss:")) / 1000
+
+
+def main() -> None:
+    """Measure, print, and write JSON if asked to."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, default=ROOT / "top_10_dog_breeds.tflite", help="default: %(default)s")
+    parser.add_argument("--photos", type=int, default=10_000, help="default: %(default)s")
+    parser.add_argument("--json", type=Path, help="file for the figures")
+    args = parser.parse_args()
+    results = {}
+
+    def note(name: str, value: float, unit: str = "") -> None:
+        results[name] = value
+        print(f"{name} = {value:.4g} {unit}".rstrip(), flush=True)
+
+    with tempfile.TemporaryDirectory() as place:
+        model = knowing_all(args.model.resolve(), Path(place, "model.tflite"))
+        drawn, turns, every = Path(place, "drawn"), Path(place, "turns"), Path(place, "every")
+        for folder in (drawn, turns, every):
+            folder.mkdir()
+        content = photo(*SIZE, 2)
+        for number in range(100):
+            (drawn / f"{number}.jpg").write_bytes(content + bytes(number))
+        for folder, count in ((turns, min(TURN, args.photos)), (every, args.photos)):
+            for number in range(count):
+                os.link(drawn / f"{number % 100}.jpg", folder / f"{number:06}.jpg")
+        rates = {"bare_inference_per_s": [], "folder_per_s": []}
+        for turn in range(TURNS):
+            rates["bare_inference_per_s"].append(bare(model, min(TURN, args.photos)))
+            rates["folder_per_s"].append(bulk(model, turns, Path(place, f"{turn}.csv"), lambda *_: False))
+        for name, values in rates.items():
+            note(name, statistics.median(values), "1/s")
+        shares = [one / other for one, other in zip(rates["folder_per_s"], rates["bare_inference_per_s"], strict=True)]
+        note("folder_to_bare_inference", statistics.median(shares))
+
+        table, used, kills, chance = Path(place, "every.csv"), {}, 5, random.Random(0)
+        ends = sorted(chance.sample(range(args.photos // 20, args.photos // 2), kills))
+
+        def watch(process: subprocess.Popen, rows: int) -> bool:
+            if ends and rows >= ends[0]:
+                ends.pop(0)
+                process.send_signal(signal.SIGKILL)
+                return True
+            if not ends and process.poll() is None:
+                for name, share in (("early", 0.55), ("at_end", 0.98)):
+                    if rows >= share * args.photos and name not in used:
+                        used[name] = memory(process)
+            return False
+
+        while not (table.exists() and "at_end" in used):
+            bulk(model, every, table, watch)
+        with open(table, newline="") as file:
+            names = [row["file"] for row in csv.DictReader(file)]
+        note("photos", args.photos)
+        note("killed", kills)
+        note("rows_lost", args.photos - len(set(names)))
+        note("rows_doubled", len(names) - len(set(names)))
+        for name, value in used.items():
+            note(f"memory_{name}_mb", value, "MB")
+        note("memory_growth", used["at_end"] / used["early"] - 1)
+    if args.json:
+        args.json.write_text(json.dumps(results, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,159 @@
+"""What a prediction costs on AWS Lambda: milliseconds, requests a second and dollars, at three memory sizes.
+
+Lambda gives a function with M MB the share M / 1769 of a CPU. This script runs the handler in a cgroup with that share
+and prints: from the start of Python to the first answer; the mean of warm calls about known pictures, and about an
+unknown one, which is looked at more than once; the most memory. With the prices below: what a million predictions and a
+thousand cold starts cost, and what provisioned concurrency does. Graviton is not measured here: its rows take the times
+of this machine, times --arm-time. Needs root on Linux, for the cgroup.
+
+    python benchmarks/cost.py --json cost.json            # uses top_10_dog_breeds.tflite
+    python benchmarks/cost.py --price-x86 0.0000195       # prices of another region
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from handler import ROOT, photo
+
+PRICES = {  # dollars in us-east-1, first tier, as listed in August 2025: https://aws.amazon.com/lambda/pricing/
+    "x86": 0.0000166667,  # a GB-second
+    "arm": 0.0000133334,
+    "requests": 0.20,  # a million
+    "x86_provisioned": 0.0000041667,  # a GB-second of being ready
+    "arm_provisioned": 0.0000033334,
+    "x86_provisioned_use": 0.0000097222,  # a GB-second of work by one that was ready
+    "arm_provisioned_use": 0.0000077778,
+}
+SIZES = (512, 1024, 1769)  # MB
+FULL = 1769  # MB with which a whole CPU comes
+STARTS, CALLS = 10, 100
+PERIOD = 20_000  # microseconds over which the share of a CPU is kept
+WORK = """
+import base64, contextlib, io, json, os, sys, time
+import lambda_function
+calls, *files = sys.argv[1:]
+known, unknown = (lambda_function.MODEL._replace(threshold=threshold) for threshold in (-1.0, 2.0))
+events = [{"image": base64.b64encode(open(file, "rb").read()).decode()} for file in files]
+
+def ask(event, model=known):
+    lambda_function.MODEL = model
+    start = time.perf_counter()
+    with contextlib.redirect_stdout(io.StringIO()):
+        answer = lambda_function.lambda_handler(event)
+    assert "prediction" in answer, answer
+    return 1000 * (time.perf_counter() - start)
+
+ask(events[0])
+print("answered", flush=True)
+times = [[ask(event) for _ in range(int(calls))] for event in events]
+times.append([ask(events[0], unknown) for _ in range(int(calls))])
+peak = next(line for line in open("/proc/self/status") if line.startswith("VmHWM"))
+print(json.dumps([[sum(some) / max(len(some), 1) for some in times], int(peak.split()[1]) / 1000]))
+"""
+
+
+@contextlib.contextmanager
+def share_of_cpu(share: float) -> Iterator[list[str]]:
+    """Yield the words to put before a command so that it and its children have this share of one CPU."""
+    if Path("/sys/fs/cgroup/cgroup.controllers").exists():
+        group = Path(f"/sys/fs/cgroup/share-{os.getpid()}")
+        group.mkdir()
+        (group / "cpu.max").write_text(f"{round(PERIOD * share)} {PERIOD}")
+    else:
+        group = Path(f"/sys/fs/cgroup/cpu/share-{os.getpid()}")
+        group.mkdir()
+        (group / "cpu.cfs_period_us").write_text(str(PERIOD))
+        (group / "cpu.cfs_quota_us").write_text(str(round(PERIOD * share)))
+    try:
+        yield ["sh", "-c", 'echo $$ >"$0" && exec "$@"', str(group / "cgroup.procs")]
+    finally:
+        for _ in range(50):
+            with contextlib.suppress(OSError):
+                group.rmdir()
+                break
+            time.sleep(0.1)  # its last processes are ending
+
+
+def measure(model: Path, files: list[Path], share: float) -> dict[str, float]:
+    """Return milliseconds and MB of the handler with a share of a CPU."""
+    env = {**os.environ, "MODEL_FILE": str(model), "PYTHONPATH": str(ROOT)}
+    starts = []
+    with share_of_cpu(share) as prefix:
+        for number in range(STARTS):
+            calls = CALLS if number == STARTS - 1 else 0
+            command = [*prefix, sys.executable, "-c", WORK, str(calls), *map(str, files)]
+            start = time.perf_counter()
+            with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+                answered = process.stdout.readline()
+                starts.append(1000 * (time.perf_counter() - start))
+                last = process.stdout.read()
+            if not answered or process.returncode:
+                raise RuntimeError("the handler failed")
+    means, peak = json.loads(last)
+    times = dict(zip([*(f"{file.stem}_ms" for file in files), f"unknown_{files[0].stem}_ms"], means, strict=True))
+    return {"first_answer_ms": statistics.median(starts), **times, "peak_mb": peak}
+
+
+def dollars(prices: dict[str, float], size: int, milliseconds: float, first: float, kind: str) -> dict[str, float]:
+    """Return what a memory size costs on x86 or arm, given the mean of a call and the time to a first answer."""
+    second = size / 1024 * prices[kind]
+    million = 1e6 * milliseconds / 1000 * second + prices["requests"]
+    ready = size / 1024 * prices[f"{kind}_provisioned"]
+    saved = second - size / 1024 * prices[f"{kind}_provisioned_use"]
+    return {
+        "usd_a_million": million,
+        "usd_a_thousand_cold_starts": 1000 * first / 1000 * second,
+        "usd_a_month_of_one_provisioned": ready * 3600 * 730,
+        "provisioned_pays_above": ready / saved,
+    }
+
+
+def main() -> None:
+    """Measure, print, and write JSON if asked to."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, default=ROOT / "top_10_dog_breeds.tflite", help="default: %(default)s")
+    parser.add_argument(
+        "--arm-time", type=float, default=1.0, help="Graviton's time to this one's (default: %(default)s)"
+    )
+    parser.add_argument("--json", type=Path, help="file for the figures")
+    for name, price in PRICES.items():
+        option = f"--price-{name.replace('_', '-')}"
+        parser.add_argument(option, dest=name, type=float, default=price, help="USD (default: %(default).10f)")
+    args = parser.parse_args()
+    prices, results = {name: getattr(args, name) for name in PRICES}, {}
+
+    def note(figures: dict[str, float], name: str) -> None:
+        for key, value in figures.items():
+            unit = "USD" if key.startswith("usd") else key.split("_")[-1].replace("mb", "MB")
+            unit = {"above": "of the time", "s": "1/s"}.get(unit, unit)
+            results[f"{name}_{key}"] = value
+            print(f"{name}_{key} = {value:.4g} {unit}", flush=True)
+
+    with tempfile.TemporaryDirectory() as folder:
+        files = [Path(folder) / "500x375.jpg", Path(folder) / "12_megapixels.jpg"]
+        files[0].write_bytes(photo(500, 375, 2))
+        files[1].write_bytes(photo(4032, 3024, 2))
+        for size in SIZES:
+            try:
+                figures = measure(args.model.resolve(), files, size / FULL)
+            except (OSError, RuntimeError) as error:
+                sys.exit(f"cost.py: {error}; it needs root, a cgroup for CPUs and a model file")
+            note({**figures, "requests_per_s": 1000 / figures["500x375_ms"]}, f"{size}_mb")
+            for kind, ratio in (("x86", 1.0), ("arm", args.arm_time)):
+                times = (figures["500x375_ms"] * ratio, figures["first_answer_ms"] * ratio)
+                note(dollars(prices, size, *times, kind), f"{size}_mb_{kind}")
+    if args.json:
+        args.json.write_text(json.dumps(results, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,307 @@
+"""How well a model file answers about photos as people take and send them: tiny, dark, turned, within borders.
+
+Reads   data/raw, made by make_dataset.py, and test photos of a split; the handler, lambda_function.py, answers.
+Prints  accuracy and share taken as known for each change of the photos, with the plain look alone and as the handler
+        answers; and for photos of other breeds, of two breeds side by side, drawings, and folders of anything else:
+        the share taken as known and how sure the answers are. Needs Linux; no TensorFlow.
+
+    python benchmarks/robustness.py --data-dir data                            # 400 photos, 4 minutes on 2 cores
+    python benchmarks/robustness.py --data-dir data --markdown --photos 1233   # all of the ten breeds, as a table
+    python benchmarks/robustness.py --model other.tflite --split SPLIT.csv --others FOLDER_WITH_FOLDERS_OF_PHOTOS
+"""
+
+import argparse
+import functools
+import importlib
+import io
+import json
+import math
+import os
+import random
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageEnhance, ImageFilter
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from dog_breeds.console import progress
+from dog_breeds.dataset import DATA_DIR, breed_folders, breed_name, images_dir, read_split
+from dog_breeds.demo import draw_photo
+from dog_breeds.demo_dogs import DEMO_BREEDS
+from dog_breeds.facts import read_facts
+from dog_breeds.workers import in_processes
+
+ROOT = Path(__file__).resolve().parents[1]
+GREY = (128, 128, 128)
+SURE = 0.99  # a probability that claims to be no guess
+
+
+# --- Changes ---------------------------------------------------------------------------------------------------------
+
+
+def thumbnail(image: Image.Image, side: int) -> Image.Image:
+    """Return a picture with at most so many pixels a side."""
+    image = image.copy()
+    image.thumbnail((side, side))
+    return image
+
+
+def in_a_corner(image: Image.Image) -> Image.Image:
+    """Return a grey picture of the same size with the photo in a corner, at a quarter of the area."""
+    whole = Image.new("RGB", image.size, GREY)
+    small = image.resize((image.width // 2, image.height // 2))
+    corner = (image.width + image.height) % 4  # another one for another photo
+    whole.paste(small, ((whole.width - small.width) * (corner % 2), (whole.height - small.height) * (corner // 2)))
+    return whole
+
+
+def screenshot(image: Image.Image) -> Image.Image:
+    """Return a picture like a telephone's screen that shows the photo, with words above and below."""
+    screen = Image.new("RGB", (540, 1170), "white")
+    photo = image.resize((540, min(round(540 * image.height / image.width), 800)))
+    top = (screen.height - photo.height) // 2
+    screen.paste(photo, (0, top))
+    draw = ImageDraw.Draw(screen)
+    for place, text, size in (
+        ((20, 12), "12:34", 22),
+        ((470, 12), "87 %", 22),
+        ((20, 70), "Our dog", 34),
+        ((20, top + photo.height + 30), "He likes the beach, and other dogs", 26),
+        ((20, top + photo.height + 70), "too, if they are small", 26),
+    ):
+        draw.text(place, text, "black", font_size=size)
+    for x in (50, 180, 310, 440):
+        draw.ellipse((x, 1090, x + 40, 1130), outline="black", width=4)
+    return screen
+
+
+def as_jpeg(image: Image.Image, quality: int = 90) -> bytes:
+    """Return a picture as the content of a JPEG file."""
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=quality)
+    return buffer.getvalue()
+
+
+CHANGES: dict[str, Callable[[Image.Image], Image.Image]] = {
+    "jpeg_quality_30": lambda image: Image.open(io.BytesIO(as_jpeg(image, 30))),
+    "thumbnail_100_px": lambda image: thumbnail(image, 100),
+    "thumbnail_64_px": lambda image: thumbnail(image, 64),
+    "dark": lambda image: ImageEnhance.Brightness(image).enhance(0.3),
+    "over_exposed": lambda image: ImageEnhance.Brightness(image).enhance(1.8),
+    "blurred": lambda image: image.filter(ImageFilter.GaussianBlur(max(image.size) / 125)),
+    "grey": lambda image: image.convert("L").convert("RGB"),
+    "turned_15": lambda image: image.rotate(15, Image.Resampling.BICUBIC, expand=True, fillcolor=GREY),
+    "turned_90": lambda image: image.transpose(Image.Transpose.ROTATE_270),  # clockwise
+    "turned_180": lambda image: image.transpose(Image.Transpose.ROTATE_180),
+    "turned_270": lambda image: image.transpose(Image.Transpose.ROTATE_90),
+    "in_a_corner": in_a_corner,
+    "screenshot": screenshot,
+}
+
+
+# --- Other pictures --------------------------------------------------------------------------------------------------
+
+
+def side_by_side(left: Path, right: Path) -> bytes:
+    """Return two photos, scaled to the same height, as one."""
+    photos = []
+    for file in (left, right):
+        with Image.open(file) as photo:
+            photos.append(photo.convert("RGB").resize((max(round(375 * photo.width / photo.height), 1), 375)))
+    both = Image.new("RGB", (photos[0].width + photos[1].width, 375))
+    both.paste(photos[0], (0, 0))
+    both.paste(photos[1], (photos[0].width, 0))
+    return as_jpeg(both)
+
+
+def page_of_text(number: int) -> bytes:
+    """Return a page of words, in another size with each number."""
+    rng = np.random.default_rng(number)
+    page = Image.new("RGB", (600, 800), "white")
+    size = int(rng.integers(14, 40))
+    words = rng.permutation(["dog", "breed", "with", "a", "long", "coat", "and", "large", "ears"] * 33).tolist()
+    per_line = 1000 // size // 4
+    lines = [" ".join(words[i : i + per_line]) for i in range(0, len(words), per_line)]
+    ImageDraw.Draw(page).multiline_text((40, 40), "\n".join(lines[: 500 // size]), "black", font_size=size)
+    return as_jpeg(page)
+
+
+def drawn_dog(number: int) -> bytes:
+    """Return a picture of the demo set, which was not drawn for the model at hand."""
+    breeds = list(DEMO_BREEDS.values())
+    return as_jpeg(draw_photo(breeds[number % len(breeds)], random.Random(number))[0])
+
+
+def drawn_thing(number: int) -> bytes:
+    """Return a drawing: by turns a person, a house, a tree with a ball, a chart."""
+    rng = np.random.default_rng(number)
+    ground, sky, ink = (tuple(map(int, rng.integers(low, 256, 3))) for low in (0, 120, 0))
+    image = Image.new("RGB", (500, 375), sky)
+    draw = ImageDraw.Draw(image)
+    draw.rectangle((0, 260, 500, 375), ground)
+    x, y = int(rng.integers(80, 300)), int(rng.integers(60, 120))
+    if number % 4 == 0:
+        draw.ellipse((x, y - 40, x + 60, y + 20), (230, 190, 160), ink, 3)
+        draw.rounded_rectangle((x - 20, y + 20, x + 80, y + 140), 20, ink)
+        for dx in (0, 40):
+            draw.rectangle((x + dx, y + 140, x + dx + 20, y + 240), ground, ink, 3)
+    elif number % 4 == 1:
+        draw.rectangle((x, y + 60, x + 160, y + 200), (200, 180, 150), ink, 3)
+        draw.polygon([(x - 20, y + 60), (x + 80, y - 30), (x + 180, y + 60)], ink)
+        draw.rectangle((x + 60, y + 120, x + 100, y + 200), ground)
+    elif number % 4 == 2:
+        draw.rectangle((x + 50, y + 60, x + 80, y + 220), (110, 70, 30))
+        draw.ellipse((x, y - 50, x + 130, y + 100), (40, 140, 50))
+        draw.ellipse((x + 150, y + 190, x + 200, y + 240), ink)
+    else:
+        for i, height in enumerate(rng.integers(30, 250, 8).tolist()):
+            draw.rectangle((60 + 50 * i, 330 - height, 95 + 50 * i, 330), ink)
+    return as_jpeg(image)
+
+
+DRAWINGS = {"drawn_dogs": drawn_dog, "drawn_people_and_things": drawn_thing, "pages_of_text": page_of_text}
+
+
+# --- Answers ---------------------------------------------------------------------------------------------------------
+
+
+class Answer(NamedTuple):
+    """What the handler says about a picture."""
+
+    breed: str  # the first
+    probability: float
+    known: bool
+
+
+@functools.cache
+def handler(model: Path) -> ModuleType:
+    """Return lambda_function with a model file, whose inferences take one thread."""
+    os.environ["MODEL_FILE"] = str(model)
+    cpus = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(cpus)})
+    module = importlib.import_module("lambda_function")
+    os.sched_setaffinity(0, cpus)
+    return module
+
+
+def ask(model: Path, make: Callable[..., bytes], *arguments: object) -> tuple[Answer, Answer]:
+    """Return the answer of the plain look at a picture, and the handler's."""
+    data = make(*arguments)
+    plain = answer(model, data, -math.inf)
+    return plain, plain if plain.known else answer(model, data, math.inf)  # a known picture gets no second look
+
+
+def answer(model: Path, data: bytes, until: float) -> Answer:
+    """Return the handler's answer to a picture, which it may turn until a time of time.monotonic()."""
+    answer = handler(model).answer_picture(data, 1, False, {}, until)
+    [(breed, probability)] = answer["prediction"].items()
+    return Answer(breed, probability, answer["known"])
+
+
+def changed(file: Path, change: str) -> bytes:
+    """Return a photo after a change, as JPEG; as it is if there is none."""
+    if not change:
+        return file.read_bytes()
+    with Image.open(file) as image:
+        return as_jpeg(CHANGES[change](image.convert("RGB")))
+
+
+# --- Pictures to ask about -------------------------------------------------------------------------------------------
+
+
+def sample(items: Sequence, number: int) -> list:
+    """Return at most so many items, always the same ones."""
+    return random.Random(0).sample(list(items), min(number, len(items)))
+
+
+def questions(args: argparse.Namespace) -> dict[str, list[tuple]]:
+    """Return what to make the pictures of each group of, in the form of the arguments of `ask` behind the model."""
+    classes, folder = read_facts(args.model)["classes"], images_dir(args.data_dir)
+    split = read_split(args.split)
+    test = sorted(image for image, part in split.items() if part == "test")
+    test = [image for image in test if breed_name(image.split("/")[0]) in classes]
+    photos = [folder / image for image in sample(test, args.photos)]
+    groups = {name or "as_they_are": [(changed, photo, name) for photo in photos] for name in ("", *CHANGES)}
+    others = [breed_folder for breed, breed_folder in breed_folders(args.data_dir).items() if breed not in classes]
+    files = [file for other in others for file in sorted((folder / other).iterdir())]
+    groups["other_breeds"] = [(changed, file, "") for file in sample(files, args.photos)]
+    pairs = zip(photos, sample(photos, len(photos)), strict=True)
+    groups["two_breeds"] = [(side_by_side, *pair) for pair in pairs if pair[0].parent != pair[1].parent]
+    groups |= {name: [(draw, number) for number in range(100)] for name, draw in DRAWINGS.items()}
+    for other in sorted(args.others.iterdir()) if args.others else []:
+        groups[other.name] = [(changed, file, "") for file in sorted(other.iterdir())]
+    return {name: group for name, group in groups.items() if group}
+
+
+def figures(name: str, group: list[tuple], answers: list[tuple[Answer, Answer]]) -> dict[str, float]:
+    """Return a group's figures in percent."""
+    result = {}
+    for prefix, some in zip(("plain_", ""), zip(*answers, strict=True), strict=True):
+        breeds, probabilities, known = (np.array(values) for values in zip(*some, strict=True))
+        shares = {"known": known}
+        if name in ("as_they_are", *CHANGES):
+            shares = {"accuracy": breeds == [breed_name(file.parent.name) for _, file, _ in group]} | shares
+        else:
+            sure = probabilities > SURE
+            shares |= {"sure": sure, "sure_but_unknown": sure & ~known}
+        result |= {f"{prefix}{key}": 100 * float(flags.mean()) for key, flags in shares.items()}
+    return result
+
+
+def table(results: dict[str, dict[str, float]], sizes: dict[str, int]) -> str:
+    """Return the figures as two tables in Markdown: photos of the model's breeds, and other pictures."""
+    lines = []
+    for keys, head in (
+        (
+            ("plain_accuracy", "accuracy", "plain_known", "known"),
+            "right, plain look | right | known, plain look | known",
+        ),
+        (("plain_known", "known", "sure", "sure_but_unknown"), "known, plain look | known | sure | sure, but unknown"),
+    ):
+        lines += [f"| % | pictures | {head} |", "|---|---|---|---|---|---|"]
+        for name, result in results.items():
+            if ("accuracy" in result) == ("accuracy" in keys):
+                cells = [name.replace("_", " "), str(sizes[name]), *(f"{result[key]:.1f}" for key in keys)]
+                lines.append(f"| {' | '.join(cells)} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Ask, and print the figures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, default=ROOT / "top_10_dog_breeds.tflite", help="default: %(default)s")
+    parser.add_argument("--data-dir", type=Path, default=DATA_DIR)
+    parser.add_argument("--split", type=Path, default=ROOT / "benchmarks" / "official_split.csv", metavar="CSV")
+    parser.add_argument("--photos", type=int, default=400, metavar="N", help="at most, of a kind (default: 400)")
+    parser.add_argument("--others", type=Path, metavar="FOLDER", help="with folders of photos of anything else")
+    parser.add_argument("--markdown", action="store_true", help="print tables, too")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures as one JSON object")
+    args = parser.parse_args()
+    args.model = args.model.resolve()
+    groups = questions(args)
+    tasks = [(args.model, *question) for group in groups.values() for question in group]
+    results, sizes, answers = {}, {name: len(group) for name, group in groups.items()}, in_processes(ask, tasks)
+    for name, group in groups.items():
+        mine = []
+        with progress(name.replace("_", " "), len(group), unit="pictures", scale=1) as show:
+            for _ in group:
+                mine.append(next(answers))
+                show(len(mine))
+        results[name] = figures(name, group, mine)
+        for key, value in results[name].items():
+            print(f"{name}_{key} = {value:.2f} %", flush=True)
+    if args.markdown:
+        print(f"\n{table(results, sizes)}")
+    if args.json:
+        flat = {f"{name}_{key}": value for name, result in results.items() for key, value in result.items()}
+        args.json.write_text(json.dumps(flat, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,94 @@
+"""Which answer about a picture to give: the model knows upright photos without borders, and people send others."""
+
+import math
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+TURN_MARGIN = 0.03  # of similarity above the threshold, to count a turned view: 0.5 % more of other breeds are known
+BORDER_TOLERANCE = 16  # of 255: how far a border's pixels may be from its most frequent colour
+BORDER_SHARE = 0.75  # of a row or column of pixels in that colour, from which it is border: text may stand in it
+SMALLEST_INSIDE, LARGEST_INSIDE = 1 / 6, 0.8  # of a side, of the area: else there is no border, or nothing but border
+
+Box = tuple[float, float, float, float]  # left, top, right, bottom in shares of both sides, 0..1
+Run = Callable[[np.ndarray], tuple[np.ndarray, float]]  # pixels [size, size, 3] -> probabilities [N], similarity
+
+
+class Look(NamedTuple):
+    """What the model says about a view of a picture."""
+
+    pixels: np.ndarray  # float32 RGB [size, size, 3], 0..255: the view
+    probabilities: np.ndarray  # float32 [N]
+    similarity: float  # to the nearest breed
+    box: Box | None = None  # of what the view shows, where borders were cut off
+    turned: int = 0  # degrees clockwise by which it was then turned
+
+
+def end_of(context: Any) -> float:
+    """Return the time of time.monotonic() at which Lambda ends a request; infinity where there is no Lambda."""
+    remaining = getattr(context, "get_remaining_time_in_millis", None)
+    return time.monotonic() + remaining() / 1000 if remaining else math.inf
+
+
+def half_way(end: float, pictures: int = 1) -> float:
+    """Return the time until which the next of so many pictures may take: half of its share of what is left."""
+    now = time.monotonic()
+    return now + (end - now) / pictures / 2
+
+
+def best_look(run: Run, pixels: np.ndarray, threshold: float, until: float = math.inf) -> Look:
+    """Return the plain look at a picture; where it is not known, one without borders or a quarter turn that is.
+
+    Takes one inference for a known picture, four for an unknown one, five if it has borders. Starts none, after the
+    first, that would hardly end before `until`, a time of time.monotonic(): the plain look counts then.
+    """
+    start = time.monotonic()
+    plain = Look(pixels, *run(pixels))
+    seconds = time.monotonic() - start
+    if plain.similarity >= threshold:
+        return plain
+    box = inside_borders(pixels)
+    inside = cut_out(pixels, box) if box else pixels
+    turned_looks = []
+    for turned in (0, 90, 180, 270) if box else (90, 180, 270):
+        if time.monotonic() + 2 * seconds > until:
+            return plain
+        view = np.rot90(inside, -turned // 90)
+        look = Look(view, *run(view), box, turned)
+        if turned:
+            turned_looks.append(look)
+        elif look.similarity >= threshold:
+            return look
+    best = max(turned_looks, key=lambda look: look.similarity)
+    return best if best.similarity >= threshold + TURN_MARGIN else plain
+
+
+def inside_borders(pixels: np.ndarray) -> Box | None:
+    """Return the box of what stands within plain borders, as on screenshots and scans; None without such borders."""
+    size = len(pixels)
+    edge = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
+    coarse = edge.astype(int) // BORDER_TOLERANCE @ (256, 16, 1)
+    colour = np.median(edge[coarse == np.bincount(coarse).argmax()], axis=0)
+    border = (abs(pixels - colour) <= BORDER_TOLERANCE).all(axis=2)
+    top, bottom = longest_run(border.mean(axis=1) < BORDER_SHARE)
+    left, right = longest_run(border[top:bottom].mean(axis=0) < BORDER_SHARE) if bottom else (0, 0)
+    height, width = bottom - top, right - left
+    if min(height, width) < SMALLEST_INSIDE * size or height * width > LARGEST_INSIDE * size**2:
+        return None
+    return left / size, top / size, right / size, bottom / size
+
+
+def cut_out(pixels: np.ndarray, box: Box) -> np.ndarray:
+    """Return what is in a box, scaled to the whole size."""
+    left, top, right, bottom = (round(share * len(pixels)) for share in box)
+    inside = Image.fromarray(pixels[top:bottom, left:right].astype(np.uint8))
+    return np.asarray(inside.resize(pixels.shape[:2], Image.Resampling.BILINEAR), dtype=np.float32)
+
+
+def longest_run(flags: np.ndarray) -> tuple[int, int]:
+    """Return start and end of the longest run of true values; (0, 0) if there are none."""
+    changes = np.flatnonzero(np.diff(np.concatenate([[0], flags, [0]]))).tolist()
+    return max(zip(changes[::2], changes[1::2], strict=True), key=lambda run: run[1] - run[0], default=(0, 0))

@@ -1,0 +1,93 @@
+"""Pictures of people who ask the service: made ready to be sent, and shown with where the model looked."""
+
+import io
+import warnings
+from pathlib import Path
+
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+MAX_BYTES = 4_000_000  # of what is sent: Lambda takes 6 MB a request, and base64 adds a third
+SMALLER = 2000  # pixels on the longer side of what is sent instead of a larger file; the model sees some 300
+SENT_AS_THEY_ARE = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP")  # MPO: a JPEG with more behind it, from some phones
+CONVERTED = (".heic", ".heif", ".avif")  # endings of files that the service does not take
+DARK = 0.27  # how bright what did not speak for the breed stays
+
+
+def picture_to_send(file: Path) -> bytes:
+    """Return a picture's file as the service takes it: as it is, or as a JPEG if it is large or of another format.
+
+    Raises ValueError, with a sentence for the user, if it is no picture.
+    """
+    if picture_format(file) in SENT_AS_THEY_ARE and file.stat().st_size <= MAX_BYTES:
+        return file.read_bytes()
+    buffer = io.BytesIO()
+    upright_picture(file, SMALLER).save(buffer, "JPEG", quality=90)
+    return buffer.getvalue()
+
+
+def upright_picture(file: Path, side: int) -> Image.Image:
+    """Return a picture as RGB, upright, its longer side at most `side` pixels. Raises ValueError as above."""
+    with open_picture(file) as image:
+        try:
+            image.draft("RGB", (side, side))
+            image = ImageOps.exif_transpose(image)
+            if image.has_transparency_data:
+                image = image.convert("RGBA")
+                image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+            image = image.convert("RGB")
+        except (OSError, SyntaxError, ValueError):
+            raise ValueError(f"{file} is damaged or incomplete") from None
+    image.thumbnail((side, side))
+    return image
+
+
+def picture_format(file: Path) -> str:
+    """Return Pillow's name of a picture's format. Raises ValueError as above."""
+    with open_picture(file) as image:
+        return image.format
+
+
+def open_picture(file: Path) -> Image.Image:
+    """Open a picture of any format that Pillow and pillow-heif know; ValueError, with a sentence, if it is none."""
+    if file.is_dir():
+        raise ValueError(f"{file} is a folder; name a picture in it")
+    if not file.is_file():
+        raise ValueError(f"there is no file {file}")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of large pictures
+            if is_heic(file):
+                import pillow_heif  # the clients' alone: the image of the service has no decoder of HEIC
+
+                pillow_heif.register_heif_opener()
+            return Image.open(file)
+    except ModuleNotFoundError:
+        raise ValueError(f"{file} is a HEIC photo, for which pip install pillow-heif is needed") from None
+    except PermissionError:
+        raise ValueError(f"{file} may not be read") from None
+    except Image.DecompressionBombError:
+        raise ValueError(f"{file} has too many pixels; make it smaller") from None
+    except UnidentifiedImageError:
+        kinds = "JPEG, PNG, WebP, GIF, BMP, HEIC, AVIF or TIFF"
+        raise ValueError(f"{file} is no picture that can be read; it must be {kinds}") from None
+
+
+def is_heic(file: Path) -> bool:
+    """Return whether a file begins as the photos of iPhones do."""
+    with file.open("rb") as opened:
+        head = opened.read(12)
+    return head[4:8] == b"ftyp" and head[8:12] in (b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1")
+
+
+def shaded(image: Image.Image, explanation: list[list[float]], share: float) -> Image.Image:
+    """Return a picture with all that did not speak for the breed in the dark.
+
+    `explanation` are rows of numbers 0..1 for equal cells of the central `share` of both sides.
+    """
+    cells = Image.new("L", (len(explanation[0]), len(explanation)))
+    cells.putdata([round(255 * value) for row in explanation for value in row])
+    width, height = (round(side * share) for side in image.size)
+    light = Image.new("L", image.size)
+    place = ((image.width - width) // 2, (image.height - height) // 2)
+    light.paste(cells.resize((width, height), Image.Resampling.BILINEAR), place)
+    return Image.composite(image, image.point(lambda value: round(value * DARK)), light)

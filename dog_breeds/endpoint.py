@@ -1,0 +1,187 @@
+"""The service behind an endpoint in the cloud: requests, signed if wanted, answers or clear reasons, and its speed."""
+
+import contextlib
+import functools
+import hashlib
+import hmac
+import itertools
+import json
+import math
+import os
+import re
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timezone
+from typing import Any, NamedTuple
+from urllib.parse import quote, urlsplit
+
+import requests
+
+HINTS = {  # what an HTTP status without an answer of the handler means
+    403: "the endpoint wants a signed request (--sign), or there is nothing at this stage and path",
+    404: "there is nothing at this address: check region, stage and path",
+    413: "the request is too large for it: Lambda takes 6 MB, less than 4.5 MB of picture",
+    429: "too many requests at once (throttled): ask again, or raise the function's reserved concurrency",
+    500: "the service failed: look into the function's logs",
+    502: "the function failed, or ran out of memory: look into its logs",
+    503: "the service is not available: ask again; if it stays so, look into the function's logs",
+    504: "the function took too long: look into its logs, or raise its time-out",
+}
+SIGNED_HINT = "the signature was refused: check the credentials, their right to invoke the function, and this clock"
+CONNECT_SECONDS = 5
+WAIT_SECONDS = 3  # after which a person is told what is going on
+
+
+class Credentials(NamedTuple):
+    """Keys of AWS; the token belongs to keys that expire."""
+
+    key: str
+    secret: str
+    token: str | None = None
+
+
+# --- Signed requests -------------------------------------------------------------------------------------------------
+
+
+def credentials() -> Credentials:
+    """Return AWS's keys: of the environment, else what botocore finds, if it is there; ValueError if there are none."""
+    key, secret = os.environ.get("AWS_ACCESS_KEY_ID"), os.environ.get("AWS_SECRET_ACCESS_KEY")
+    if key and secret:
+        return Credentials(key, secret, os.environ.get("AWS_SESSION_TOKEN"))
+    with contextlib.suppress(ImportError):
+        import botocore.session
+        from botocore.exceptions import BotoCoreError
+
+        try:
+            found = botocore.session.get_session().get_credentials()
+            if found:
+                return Credentials(*found.get_frozen_credentials()[:3])
+        except BotoCoreError as error:
+            raise ValueError(f"no AWS credentials: {error}") from None
+    way = 'eval "$(aws configure export-credentials --format env)"'
+    raise ValueError(f"no AWS credentials; where the AWS CLI has some, say {way}")
+
+
+def signer(endpoint: str, keys: Credentials) -> Callable[[requests.PreparedRequest], requests.PreparedRequest]:
+    """Return what signs requests to an endpoint, for the region and the service that its host names."""
+    host = urlsplit(endpoint).hostname or ""
+    named = re.fullmatch(
+        r"[a-z0-9]+\.(lambda-url|execute-api)\.([a-z0-9-]+)\.(?:on\.aws|amazonaws\.com(?:\.cn)?)", host
+    )
+    kind, region = named.groups() if named else ("lambda-url", os.environ.get("AWS_REGION"))
+    region = region or os.environ.get("AWS_DEFAULT_REGION")
+    if not region:
+        raise ValueError(f"in which region is {host or endpoint}? Set AWS_REGION")
+    service = "lambda" if kind == "lambda-url" else kind
+    return functools.partial(sign, keys, service, region)
+
+
+def sign(keys: Credentials, service: str, region: str, request: requests.PreparedRequest) -> requests.PreparedRequest:
+    """Add the headers of AWS's Signature Version 4 to a request, as botocore does."""
+    url, now = urlsplit(request.url), datetime.now(timezone.utc)
+    stamp, body = now.strftime("%Y%m%dT%H%M%SZ"), request.body or b""
+    request.headers.update({"Host": url.netloc, "X-Amz-Date": stamp})
+    if keys.token:
+        request.headers["X-Amz-Security-Token"] = keys.token
+    signed = {name.lower(): " ".join(value.split()) for name, value in request.headers.items()}
+    signed = {name: value for name, value in sorted(signed.items()) if re.fullmatch("host|content-type|x-amz-.+", name)}
+    query = "&".join(sorted(part if "=" in part else part + "=" for part in url.query.split("&") if part))
+    digest = hashlib.sha256(body if isinstance(body, bytes) else body.encode()).hexdigest()
+    headers, names = "".join(f"{name}:{value}\n" for name, value in signed.items()), ";".join(signed)
+    canonical = "\n".join([request.method, quote(url.path or "/", safe="/~"), query, headers, names, digest])
+    scope = f"{stamp[:8]}/{region}/{service}/aws4_request"
+    text = "\n".join(["AWS4-HMAC-SHA256", stamp, scope, hashlib.sha256(canonical.encode()).hexdigest()])
+    key = b"AWS4" + keys.secret.encode()
+    for part in (*scope.split("/"), text):
+        key = hmac.digest(key, part.encode(), "sha256")
+    authorization = f"AWS4-HMAC-SHA256 Credential={keys.key}/{scope}, SignedHeaders={names}, Signature={key.hex()}"
+    request.headers["Authorization"] = authorization
+    return request
+
+
+# --- One request -----------------------------------------------------------------------------------------------------
+
+
+class Reply(NamedTuple):
+    """What came of a request."""
+
+    answer: dict | None  # the handler's, which may be an error; None: it did not answer
+    outcome: str  # ok, the code of an error, the HTTP status, or the name of what went wrong on the way
+    message: str  # for a person, if there is no answer
+    seconds: float
+
+
+def post(session: requests.Session, endpoint: str, body: bytes, seconds: float, auth: Callable | None) -> Reply:
+    """Send JSON to an endpoint and wait at most so long for its reply."""
+    start, headers = time.monotonic(), {"Content-Type": "application/json"}
+
+    def reply(answer: dict | None, outcome: str, message: str = "") -> Reply:
+        return Reply(answer, outcome, message, time.monotonic() - start)
+
+    try:
+        response = session.post(
+            endpoint, body, headers=headers, auth=auth, timeout=(CONNECT_SECONDS, seconds), allow_redirects=False
+        )
+    except requests.Timeout:
+        return reply(None, "time_out", f"no answer from {endpoint} in time; --timeout S waits longer")
+    except requests.RequestException as error:
+        kind = type(error).__name__
+        return reply(None, kind, f"no answer from {endpoint} ({kind}): check the address and the network")
+    try:
+        answer = response.json()
+    except ValueError:
+        answer = None
+    if isinstance(answer, dict) and answer.keys() & {"prediction", "predictions"}:
+        return reply(answer, "ok")
+    if isinstance(answer, dict) and isinstance(answer.get("error"), dict):
+        return reply(answer, str(answer["error"].get("code")))
+    status = response.status_code
+    said = answer.get("message") or answer.get("Message") if isinstance(answer, dict) else None
+    hint = SIGNED_HINT if status == 403 and auth else HINTS.get(status, "it is not the service that answers there")
+    return reply(None, f"status_{status}", f"status {status} ({said or response.reason or 'no reason'}): {hint}")
+
+
+def ask(endpoint: str, event: dict, seconds: float, auth: Callable | None, tell: Callable[[str], Any]) -> dict:
+    """Return the service's answer to an event; RuntimeError if there is none. Tells a person who has to wait why."""
+    waiting = threading.Timer(WAIT_SECONDS, tell, ["still waiting; after a pause Lambda has to start a container"])
+    waiting.daemon = True
+    waiting.start()
+    try:
+        with requests.Session() as session:
+            reply = post(session, endpoint, json.dumps(event).encode(), seconds, auth)
+    finally:
+        waiting.cancel()
+    if reply.answer is None:
+        raise RuntimeError(reply.message)
+    return reply.answer
+
+
+# --- Many requests ---------------------------------------------------------------------------------------------------
+
+
+def load(endpoint: str, event: dict, seconds: float, auth: Callable | None, number: int, clients: int) -> dict:
+    """Send an event so many times by so many clients at once; return figures by name, and how often each outcome came.
+
+    One request more goes before them, alone, as it may find the service cold, and counts only as first_ms.
+    """
+    body, left = json.dumps(event).encode(), itertools.count()
+
+    def client(share: Iterable[int]) -> list[Reply]:
+        with requests.Session() as session:
+            return [post(session, endpoint, body, seconds, auth) for _ in share]
+
+    (first,) = client(range(1))
+    start = time.monotonic()
+    with ThreadPoolExecutor(clients) as pool:
+        shares = [itertools.takewhile(number.__gt__, left) for _ in range(clients)]
+        replies = [reply for some in pool.map(client, shares) for reply in some]
+    rate = number / (time.monotonic() - start)
+    times = sorted(1000 * reply.seconds for reply in replies if reply.outcome == "ok")
+    figures = {"first_ms": 1000 * first.seconds, "requests": number, "clients": clients, "requests_per_s": rate}
+    for percent in (50, 90, 99, 100) if times else ():
+        figures[f"p{percent}_ms"] = times[math.ceil(len(times) * percent / 100) - 1]
+    outcomes = Counter(reply.outcome for reply in replies)
+    return {**figures, "failed": number - outcomes["ok"], **dict(outcomes.most_common())}

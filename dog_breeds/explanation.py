@@ -1,0 +1,43 @@
+"""Where the model looked: which parts of a picture spoke for its breed. NumPy only."""
+
+from typing import Any
+
+import numpy as np
+
+
+def explains(interpreter: Any) -> bool:
+    """Return whether a model file gives what an explanation needs: an output named "map"."""
+    return any(output["name"] == "map" for output in interpreter.get_output_details())
+
+
+def class_activation_map(interpreter: Any, breed: int) -> list[list[float]]:
+    """Return how much each cell of the last picture spoke for a breed: rows of numbers, 0 (not) to 1 (the most).
+
+    The head is linear and the features are the mean of the map over its cells, so each cell's share in the breed's
+    logit is its features times the breed's weights (Zhou et al., "Learning deep features for discriminative
+    localization", CVPR 2016). What speaks against the breed counts as 0.
+    """
+    tensors = {tensor["name"]: tensor["index"] for tensor in interpreter.get_tensor_details()}
+    cells = interpreter.get_tensor(tensors["map"])[0]  # [10, 10, 2048]
+    evidence = np.maximum(cells @ interpreter.get_tensor(tensors["kernel"])[breed], 0)
+    return (evidence / max(evidence.max(), 1e-9)).round(3).tolist()
+
+
+def on_picture(
+    cells: list[list[float]], box: tuple[float, float, float, float] | None, turned: int
+) -> list[list[float]]:
+    """Return the cells of a view at their places in the picture, 0 elsewhere.
+
+    The view shows a box of the picture (left, top, right, bottom in shares of its sides), or all of it, turned by so
+    many degrees clockwise.
+    """
+    cells = np.rot90(cells, turned // 90)
+    number = len(cells)
+    left, top, right, bottom = box or (0, 0, 1, 1)
+    centres = (np.arange(number) + 0.5) / number
+    rows, columns = (
+        np.floor((centres - start) / (end - start) * number).astype(int)
+        for start, end in ((top, bottom), (left, right))
+    )
+    whole = np.pad(cells, 1)  # a frame of zeros for what is outside
+    return whole[np.ix_(np.clip(rows + 1, 0, number + 1), np.clip(columns + 1, 0, number + 1))].tolist()

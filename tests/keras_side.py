@@ -1,0 +1,57 @@
+"""What tests ask Keras: functions that the fixture `elsewhere` calls in a process of their own."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+
+from dog_breeds import recipe, xception
+from dog_breeds.features import View, load_pixels
+from dog_breeds.xception import keras
+
+
+def answers(model: Path, views: Sequence[View]) -> dict[str, np.ndarray]:
+    """What a saved model gives in plain Keras: "probabilities", "similarity", and the "features" on the way."""
+    loaded = keras.models.load_model(model, compile=False)
+    names = ("probabilities", "similarity", "features")
+    whole = keras.Model(loaded.input, {name: loaded.get_layer(name).output for name in names})
+    pixels = np.stack([load_pixels(view, loaded.input.shape[1]) for view in views]).astype(np.float32)
+    return whole.predict(pixels, verbose=0)
+
+
+def xception_features(weights: Path, size: int, views: Sequence[View]) -> np.ndarray:
+    """What Keras' own Xception, with its own scaling, makes of views."""
+    model = keras.applications.Xception(weights=None, include_top=False, input_shape=(size, size, 3), pooling="avg")
+    model.load_weights(weights)
+    pixels = np.stack([load_pixels(view, size) for view in views]).astype(np.float32)
+    return model.predict(keras.applications.xception.preprocess_input(pixels), verbose=0)
+
+
+def write_unfused(weights: Path, size: int, views: Sequence[View], path: Path, unfused: Path) -> None:
+    """Write the int8 backbone, and beside it as it was before its RELUs were fused."""
+    fuse = xception.fuse_relus
+
+    def keep(model: object) -> None:
+        unfused.write_bytes(xception.flatbuffer_utils.convert_object_to_bytearray(model))
+        fuse(model)
+
+    with mock.patch.object(xception, "fuse_relus", keep):
+        xception.write_backbone(weights, size, views, "int8", path)
+
+
+def calm_half(weights: Path, size: int, views: Sequence[View], wild: View) -> list[View]:
+    """What is calibrated on if one of the views has pixels a thousand times as bright."""
+    with mock.patch.object(
+        xception, "load_pixels", lambda view, size: load_pixels(view, size) * 1000.0 ** (view == wild)
+    ):
+        return xception.calm_half(xception.load_xception(weights, size), views)
+
+
+def adamw(start: np.ndarray, gradients: Sequence[np.ndarray], rates: Sequence[float]) -> np.ndarray:
+    """What Keras' AdamW makes of a weight, a step for each gradient and learning rate."""
+    optimizer, weight = keras.optimizers.AdamW(weight_decay=recipe.WEIGHT_DECAY), keras.Variable(start)
+    for gradient, rate in zip(gradients, rates, strict=True):
+        optimizer.learning_rate = rate
+        optimizer.apply([gradient], [weight])
+    return weight.numpy()

@@ -1,0 +1,134 @@
+"""test.py --folder: every photo has one row, whatever the files are, and however often the run was killed."""
+
+import csv
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from colour_model import COLOURS
+from handler_process import ROOT
+from odd_pictures import picture, saved
+
+from dog_breeds import bulk
+
+pytest_plugins = ["handler_fixtures"]
+ODD = [
+    "a,b.jpg",
+    'quo"te.jpg',
+    "line\nbreak.jpg",
+    "return\rhere.jpg",
+    "Ünïcode/ö.JPEG",
+    os.fsdecode(b"not-utf8-\xff.png"),
+]
+
+
+def command(folder: Path, table: Path, model: Path) -> list:
+    return [sys.executable, "test.py", "--folder", folder, "--csv", table, "--model", model]
+
+
+def run(folder: Path, table: Path, model: Path) -> subprocess.CompletedProcess:
+    return subprocess.run(command(folder, table, model), cwd=ROOT, capture_output=True, text=True, timeout=120)
+
+
+def rows(table: Path) -> list[dict]:
+    with open(table, newline="", encoding="utf-8", errors="surrogateescape") as file:
+        return list(csv.DictReader(file))
+
+
+def photos_in(folder: Path, number: int) -> dict[str, str]:
+    """Write so many photos in all colours, in folders of 100; return the breed of each."""
+    breeds = {}
+    for index in range(number):
+        breed = list(COLOURS)[index % len(COLOURS)]
+        name = f"{index // 100}/{index}.jpg"
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(saved(picture(64, 48, breed), format="JPEG", quality=95))
+        breeds[name] = breed
+    return breeds
+
+
+def test_odd_names_and_files(colour_model, tmp_path):
+    folder, table = tmp_path / "photos", tmp_path / "out.csv"
+    (folder / "Ünïcode").mkdir(parents=True)
+    for name in ODD:
+        (folder / name).write_bytes(saved(picture(), format="PNG"))
+    (folder / "text.jpg").write_text("a dog")
+    (folder / "empty.png").write_bytes(b"")
+    (folder / "large.png").write_bytes(saved(picture(), format="PNG") + bytes(10_000_000))
+    (folder / "notes.txt").write_text("no photo")
+    (folder / "folder.jpg").mkdir()
+    (folder / "nowhere.jpg").symlink_to("missing")
+    os.mkfifo(folder / "pipe.jpg")
+    done = run(folder, table, colour_model)
+    assert done.returncode == 0, done.stderr
+    errors = {"text.jpg": "unsupported_type", "empty.png": "unsupported_type", "large.png": "too_large"}
+    found = {row["file"]: row["breed"] or row["error"] for row in rows(table)}
+    assert found == {**dict.fromkeys(ODD, "leonberg"), **errors}
+    assert len(rows(table)) == len(found)
+    assert {row["known"] for row in rows(table)} == {"yes", ""}
+    assert f"{len(ODD):9,}  leonberg" in done.stdout.splitlines()
+    before = table.read_bytes()
+    assert "0 photos more" in run(folder, table, colour_model).stdout and table.read_bytes() == before
+
+
+def test_killed_again_and_again_no_row_is_lost_or_doubled(colour_model, tmp_path):
+    folder, table = tmp_path / "photos", tmp_path / "out.csv"
+    folder.mkdir()
+    breeds = photos_in(folder, 3000)
+    chance, sizes = random.Random(0), []
+    for _ in range(3):
+        process = subprocess.Popen(command(folder, table, colour_model), cwd=ROOT, stdout=subprocess.DEVNULL)
+        size = table.stat().st_size if table.exists() else 0
+        while (not table.exists() or table.stat().st_size < size + 5000) and process.poll() is None:
+            time.sleep(0.005)
+        time.sleep(chance.uniform(0, 0.1))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        with open(table, "r+b") as file:  # as if the system had written only a part of the last row
+            file.truncate(table.stat().st_size - chance.randrange(40))
+        sizes.append(table.stat().st_size)
+    assert sizes == sorted(sizes) and sizes[0] < sizes[-1]
+    assert run(folder, table, colour_model).returncode == 0
+    found = rows(table)
+    assert len(found) == 3000 and {row["file"]: row["breed"] for row in found} == breeds
+    assert [row["file"] for row in found] == list(bulk.photos(folder)), "in their order"
+
+
+@pytest.mark.parametrize("content", [b"name,age\nrex,3\n", b"file,breed\n", b"\x89PNG"])
+def test_a_file_of_another_kind_is_left_alone(colour_model, tmp_path, content):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "out.csv").write_bytes(content)
+    done = run(tmp_path / "photos", tmp_path / "out.csv", colour_model)
+    assert done.returncode == 1 and done.stderr.count("\n") == 1
+    assert "is no table of this program" in done.stderr and (tmp_path / "out.csv").read_bytes() == content
+
+
+@pytest.mark.parametrize(
+    ("left", "names"),
+    [
+        (b"fil", set()),
+        (bulk.HEADER, set()),
+        (bulk.HEADER + b"a.jpg,pug,1.0,yes,\r\nb.j", {"a.jpg"}),
+        (bulk.HEADER + b'a.jpg,pug,1.0,yes,\r\n"b\r\n', {"a.jpg"}),
+        (bulk.HEADER + b'a.jpg,pug,1.0,yes,\r\n"b\r\n""c.jpg",pug,1.0,yes,\r', {"a.jpg"}),
+        (bulk.HEADER + b'"b\r\n""c.jpg",pug,1.0,yes,\r\n', {'b\r\n"c.jpg'}),
+    ],
+)
+def test_a_half_row_is_cut_off(tmp_path, left, names):
+    table = tmp_path / "out.csv"
+    table.write_bytes(left)
+    assert bulk.names_in(table) == names
+    assert left.startswith(table.read_bytes()) and bulk.names_in(table) == names
+    assert table.read_bytes() in (b"", bulk.HEADER, left) or table.read_bytes().endswith(b"yes,\r\n")
+
+
+def test_wrong_arguments_are_one_line(colour_model, tmp_path):
+    done = run(tmp_path / "missing", tmp_path / "out.csv", colour_model)
+    assert done.returncode == 1 and "missing is no folder" in done.stderr and not (tmp_path / "out.csv").exists()
+    done = subprocess.run([sys.executable, "test.py", "--folder", "."], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2 and "--folder and --csv belong together" in done.stderr

@@ -1,0 +1,187 @@
+"""test_cloud.py against what endpoints in the cloud do: signatures, refusals, silence, cold starts, many at once."""
+
+import contextlib
+import datetime
+import json
+import re
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+
+import botocore.auth
+import botocore.credentials
+import pytest
+import requests
+from botocore.awsrequest import AWSRequest
+from handler_fixtures import Silent, local_server
+from odd_pictures import BREED, picture, saved
+from test_clients import complaint, run
+
+from dog_breeds import endpoint
+from dog_breeds.gateway import Gateway
+
+pytest_plugins = ["handler_fixtures"]
+KEYS = {
+    "AWS_ACCESS_KEY_ID": "AKID",
+    "AWS_SECRET_ACCESS_KEY": "secret/+",
+    "AWS_SESSION_TOKEN": "token==",
+    "AWS_REGION": "eu-west-1",
+}
+ANSWER = {"prediction": {BREED: 1.0}, "known": True}
+
+
+def signature(method: str, url: str, body: bytes, headers: dict, service: str = "lambda") -> str:
+    """The Authorization header that botocore gives a request, at the time that its headers tell."""
+    moment = datetime.datetime.strptime(headers["x-amz-date"], "%Y%m%dT%H%M%SZ").replace(tzinfo=datetime.timezone.utc)
+    keys = botocore.credentials.Credentials("AKID", "secret/+", headers.get("x-amz-security-token"))
+    request = AWSRequest(method, url, {"Content-Type": "application/json"} if method == "POST" else {}, body)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(botocore.auth, "get_current_datetime", lambda: moment)
+        botocore.auth.SigV4Auth(keys, service, "eu-west-1").add_auth(request)
+    return request.headers["Authorization"]
+
+
+@pytest.mark.parametrize("token", [None, "a+token/=="])
+@pytest.mark.parametrize("service", ["lambda", "execute-api"])
+@pytest.mark.parametrize(
+    ("method", "url"),
+    [
+        ("POST", "https://abc.lambda-url.eu-west-1.on.aws/"),
+        ("POST", "https://abc.lambda-url.eu-west-1.on.aws"),
+        ("POST", "http://127.0.0.1:9000/prod/predict"),
+        ("GET", "https://abc.lambda-url.eu-west-1.on.aws/?url=https://a.example/a%20b.jpg&top_k=3&a=&top=1&b"),
+        ("GET", "https://abc.execute-api.eu-west-1.amazonaws.com/pro d/ä+b~c%2Fd?z=ö&a=1"),
+    ],
+)
+def test_signature_is_that_of_botocore(method, url, service, token):
+    body = b'{"image": "aGk="}' if method == "POST" else None
+    headers = {"Content-Type": "application/json"} if body else {}
+    request = requests.Request(method, url, headers, data=body).prepare()
+    endpoint.sign(endpoint.Credentials("AKID", "secret/+", token), service, "eu-west-1", request)
+    lower = {name.lower(): value for name, value in request.headers.items()}
+    assert lower["authorization"] == signature(method, request.url, body, lower, service)
+
+
+@pytest.mark.parametrize(
+    ("url", "service", "region"),
+    [
+        ("https://abc.lambda-url.eu-west-1.on.aws/", "lambda", "eu-west-1"),
+        ("https://abc.execute-api.us-gov-east-1.amazonaws.com/prod/predict", "execute-api", "us-gov-east-1"),
+        ("https://dogs.example/predict", "lambda", "here-1"),
+        ("https://abc.lambda-url.eu-west-1.on.aws.example/", "lambda", "here-1"),
+    ],
+)
+def test_service_and_region_are_those_of_the_host(monkeypatch, url, service, region):
+    monkeypatch.setenv("AWS_REGION", "here-1")
+    assert endpoint.signer(url, endpoint.Credentials("AKID", "secret")).args[1:] == (service, region)
+
+
+class Cloud(Silent):
+    """An endpoint that misbehaves as its path says; /signed checks the signature."""
+
+    def do_POST(self) -> None:
+        body, path = self.rfile.read(int(self.headers["Content-Length"])), self.path.strip("/")
+        status, answer = 200, ANSWER
+        if path == "signed":
+            headers = {name.lower(): value for name, value in self.headers.items()}
+            url = f"http://{self.headers['Host']}{self.path}"
+            right = "authorization" in headers and headers["authorization"] == signature("POST", url, body, headers)
+            status, answer = (200, ANSWER) if right else (403, {"Message": "Forbidden"})
+        elif path == "slow":
+            time.sleep(3.5)
+        elif path == "html":
+            answer = "<html>"
+        elif path.isdecimal():
+            status, answer = int(path), {"message": "said AWS"}
+        elif path == "often":
+            with LOCK:
+                OFTEN.append(len(OFTEN))
+                status, answer = (429, {"Reason": "ReservedFunction"}) if len(OFTEN) % 10 == 0 else (200, ANSWER)
+        with contextlib.suppress(OSError):
+            self.send_response(status)
+            self.end_headers()
+            self.wfile.write(answer.encode() if isinstance(answer, str) else json.dumps(answer).encode())
+
+
+LOCK, OFTEN = threading.Lock(), []
+
+
+@pytest.fixture(scope="module")
+def cloud() -> Iterator[str]:
+    with local_server(Cloud) as port:
+        yield f"http://127.0.0.1:{port}"
+
+
+@pytest.fixture(scope="module")
+def photo(tmp_path_factory) -> str:
+    file = tmp_path_factory.mktemp("photos") / "photo.jpg"
+    file.write_bytes(saved(picture(500, 375), format="JPEG"))
+    return str(file)
+
+
+def ask(place: str, photo: str, *arguments: object, **env: str) -> subprocess.CompletedProcess:
+    return run("test_cloud.py", "--endpoint", place, "--file", photo, *arguments, **env)
+
+
+def test_signed_where_that_is_wanted(cloud, photo, tmp_path):
+    done = ask(f"{cloud}/signed", photo, "--sign", **KEYS)
+    assert done.returncode == 0 and done.stdout.startswith(BREED), done.stderr
+    (tmp_path / "keys").write_text("[other]\naws_access_key_id = AKID\naws_secret_access_key = secret/+\n")
+    place = {"AWS_SHARED_CREDENTIALS_FILE": str(tmp_path / "keys"), "AWS_EC2_METADATA_DISABLED": "true"}
+    done = ask(f"{cloud}/signed", photo, "--sign", AWS_PROFILE="other", AWS_REGION="eu-west-1", **place)
+    assert done.returncode == 0, done.stderr
+    assert "wants a signed request (--sign)" in complaint(ask(f"{cloud}/signed", photo))
+    wrong = {**KEYS, "AWS_SECRET_ACCESS_KEY": "other"}
+    assert "(Forbidden): the signature was refused" in complaint(ask(f"{cloud}/signed", photo, "--sign", **wrong))
+    said = complaint(ask(f"{cloud}/signed", photo, "--sign", **place))
+    assert "no AWS credentials; where the AWS CLI has some, say eval" in said
+    said = complaint(ask(f"{cloud}/signed", photo, "--sign", AWS_PROFILE="missing", **place))
+    assert "no AWS credentials: The config profile (missing) could not be found" in said
+    said = complaint(ask(f"{cloud}/signed", photo, "--sign", **{**KEYS, "AWS_REGION": ""}))
+    assert "Set AWS_REGION" in said
+
+
+@pytest.mark.parametrize("status", sorted(endpoint.HINTS))
+def test_a_refusal_says_what_to_do(cloud, photo, status):
+    said = complaint(ask(f"{cloud}/{status}", photo))
+    assert said == f"test_cloud.py: status {status} (said AWS): {endpoint.HINTS[status]}"
+
+
+def test_silence_cold_starts_and_others(cloud, photo):
+    assert "in time; --timeout S waits longer" in complaint(ask(f"{cloud}/slow", photo, "--timeout", 0.3))
+    assert "status 200 (OK): it is not the service that answers" in complaint(ask(f"{cloud}/html", photo))
+    said = complaint(ask("https://127.0.0.1:9/", photo))
+    assert "(ConnectionError): check the address and the network" in said
+    done = ask(f"{cloud}/slow", photo)
+    assert done.returncode == 0 and done.stdout.startswith(BREED)
+    assert "still waiting; after a pause Lambda has to start a container" in done.stderr
+
+
+def figures(done: subprocess.CompletedProcess) -> dict[str, float]:
+    return {name: float(value) for name, value in re.findall(r"^(\w+) = (\S+)", done.stdout, re.M)}
+
+
+def test_failures_among_many_are_counted(cloud, photo):
+    done = ask(f"{cloud}/often", photo, "--requests", 60, "--concurrency", 4)
+    found = figures(done)
+    assert done.returncode == 1 and f"test_cloud.py: {found['failed']:.0f} of 60 requests failed" in done.stderr
+    assert found["failed"] == found["status_429"] == 6 and found["ok"] == 54 and len(OFTEN) == 61
+    assert 0 < found["p50_ms"] <= found["p90_ms"] <= found["p99_ms"] <= found["p100_ms"]
+
+
+@pytest.mark.parametrize("payload", ["1.0", "2.0"])
+def test_four_hundred_from_eight_clients(stack, photo, payload):
+    """Through the gateway to the real stack, signed in the one form and not in the other."""
+    arguments = ["--sign"] if payload == "2.0" else []
+    with Gateway(("127.0.0.1", 0), stack.endpoint, payload) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        place = f"http://127.0.0.1:{server.server_port}/predict"
+        single = ask(place, photo, *arguments, **KEYS)
+        assert single.returncode == 0 and single.stdout.startswith(BREED), single.stderr
+        done = ask(place, photo, "--requests", 400, "--concurrency", 8, *arguments, **KEYS)
+        refused = complaint(run("test_cloud.py", "--endpoint", place, "--url", "http://10.0.0.1/"))
+        server.shutdown()
+    assert done.returncode == 0, done.stderr
+    assert figures(done)["ok"] == 400 and figures(done)["failed"] == 0
+    assert refused == "test_cloud.py: the host of the URL is not found, or not public"

@@ -1,0 +1,214 @@
+"""The local gateway: events as AWS documents them, and the function's responses as HTTP."""
+
+import base64
+import contextlib
+import http.client
+import json
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from handler_fixtures import Silent, local_server
+from odd_pictures import BREED, picture, saved
+
+from dog_breeds import gateway
+
+pytest_plugins = ["handler_fixtures"]
+JPEG = saved(picture(500, 375), format="JPEG")
+
+
+@contextlib.contextmanager
+def serving(emulator: str, payload: str = "2.0"):
+    """A gateway on a free port: a function that sends it a request and gives status, headers and body."""
+    with gateway.Gateway(("127.0.0.1", 0), emulator, payload) as server:
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+
+        def ask(method, target, body=None, headers=(), connection=None):
+            connection = connection or http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=30)
+            connection.putrequest(method, target, skip_host=any(name == "Host" for name, _ in headers))
+            for name, value in headers:
+                connection.putheader(name, value)
+            if body is not None:
+                connection.putheader("Content-Length", str(len(body)))
+            connection.endheaders(body)
+            answer = connection.getresponse()
+            return answer.status, answer.headers, answer.read()
+
+        ask.port = server.server_port
+        yield ask
+        server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def echo():
+    """An emulator whose function gives back the event, or what the body says that it is to give."""
+
+    class Echo(Silent):
+        def do_POST(self) -> None:
+            event = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            said = event.get("body") if "give" in str(event.get("rawQueryString")) else None
+            self.send_response(200)
+            self.end_headers()
+            body = json.dumps(event)
+            self.wfile.write((said or json.dumps({"statusCode": 200, "body": body})).encode())
+
+    with local_server(Echo) as port:
+        yield f"http://127.0.0.1:{port}"
+
+
+def test_event_of_a_function_url(echo):
+    headers = [("Host", "dogs.example:9000"), ("X-Dog", "a"), ("X-DOG", "b"), ("Cookie", "one=1; two=2")]
+    headers += [("Content-Type", "image/jpeg"), ("User-Agent", "tester")]
+    with serving(echo) as ask:
+        event = json.loads(ask("POST", "/a%20b/c?x=1&y=%C3%A9+%26&x=&x=2", JPEG, headers)[2])
+        bare = json.loads(ask("GET", "/")[2])
+    assert event["version"] == "2.0" and event["routeKey"] == "$default"
+    assert event["rawPath"] == "/a%20b/c" and event["rawQueryString"] == "x=1&y=%C3%A9+%26&x=&x=2"
+    assert event["queryStringParameters"] == {"x": "1,,2", "y": "é &"}
+    assert event["cookies"] == ["one=1", "two=2"] and "cookie" not in event["headers"]
+    assert event["headers"]["x-dog"] == "a,b" and event["headers"]["host"] == "dogs.example:9000"
+    assert event["headers"]["x-forwarded-for"] == "127.0.0.1" and event["headers"]["x-forwarded-port"] == "9000"
+    assert all(name == name.lower() for name in event["headers"])
+    assert event["isBase64Encoded"] is True and base64.b64decode(event["body"]) == JPEG
+    context = event["requestContext"]
+    assert context["http"] == {
+        "method": "POST",
+        "path": "/a%20b/c",
+        "protocol": "HTTP/1.1",
+        "sourceIp": "127.0.0.1",
+        "userAgent": "tester",
+    }
+    assert context["stage"] == "$default" and abs(context["timeEpoch"] / 1000 - time.time()) < 60
+    assert not {"body", "cookies", "queryStringParameters"} & bare.keys() and bare["isBase64Encoded"] is False
+
+
+def test_event_of_payload_1(echo):
+    headers = [("X-Dog", "a"), ("X-Dog", "b"), ("Cookie", "one=1"), ("Content-Type", "application/json; charset=utf-8")]
+    with serving(echo, "1.0") as ask:
+        event = json.loads(ask("PUT", "/a?x=1&x=2%26", '{"é": 1}'.encode(), headers)[2])
+        bare = json.loads(ask("GET", "/")[2])
+    assert (event["version"], event["httpMethod"], event["path"]) == ("1.0", "PUT", "/a")
+    assert event["headers"]["X-Dog"] == "b" and event["multiValueHeaders"]["X-Dog"] == ["a", "b"]
+    assert event["headers"]["Cookie"] == "one=1" and "cookies" not in event
+    assert event["queryStringParameters"] == {"x": "2&"}
+    assert event["multiValueQueryStringParameters"] == {"x": ["1", "2&"]}
+    assert event["body"] == '{"é": 1}' and event["isBase64Encoded"] is False
+    assert event["requestContext"]["httpMethod"] == "PUT"
+    assert [bare[name] for name in ("body", "queryStringParameters", "multiValueQueryStringParameters")] == [None] * 3
+
+
+@pytest.mark.parametrize(
+    "headers, text",
+    [
+        ([("Content-Type", "text/plain")], True),
+        ([("Content-Type", "APPLICATION/JSON;x=y")], True),
+        ([("Content-Type", "application/problem+json")], True),
+        ([("Content-Type", "application/json"), ("Content-Encoding", "gzip")], False),
+        ([("Content-Type", "application/x-www-form-urlencoded")], False),
+        ([], False),
+    ],
+)
+def test_which_bodies_are_text(echo, headers, text):
+    with serving(echo) as ask:
+        event = json.loads(ask("POST", "/", b"a=b", headers)[2])
+    assert event["isBase64Encoded"] is not text and event["body"] == ("a=b" if text else "YT1i")
+
+
+@pytest.mark.parametrize(
+    "response, status, body",
+    [
+        ({"statusCode": 201, "headers": {"X-A": "1"}, "body": "dög"}, 201, "dög".encode()),
+        ({"statusCode": "200", "body": base64.b64encode(JPEG).decode(), "isBase64Encoded": True}, 200, JPEG),
+        ({"statusCode": 204, "body": "never sent"}, 204, b""),
+        ({"a": 1}, 200, b'{"a": 1}'),
+        ("text", 200, b'"text"'),
+        ({"errorMessage": "division by zero", "errorType": "ZeroDivisionError"}, 502, None),
+        ({"statusCode": 200, "body": "*", "isBase64Encoded": True}, 502, None),
+        ({"statusCode": "many"}, 502, None),
+        ({"statusCode": 200, "body": 5}, 502, None),
+        ({"statusCode": 200, "headers": {"X-A": "1\r\nX-B: 2"}}, 502, None),
+    ],
+)
+def test_responses(echo, response, status, body):
+    with serving(echo) as ask:
+        answer = ask("POST", "/?give", json.dumps(response).encode(), [("Content-Type", "text/plain")])
+    assert answer[0] == status and answer[2] == (b'{"Message": "Internal Server Error"}' if body is None else body)
+    assert answer[1]["Content-Type"] == (None if status == 204 else "application/json") or status == 204
+    assert "X-B" not in answer[1]
+
+
+def test_headers_and_cookies_of_responses(echo):
+    response = {"statusCode": 200, "headers": {"Content-Type": "text/html", "Content-Length": "7", "Server": "x"}}
+    response |= {"cookies": ["a=1", "b=2"], "body": "<p>"}
+    with serving(echo) as ask:
+        body, kind = json.dumps(response).encode(), [("Content-Type", "text/plain")]
+        status, headers, content = ask("POST", "/?give", body, kind)
+        assert (status, headers.get_all("Set-Cookie"), content) == (200, ["a=1", "b=2"], b"<p>")
+        assert headers.get_all("Content-Type") == ["text/html"] and headers.get_all("Content-Length") == ["3"]
+        assert headers.get_all("Server") == ["dog-breeds-gateway"]
+    lists = gateway.http_answer(
+        "1.0", {"statusCode": 200, "headers": {"x": "1"}, "multiValueHeaders": {"X": ["2", "3"]}}
+    )
+    assert lists[1][:2] == [("X", "2"), ("X", "3")]
+
+
+def test_head_has_the_length_and_no_body(echo):
+    with serving(echo) as ask:
+        status, headers, content = ask("HEAD", "/")
+    assert status == 200 and int(headers["Content-Length"]) > 100 and content == b""
+
+
+def test_six_megabytes_is_the_limit(echo):
+    """Of the event: base64 makes it 4.7 MB of a picture. The connection stays usable."""
+    with serving(echo) as ask:
+        connection = http.client.HTTPConnection("127.0.0.1", ask.port, timeout=30)
+        for size, status in ((4_500_000, 200), (4_800_000, 413), (6_300_000, 413), (30_000_000, 413), (10, 200)):
+            answer = ask("POST", "/", bytes(size), [("Content-Type", "image/png")], connection)
+            assert answer[0] == status, size
+        assert ask("POST", "/", b"", [("Transfer-Encoding", "chunked")])[0] == 411
+        large = json.dumps({"statusCode": 200, "body": "x" * 6_291_456})
+
+    class Large(Silent):
+        def do_POST(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(large.encode())
+
+    with local_server(Large) as port, serving(f"http://127.0.0.1:{port}") as ask:
+        assert ask("GET", "/")[0] == 502
+
+
+def test_no_emulator_is_502(capfd):
+    with serving("http://127.0.0.1:9") as ask:
+        assert ask("GET", "/")[0] == 502
+    assert "gateway: no answer of the function" in capfd.readouterr().err
+
+
+def test_one_invocation_at_a_time(echo):
+    running, most = [0], []
+
+    class Slow(Silent):
+        def do_POST(self) -> None:
+            running[0] += 1
+            most.append(running[0])
+            time.sleep(0.02)
+            running[0] -= 1
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b'{"statusCode": 200}')
+
+    with local_server(Slow) as port, serving(f"http://127.0.0.1:{port}") as ask, ThreadPoolExecutor(8) as clients:
+        answers = list(clients.map(lambda _: ask("GET", "/")[0], range(24)))
+    assert answers == [200] * 24 and max(most) == 1
+
+
+@pytest.mark.parametrize("payload", ["1.0", "2.0"])
+def test_served_through_the_real_stack_by_parallel_clients(stack, payload):
+    kind = [("Content-Type", "image/jpeg")]
+    with serving(stack.endpoint, payload) as ask, ThreadPoolExecutor(8) as clients:
+        answers = list(clients.map(lambda _: ask("POST", "/predict?top_k=1", JPEG, kind), range(40)))
+        assert ask("GET", "/other")[0] == 404 and ask("POST", "/", b"{")[0] == 400
+    assert {(status, content) for status, _, content in answers} == {
+        (200, f'{{"prediction": {{"{BREED}": 1.0}}, "known": true}}'.encode())
+    }

@@ -1,0 +1,96 @@
+"""make as a newcomer uses it before anything is trained: help, predict and serve, in their small environment."""
+
+import contextlib
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+
+import pytest
+from conftest import ROOT, make
+from odd_pictures import picture, saved
+
+
+@contextlib.contextmanager
+def served(*words: str) -> Iterator[tuple[subprocess.Popen, str, list[str]]]:
+    """Run `make serve` on free ports; give its process, the address that it prints, and the words for its ports."""
+    with contextlib.ExitStack() as stack:
+        servers = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(3)]
+        port, page_port = sorted(server.getsockname()[1] for server in servers)[::2]
+    ports = [f"PORT={port}", f"PAGE_PORT={page_port}"]
+    command = ["make", "--no-print-directory", "serve", *ports, *words]
+    process = subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
+    try:
+        for line in process.stdout:
+            if line.startswith("open "):
+                yield process, re.search(r"http://\S+", line)[0], ports
+                break
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGTERM)
+        process.wait(10)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="AWS's emulator runs on Linux only")
+def test_serve_shows_the_page_answers_and_ends(tmp_path):
+    jpeg = saved(picture(500, 375), format="JPEG")
+    with served() as (process, address, ports):
+        for _ in range(200):
+            with contextlib.suppress(OSError):
+                page = urllib.request.urlopen(
+                    urllib.request.Request(address, headers={"Accept": "text/html"}), timeout=30
+                )
+                break
+            time.sleep(0.1)
+        assert b"Which breed is this dog?" in page.read()
+        headers = {"Content-Type": "image/jpeg"}
+        answer = urllib.request.urlopen(urllib.request.Request(f"{address}/?top_k=1", jpeg, headers), timeout=30)
+        assert b'"known"' in answer.read()
+        again = make("serve", *ports)
+        assert again.returncode != 0 and "is in use; choose others: make serve PORT=8090 PAGE_PORT=9090" in again.stdout
+        os.killpg(process.pid, signal.SIGINT)
+        said = process.stdout.read().splitlines()
+        process.wait(10)
+    assert sum('"outcome": "ok"' in line for line in said) == 2
+    assert not [line for line in said if line[0] != "{" and not line.startswith(("or ask: ", "make: "))]
+    for port in (word.partition("=")[2] for word in ports):
+        with pytest.raises(ConnectionRefusedError):
+            for _ in range(100):  # the emulator takes a moment
+                socket.create_connection(("127.0.0.1", int(port))).close()
+                time.sleep(0.1)
+
+
+def test_predict_says_what_is_wrong_in_a_sentence(tmp_path):
+    (tmp_path / "text.jpg").write_text("a dog")
+    for words, said in (
+        (["IMAGE=nope.jpg"], "test.py: there is no file nope.jpg"),
+        ([f"IMAGE={tmp_path}"], f"test.py: {tmp_path} is a folder; name a picture in it"),
+        ([f"IMAGE={tmp_path / 'text.jpg'}"], f"test.py: {tmp_path / 'text.jpg'} is no picture that can be read;"),
+        (["IMAGE=README.md", "MODEL=nope.tflite"], "test.py: README.md is no picture that can be read;"),
+    ):
+        done = make("predict", *words)
+        lines = (done.stdout + done.stderr).splitlines()
+        assert done.returncode != 0 and lines[-2].startswith(said) and lines[-1].startswith("make: ***")
+
+
+def test_serving_environment_has_the_versions_that_are_tested_and_no_tensorflow():
+    tested = re.findall(r"^[a-z0-9-]+==\S+(?:; \S+ \S+ \S+)?", (ROOT / "requirements.txt").read_text(), re.M)
+    pins = (ROOT / "requirements-serving.txt").read_text().splitlines()
+    pins = [line for line in pins if line[0] != "#"]
+    assert len(pins) == 7 and "tensorflow" not in str(pins)
+    for pin in pins:
+        assert any(line.split(";")[0] == pin.split(";")[0] for line in tested), pin
+
+
+def test_help_names_every_target():
+    done = make("help")
+    targets = re.findall(r"^\.PHONY: (.+)", (ROOT / "Makefile").read_text(), re.M)[0].split()
+    assert all(f"make {target}" in done.stdout for target in targets if target != "help")
+    assert make().stdout == done.stdout and "#" not in done.stdout

@@ -1,0 +1,291 @@
+"""The page in headless Chromium, before the real Lambda stack, as a person with mouse, keyboard or phone uses it."""
+
+import base64
+import io
+import shutil
+import threading
+import urllib.parse
+
+import pytest
+from colour_model import COLOURS
+from emulator import ROOT, emulator
+from handler_fixtures import Silent, local_server
+from odd_pictures import BREED, one_way_up, orientation_exif, picture, saved, screenshot
+from PIL import Image
+
+from dog_breeds.gateway import Gateway
+
+sync_api = pytest.importorskip("playwright.sync_api", reason="no playwright in this environment; see CONTRIBUTING.md")
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+if not CHROMIUM:
+    pytest.skip("no chromium on this machine; see CONTRIBUTING.md", allow_module_level=True)
+
+pytest_plugins = ["handler_fixtures"]
+NAME = BREED.replace("_", " ").title()
+PHONE = {"viewport": {"width": 390, "height": 844}, "color_scheme": "dark", "is_mobile": True, "has_touch": True}
+JPEG = {"name": "dog.jpg", "mimeType": "image/jpeg", "buffer": saved(picture(500, 375), format="JPEG")}
+# Hands a picture over as the clipboard or the mouse would; `kind` is the name of the event and its transfer.
+HAND_OVER = """([kind, base64, text]) => {
+  const transfer = new DataTransfer();
+  if (text) transfer.setData("text/plain", text);
+  else {
+    const bytes = Uint8Array.from(atob(base64), letter => letter.charCodeAt(0));
+    transfer.items.add(new File([bytes], "dog.jpg", {type: "image/jpeg"}));
+  }
+  const event = kind === "paste"
+    ? new ClipboardEvent("paste", {clipboardData: transfer, bubbles: true, cancelable: true})
+    : new DragEvent("drop", {dataTransfer: transfer, bubbles: true, cancelable: true});
+  document.body.dispatchEvent(event);
+}"""
+
+
+class Pictures(Silent):
+    """Serves a picture at /dog.jpg and text elsewhere."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(JPEG["buffer"] if self.path == "/dog.jpg" else b"not a picture")
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    with local_server(Pictures) as port:
+        yield f"http://127.0.0.1:{port}"
+
+
+@pytest.fixture(scope="module")
+def stack(explaining_model, pictures):
+    env = {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "LOCAL_PORT": pictures.rpartition(":")[2]}
+    with emulator(explaining_model, "local_handler.lambda_handler", **env) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def address(stack):
+    with Gateway(("127.0.0.1", 0), stack.endpoint) as server:
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with sync_api.sync_playwright() as playwright:
+        running = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield running
+        running.close()
+
+
+@pytest.fixture
+def visit(browser, address):
+    """A function that opens the page in a fresh window, which must have said nothing on its console in the end."""
+    said, contexts = [], []
+
+    def open_page(**options):
+        contexts.append(browser.new_context(**options))
+        page = contexts[-1].new_page()
+        page.set_default_timeout(15_000)
+        page.on("console", lambda message: said.append(message.text))
+        page.on("pageerror", lambda error: said.append(str(error)))
+        page.goto(address)
+        return page
+
+    open_page.said = said
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert said == []
+
+
+def shown(page) -> str:
+    """The heading of the next answer."""
+    page.wait_for_selector("#result:not([hidden])")
+    return page.inner_text("#best")
+
+
+def problem(page) -> str:
+    """The next message of what went wrong."""
+    page.wait_for_selector("#problem:not([hidden])")
+    assert page.is_hidden("#result")
+    return page.inner_text("#problem")
+
+
+def test_upload(visit, stack):
+    page, requests = visit(), []
+    page.on("request", lambda request: requests.append(request.url))
+    page.set_input_files("#file", JPEG)
+    assert shown(page) == NAME and page.is_hidden("#note")
+    assert page.inner_text("#first li:first-child") == f"{NAME}\n100.0 %"
+    assert page.locator("#first li").count() == 5 and page.locator("#rest li").count() == 5
+    assert page.inner_text("#status") == f"{NAME}, 100.0 %"
+    widths = page.eval_on_selector_all(".bar", "bars => bars.map(bar => bar.getBoundingClientRect().width)")
+    track = page.eval_on_selector(".track", "track => track.getBoundingClientRect().width")
+    assert widths[0] == pytest.approx(track) and widths[1] == pytest.approx(0, abs=1)
+    assert page.evaluate("document.getElementById('picture').naturalWidth") == 500
+    assert stack.log()["bytes"] == len(JPEG["buffer"]), "what is small enough is sent as it is"
+    assert [url for url in requests if not url.startswith(("blob:", page.url))] == []
+    page.set_input_files("#file", [JPEG])
+    assert shown(page) == NAME, "the same file once more"
+
+
+def test_one_request_loads_the_page(browser, address):
+    context = browser.new_context()
+    page, loaded = context.new_page(), []
+    page.on("request", lambda request: loaded.append(request.url))
+    page.goto(address)
+    page.wait_for_load_state("networkidle")
+    assert [url for url in loaded if not url.startswith("data:")] == [address]
+    context.close()
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_photo_of_12_megapixels_is_sent_small_and_upright(visit, stack, orientation):
+    image = picture(4000, 3000) if orientation == 1 else picture(4000, 3000).transpose(Image.Transpose.ROTATE_90)
+    photo = saved(image, format="JPEG", quality=98, exif=orientation_exif(orientation))
+    page = visit()
+    page.set_input_files("#camera", {"name": "phone.jpg", "mimeType": "image/jpeg", "buffer": photo})
+    assert shown(page) == NAME
+    assert stack.log()["size"] == [933, 700] and stack.log()["bytes"] < 300_000
+
+
+def test_transparent_png_and_panorama(visit, stack):
+    page = visit()
+    image = Image.new("RGBA", (900, 900), (0, 0, 0, 0))
+    page.set_input_files("#file", {"name": "a.png", "mimeType": "image/png", "buffer": saved(image, format="PNG")})
+    assert shown(page) == "Great Pyrenees", "white, as the handler has it"
+    image = Image.new("RGB", (9000, 900), COLOURS["samoyed"])
+    page.set_input_files("#file", {"name": "a.jpg", "mimeType": "image/jpeg", "buffer": saved(image, format="JPEG")})
+    sync_api.expect(page.locator("#best")).to_have_text("Samoyed")
+    assert stack.log()["size"] == [2100, 210]
+
+
+@pytest.mark.parametrize("kind", ["paste", "drop"])
+def test_picture_or_address_pasted_or_dropped(visit, pictures, kind):
+    page = visit()
+    page.evaluate(HAND_OVER, [kind, base64.b64encode(JPEG["buffer"]).decode(), ""])
+    assert shown(page) == NAME
+    page = visit()
+    page.evaluate(HAND_OVER, [kind, "", f" {pictures}/dog.jpg\n"])
+    assert shown(page) == NAME and page.input_value("#url") == f"{pictures}/dog.jpg"
+    assert page.evaluate("document.getElementById('picture').naturalWidth") == 500
+    page.evaluate(HAND_OVER, [kind, "", "no address"])
+    assert page.is_visible("#result")
+
+
+def test_address_by_keyboard_alone(visit, pictures):
+    page = visit()
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.id") == "file"
+    while page.evaluate("document.activeElement.id") != "url":
+        page.keyboard.press("Tab")
+    page.keyboard.insert_text(f"{pictures}/dog.jpg")
+    page.keyboard.press("Enter")
+    assert shown(page) == NAME
+    while page.evaluate("document.activeElement.id") != "look":
+        page.keyboard.press("Tab")
+    page.keyboard.press("Space")
+    assert page.is_visible("#map")
+
+
+def test_what_is_wrong_is_said(visit, pictures, stack):
+    page, before = visit(), stack.printed()
+    damaged = JPEG | {"buffer": JPEG["buffer"][:900]}
+    for file in (damaged, {"name": "dog.jpg", "mimeType": "image/jpeg", "buffer": b"a dog"}):
+        page.set_input_files("#file", file)
+        assert problem(page) == "This file is damaged, or is not a picture that the browser can open."
+    heic = {"name": "IMG_1.HEIC", "mimeType": "", "buffer": b"\0\0\0\x18ftypheic" + bytes(99)}
+    for file in (heic, heic | {"name": "photo"}, heic | {"buffer": b"?"}):
+        page.set_input_files("#file", file)
+        sync_api.expect(page.locator("#problem")).to_contain_text("HEIC photos")
+    assert stack.printed() == before, "nothing was sent"
+    page.fill("#url", f"{pictures}/text")
+    page.click("text=Ask")
+    sync_api.expect(page.locator("#problem")).to_contain_text("none of JPEG")
+    page.route("**/*", lambda route: route.abort())
+    page.set_input_files("#file", JPEG)
+    sync_api.expect(page.locator("#problem")).to_contain_text("does not answer")
+    page.unroute("**/*")
+    page.route("**/*", lambda route: route.fulfill(status=413, body='{"Message": "Request must be smaller"}'))
+    page.set_input_files("#file", JPEG)
+    sync_api.expect(page.locator("#problem")).to_contain_text("(status 413)")
+    assert all("Failed to load resource" in text for text in visit.said), "the browser's own remarks on these answers"
+    visit.said.clear()
+
+
+def test_unknown_breed(visit):
+    page = visit()
+    gray = saved(Image.new("RGB", (64, 64), (128, 128, 128)), format="PNG")
+    page.set_input_files("#file", {"name": "gray.png", "mimeType": "image/png", "buffer": gray})
+    assert shown(page) == "None of the breeds I know" and page.inner_text("#note") == "The most similar are:"
+
+
+def test_says_how_the_picture_was_seen(visit):
+    page = visit()
+    lying = saved(screenshot(one_way_up()).transpose(Image.Transpose.ROTATE_90), format="PNG")
+    page.set_input_files("#file", {"name": "scan.png", "mimeType": "image/png", "buffer": lying})
+    assert shown(page) == NAME
+    assert page.inner_text("#note") == "Seen without its borders and turned by 90° clockwise."
+
+
+def test_where_it_looked(visit):
+    image = Image.new("RGB", (400, 300), COLOURS["samoyed"])
+    image.paste(COLOURS["leonberg"], (200, 0, 400, 300))
+    page = visit()
+    page.set_input_files("#file", {"name": "a.png", "mimeType": "image/png", "buffer": saved(image, format="PNG")})
+    assert shown(page) == "Samoyed" and page.is_hidden("#map")
+    page.check("#look")
+    assert page.is_visible("#map")
+    picture, canvas = page.locator("#picture").bounding_box(), page.locator("#map").bounding_box()
+    for side, start in (("width", "x"), ("height", "y")):
+        assert canvas[side] == pytest.approx(0.875 * picture[side], abs=1)
+        assert canvas[start] - picture[start] == pytest.approx(0.0625 * picture[side], abs=1)
+    path = "document.getElementById('map').getContext('2d').getImageData(0, 0, 10, 10).data"
+    shades = list(page.evaluate(f"[...{path}]"))[3::4]
+    assert shades == ([0] * 5 + [187] * 5) * 10
+
+
+@pytest.mark.parametrize("options", [{}, PHONE], ids=["wide", "phone"])
+def test_accessible_and_not_too_wide(browser, address, options):
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="no axe here; see CONTRIBUTING.md").Axe()
+    context = browser.new_context(bypass_csp=True, **options)
+    page = context.new_page()
+    page.goto(address)
+    for state in ("start", "answer", "problem"):
+        if state != "start":
+            page.set_input_files("#file", JPEG if state == "answer" else JPEG | {"buffer": b"?"})
+            shown(page) if state == "answer" else problem(page)
+        if state == "answer":
+            page.check("#look")
+            page.click("summary >> text=The other breeds")
+        found = axe.run(page).response["violations"]
+        assert [(rule["id"], [node["html"] for node in rule["nodes"]]) for rule in found] == [], state
+        assert page.evaluate("document.documentElement.scrollWidth") <= page.viewport_size["width"]
+        assert page.is_visible("#camera") == bool(options)
+    context.close()
+
+
+def test_without_javascript_the_form_asks_about_an_address(browser, address, pictures):
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto(address)
+    assert page.is_hidden("#drop") and "Without JavaScript" in page.inner_text("main")
+    page.fill("#url", f"{pictures}/dog.jpg")
+    page.click("text=Ask")
+    page.wait_for_url(f"{address}?url={urllib.parse.quote_plus(pictures + '/dog.jpg')}")
+    assert f'{{"prediction": {{"{BREED}": 1.0' in page.content()
+    context.close()
+
+
+def test_policy_stops_foreign_script(visit):
+    page = visit()
+    page.evaluate("document.body.appendChild(document.createElement('script')).textContent = 'window.foreign = 1'")
+    assert page.evaluate("window.foreign") is None
+    assert len(visit.said) == 1 and "Content Security Policy" in visit.said.pop()
+
+
+def test_dark_where_the_phone_is_dark(visit):
+    for options, dark in ((PHONE, True), ({}, False)):
+        shot = visit(**options).screenshot()
+        with Image.open(io.BytesIO(shot)) as image:
+            assert (max(image.convert("RGB").getpixel((5, 5))) < 60) == dark

@@ -1,0 +1,147 @@
+"""Model files: the backbone as it is converted, and the head that is joined to it, read from it and cut off."""
+
+import numpy as np
+import pytest
+from ai_edge_litert import schema_py_generated as schema
+from ai_edge_litert.interpreter import Interpreter, OpResolverType
+from ai_edge_litert.tools import flatbuffer_utils
+from conftest import SIZE
+
+from dog_breeds import features, heads
+from dog_breeds.dataset import backbone_path, weights_path
+from dog_breeds.facts import append_facts
+from dog_breeds.metrics import log_softmax
+from dog_breeds.tflite import join_head, load_file, read_head
+
+
+@pytest.fixture(scope="module")
+def backbone(small):
+    """The int8 backbone at SIZE pixels."""
+    return backbone_path(small[0].data_dir, SIZE)
+
+
+@pytest.fixture(scope="module")
+def again(small, elsewhere, tmp_path_factory):
+    """The same made again: once finished, and as it was before its RELUs were fused."""
+    files = [tmp_path_factory.mktemp("again") / f"{name}.tflite" for name in ("finished", "unfused")]
+    task = small[0]
+    elsewhere(
+        "keras_side", "write_unfused", weights_path(task.data_dir), SIZE, features.calibration_views(task), *files
+    )
+    return files
+
+
+@pytest.fixture(scope="module")
+def pixels(small):
+    """The crops of some test pictures."""
+    task = small[0]
+    return [features.load_pixels(features.crop_view(task.data_dir, image), SIZE) for image in task.images("test")[:6]]
+
+
+def drawn_head(inner_size, classes=120, seed=0):
+    """A head and means as training might give them."""
+    rng = np.random.default_rng(seed)
+    weights = [10 * array for array in heads.first_weights(inner_size, classes, 2048, rng)]
+    weights[1::2] = [rng.normal(size=bias.shape).astype(np.float32) for bias in weights[1::2]]
+    means = rng.random((classes, 2048), np.float32)
+    return weights, means / np.linalg.norm(means, axis=1, keepdims=True)
+
+
+# --- The backbone ----------------------------------------------------------------------------------------------------
+
+
+def test_the_same_pictures_give_the_same_bytes(backbone, again):
+    assert again[0].read_bytes() == backbone.read_bytes()
+
+
+def test_features_are_the_float_mean_of_the_map(backbone, pixels):
+    outputs = load_file(backbone)(pixels[0])
+    assert {name: output.shape for name, output in outputs.items()} == {"features": (2048,), "map": (3, 3, 2048)}
+    np.testing.assert_allclose(outputs["features"], outputs["map"].mean(axis=(0, 1)), rtol=1e-5, atol=1e-6)
+
+
+def graph_of(file):
+    """The flatbuffer's graph, and the kind of each of its operators."""
+    model = flatbuffer_utils.convert_bytearray_to_object(bytearray(file.read_bytes()))
+    names = {value: name for name, value in vars(schema.BuiltinOperator).items() if isinstance(value, int)}
+    graph = model.subgraphs[0]
+    return graph, [names[model.operatorCodes[operator.opcodeIndex].builtinCode] for operator in graph.operators]
+
+
+def test_fused_relus_are_gone_and_are_the_relus_of_the_same_sums(backbone, again, pixels):
+    (graph, after), (_, before) = graph_of(backbone), graph_of(again[1])
+    assert before.count("RELU") == 11 and after.count("RELU") == 0
+    assert after.count("ADD") == before.count("ADD") + 11
+    adds = [operator for operator, kind in zip(graph.operators, after, strict=True) if kind == "ADD"]
+    fused = [add for add in adds if add.builtinOptions.fusedActivationFunction]
+    assert len(fused) == 11
+
+    interpreter = Interpreter(
+        str(backbone),
+        experimental_preserve_all_tensors=True,
+        experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
+    )
+    interpreter.allocate_tensors()
+    interpreter.set_tensor(interpreter.get_input_details()[0]["index"], pixels[0][None].astype(np.float32))
+    interpreter.invoke()
+    quantization = {detail["index"]: detail["quantization"] for detail in interpreter.get_tensor_details()}
+
+    def value(index):
+        scale, zero = quantization[index]
+        return (interpreter.get_tensor(index).astype(np.float64) - zero) * scale
+
+    for add in fused:
+        a, b, output = map(value, (*add.inputs, *add.outputs))
+        step = quantization[add.outputs[0]][0]
+        highest = output.max() if output.max() >= 254 * step else np.inf  # what lies above the range is cut off
+        assert np.abs(output - np.clip(a + b, 0, highest)).max() <= step
+        assert output.max() > 10 * step
+
+
+def test_calm_half_leaves_wild_pictures_out(small, elsewhere):
+    views = features.calibration_views(small[0])[:6]
+    calm = elsewhere("keras_side", "calm_half", weights_path(small[0].data_dir), SIZE, views, views[2])
+    assert len(calm) == 3 and views[2] not in calm and set(calm) < set(views)
+
+
+# --- The head --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("inner_size", [0, 30])
+def test_a_joined_file_answers_as_numpy_and_its_features_are_the_backbones(backbone, pixels, tmp_path, inner_size):
+    head, means = drawn_head(inner_size)
+    file = tmp_path / "joined.tflite"
+    file.write_bytes(join_head(backbone.read_bytes(), head, means))
+    run, bare = load_file(file), load_file(backbone)
+    for picture in pixels:
+        outputs, expected = run(picture), bare(picture)
+        assert list(outputs) == ["probabilities", "similarity", "features", "map"]
+        for name in ("features", "map"):
+            assert (outputs[name] == expected[name]).all()
+        x = outputs["features"][None].astype(np.float64)
+        exact = np.exp(log_softmax(heads.apply_head([array.astype(np.float64) for array in head], x)))
+        assert exact.std() > 1e-3
+        np.testing.assert_allclose(outputs["probabilities"][None], exact, rtol=0, atol=1e-5)
+        np.testing.assert_allclose(outputs["similarity"], heads.similarity(x, means), atol=1e-5)
+    signature = Interpreter(str(file)).get_signature_list()["serving_default"]
+    assert set(signature["outputs"]) == set(outputs)
+
+
+@pytest.mark.parametrize(("old", "new"), [(0, 0), (0, 30), (30, 0), (30, 20)])
+def test_a_head_that_is_there_is_cut_off(backbone, tmp_path, old, new):
+    finished = tmp_path / "finished.tflite"
+    finished.write_bytes(join_head(backbone.read_bytes(), *drawn_head(old, classes=10)))
+    append_facts(finished, {"classes": [str(number) for number in range(10)]})
+    head, means = drawn_head(new, classes=4, seed=1)
+    joined = join_head(finished.read_bytes(), head, means)
+    assert joined == join_head(backbone.read_bytes(), head, means)
+    finished.write_bytes(joined)
+    arrays, same_means = read_head(finished)
+    assert len(arrays) == len(head) and all((a == b).all() for a, b in zip(arrays, head, strict=True))
+    assert (same_means == means).all()
+
+
+def test_a_head_of_other_features_is_refused(backbone):
+    head, means = drawn_head(0)
+    with pytest.raises(ValueError, match="no backbone: the outputs are features, map"):
+        join_head(backbone.read_bytes(), head, means[:, :100])
