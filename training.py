@@ -41,7 +41,8 @@ from dog_breeds.dataset import (
     split_images,
     weights_path,
 )
-from dog_breeds.features import extract_features, make_backbone, photo_view, plain_set, training_set
+from dog_breeds.duplicates import without_copies
+from dog_breeds.features import Examples, extract_features, make_backbone, photo_view, plain_set, training_set
 from dog_breeds.heads import Classifier, Search, apply_head, fit_classifier, search, similarity
 from dog_breeds.metrics import auroc, evaluate
 from dog_breeds.workers import call_elsewhere
@@ -91,6 +92,7 @@ def train_classifier(task: Task, grid: dict[str, Sequence[float]] = recipe.GRID,
     results, outputs = measure_on_test(task, classifier)
 
     report = make_report(task, found, classifier, results)
+    report["test_images_left_out"] = sorted({*task.images("test")} - {*outputs["images"]})
     report |= {"seconds": round(time.monotonic() - began, 1), "seconds_of_search": round(searched, 1)}
     path = save_results(task, classifier, report, output_dir)
     save_plots(found, classifier, results, outputs, task.labels(task.images("test")), output_dir / "plots")
@@ -98,14 +100,16 @@ def train_classifier(task: Task, grid: dict[str, Sequence[float]] = recipe.GRID,
     return path
 
 
-def measure_on_test(task: Task, classifier: Classifier) -> tuple[dict, dict[str, dict[str, np.ndarray]]]:
-    """Open the test images, for the first and only time.
+def measure_on_test(task: Task, classifier: Classifier) -> tuple[dict, dict]:
+    """Open the test images, for the first and only time; copies of what was learned from are left out.
 
-    Returns everything that is measured on them, and for "crops" and "whole_photos" the "logits" [n, classes] and the
-    "similarity" [n] of `task.images("test")`; for "unknown" the "similarity" of photos of other breeds.
+    Returns everything that is measured on them; and the "images" that are left, for "crops" and "whole_photos" their
+    "logits" [n, classes] and "similarity" [n], for "unknown" the "similarity" of photos of other breeds.
     """
-    results, outputs = {}, {}
+    results, outputs = {}, {"images": without_copies(task, task.images("test"))}
     for kind, pictures in plain_set(task, "test").items():
+        left = np.isin(pictures.images, outputs["images"])
+        pictures = Examples(*(column[left] for column in pictures))
         logits = apply_head(classifier.weights, pictures.features)
         known = similarity(pictures.features, classifier.means)
         results[kind] = evaluate(logits, pictures.labels, task.classes, classifier.temperature)
@@ -175,6 +179,8 @@ def print_summary(report: dict, path: Path) -> None:
         f"best: learning rate {winner['learning_rate']:.1e}, inner size {winner['inner_size']}, "
         f"dropout {winner['dropout']}, cross-validated accuracy {winner['val_accuracy']:.3f}"
     )
+    if report["test_images_left_out"]:
+        print(f"left out of the test: {len(report['test_images_left_out'])} copies of train or validation images")
     for name in ("crops", "whole_photos"):
         result = report["test"][name]
         low, high = result["accuracy_interval_95"]
