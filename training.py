@@ -95,7 +95,7 @@ def train_classifier(task: Task, grid: dict[str, Sequence[float]] = recipe.GRID,
     report["test_images_left_out"] = sorted({*task.images("test")} - {*outputs["images"]})
     report |= {"seconds": round(time.monotonic() - began, 1), "seconds_of_search": round(searched, 1)}
     path = save_results(task, classifier, report, output_dir)
-    save_plots(found, classifier, results, outputs, task.labels(task.images("test")), output_dir / "plots")
+    save_plots(found, classifier, results, outputs, task.labels(outputs["images"]), output_dir / "plots")
     print_summary(report, path)
     return path
 
