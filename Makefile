@@ -1,6 +1,8 @@
 # make predict IMAGE=photo.jpg   ask the model file which breed a picture shows
 # make serve                     the page and the service, through AWS's emulator and runtime client (Linux), at the
 #                                address that is printed
+# make teach IMAGES=my_pictures  a model file of your own classes, my_classes.tflite, from a folder with a sub-folder of
+#                                pictures for each; then make serve MODEL=my_classes.tflite
 # make demo                      every script in order on a small drawn data set, in a folder of its own, to a served
 #                                prediction
 # make image                     build the image for AWS Lambda with docker, podman or buildah
@@ -10,7 +12,7 @@
 # make lock                      the packages of the image, with their hashes, anew
 # make clean                     remove the environments and the demo
 #
-# predict and serve set up .venv-serving, 180 MB, the others .venv, 2 GB. Another Python: make PYTHON=python3.12 ...
+# predict, serve and teach set up .venv-serving, 200 MB, the others .venv, 2 GB. Another Python: make PYTHON=python3.12 ...
 
 PYTHON ?= python3
 MODEL ?= top_10_dog_breeds.tflite
@@ -31,7 +33,7 @@ serve = MODEL_FILE=$(abspath $(1)) $(2)/aws-lambda-rie --log-level error \
 wait = for i in $$(seq 50); do \
 	$(1)/python -c "import socket; socket.create_connection(('127.0.0.1', $(PORT)))" 2>/dev/null && break; sleep 0.1; done
 
-.PHONY: help demo test predict serve lint image push deploy lock clean
+.PHONY: help demo test predict teach serve lint image push deploy lock clean
 .DELETE_ON_ERROR:
 
 help:
@@ -44,7 +46,7 @@ help:
 	@$(call install,.venv,$<)
 
 .venv-serving/installed: requirements-serving.txt
-	@echo "--- environment: .venv-serving, with the packages of requirements-serving.txt (180 MB, some 10 seconds)"
+	@echo "--- environment: .venv-serving, with the packages of requirements-serving.txt (200 MB, some 10 seconds)"
 	@$(call install,.venv-serving,$<)
 
 # install,FOLDER,REQUIREMENTS: only errors of pip are shown
@@ -113,6 +115,10 @@ lint: .venv/installed .venv/lint/installed
 predict: .venv-serving/installed
 	@test -n "$(IMAGE)" || { echo "name a picture: make predict IMAGE=photo.jpg"; exit 1; }
 	@$(SERVING)/python test.py --model $(MODEL) --file "$(IMAGE)"
+
+teach: .venv-serving/installed
+	@test -n "$(IMAGES)" || { echo "name a folder with a sub-folder of pictures for each class: make teach IMAGES=my_pictures"; exit 1; }
+	@$(SERVING)/python teach.py --images "$(IMAGES)"
 
 serve: $(SERVING)/aws-lambda-rie
 	@test -f $(MODEL) || { echo "there is no model file $(MODEL)"; exit 1; }

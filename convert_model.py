@@ -164,11 +164,14 @@ def show_facts(file: Path) -> None:
     facts = read_facts(file)
     model, unknown = facts["input"], facts["unknown_rule"]
     print(f"{file}: {facts['quantization']}, {file.stat().st_size / 1e6:.1f} MB")
-    print(f"{len(facts['classes'])} breeds: {', '.join(facts['classes'])}")
+    print(f"{len(facts['classes'])} classes: {', '.join(facts['classes'])}")
     print("input: {width} x {height} {color}, {dtype} {range[0]}..{range[1]}".format(**model), end=", ")
     print(f"the central {facts['photo_share']:.1%} of a photo's sides")
-    print(f"known breed: {unknown['score']} >= {unknown['threshold']:.3f}, at temperature {facts['temperature']:.3f}")
-    print(describe_results(facts["compared_with_keras"]))
+    print(f"known class: {unknown['score']} >= {unknown['threshold']:.3f}, at temperature {facts['temperature']:.3f}")
+    if "compared_with_keras" in facts:
+        print(describe_results(facts["compared_with_keras"]))
+    else:  # by teach.py
+        print("cross-validation: {accuracy:.1%} of {pictures} pictures".format(**facts["cross_validation"]))
     for topic in ("training_data", "provenance"):
         print(f"{topic.replace('_', ' ')}: {json.dumps(facts[topic], indent=1)}")
 

@@ -6,8 +6,8 @@ Takes   {"url": U}, {"image": base64}, {"urls": [...]} or {"images": [...]}, wit
         picture itself and GET takes ?url=...&top_k=...; a browser that asks for / gets a page. From a direct invocation
         also {"bucket": B, "key": K}, an object of S3
 Gives   {"prediction": {breed: probability}, "known": true}, best first; for lists {"predictions": [one for each]};
-        or {"error": {"code", "message"}}. Where the breed was known only without the picture's borders, "cropped": true
-        says so; where it had to be turned, "turned": 90, 180 or 270 degrees clockwise. With "explain": true also
+        or {"error": {"code", "message"}}. With "cropped": true, it is about the picture without its borders, with
+        "turned": 90, 180 or 270 about the picture turned clockwise by so many degrees. With "explain": true also
         "explanation", 10 rows of 10 numbers 0..1: how much each part of the picture's central "explanation_share" of
         both sides spoke for the first breed. Prints one line of JSON a request, without pictures and without URLs.
 
@@ -281,7 +281,7 @@ def answer_for(look: Look, top_k: int | None) -> dict:
     values = look.probabilities.tolist()
     ranking = sorted(zip(MODEL.classes, values, strict=True), key=lambda item: -item[1])[:top_k]
     prediction = {breed: round(probability, 6) for breed, probability in ranking}
-    answer = {"prediction": prediction, "known": look.similarity >= MODEL.threshold}
+    answer = {"prediction": prediction, "known": look.known}
     if look.box:
         answer["cropped"] = True
     return answer | ({"turned": look.turned} if look.turned else {})

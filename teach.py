@@ -1,12 +1,13 @@
 """Teach your own classes: from a folder of pictures to a model file, in a minute, without TensorFlow.
 
-Reads     a folder with a sub-folder a class, and a model file of this project, of which it takes the backbone.
+Reads     a folder with a sub-folder for each class, and a model file of this project, of which it takes the backbone.
 Writes    my_classes.tflite, served like the others, and my_classes.json, a report. Cache of features: data/features.
 Commands  python teach.py --images my_pictures
           python teach.py --images my_pictures --output cats.tflite --backbone dog_breeds_120.tflite
           python test.py --file photo.jpg --model my_classes.tflite       # ask the file about a picture
-Five classes of 40 pictures take a quarter of a minute on 2 cores. What the report says of the classes comes from
-cross-validation: each picture is judged by a head that has not seen it.
+Five classes of 40 pictures take a quarter of a minute on 2 cores. Each class counts the same, however many pictures it
+has. What the report says comes from cross-validation: each picture is judged by a head that has not seen it, nor a copy
+of it. To add a class later, put its folder beside the others: their features are in the cache.
 """
 
 import argparse
@@ -14,152 +15,133 @@ import json
 import platform
 import sys
 import time
-import unicodedata
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from dog_breeds import recipe
-from dog_breeds.console import progress, write_whole, written_whole
+from dog_breeds.class_folders import Pictures, check_numbers, list_pictures, look_at, printable
+from dog_breeds.console import write_whole, written_whole
 from dog_breeds.dataset import DATA_DIR, display_name
+from dog_breeds.duplicates import group_copies
 from dog_breeds.facts import append_facts, read_facts
-from dog_breeds.features import Examples, View, augmented, features_by
+from dog_breeds.features import Examples, View, features_by
 from dog_breeds.heads import Classifier, class_means, cross_validate, epochs_for, folds, similarity, train_head
 from dog_breeds.metrics import evaluate, fit_temperature, log_softmax
-from dog_breeds.tflite import join_head
+from dog_breeds.tflite import join_head, load_file
+from dog_breeds.workers import cpu_count
 
 OUTPUT = Path("my_classes.tflite")
 BACKBONE = Path(__file__).with_name("top_10_dog_breeds.tflite")
-FORMATS = (".jpg", ".jpeg", ".png", ".webp", ".avif", ".heic", ".gif", ".bmp")
-FEWEST = 2 * recipe.FOLDS  # pictures of a class: two in each part of the cross-validation
+FEWEST = recipe.FOLDS  # different pictures of a class: one in each part of the cross-validation
 SURE = 0.9  # probability of another class from which a picture's own class is doubted
-SHOWN = 5  # pictures named in the terminal
-
-Pictures = dict[str, list[Path]]  # of each class; classes and paths sorted
-
-
-# --- The folder ------------------------------------------------------------------------------------------------------
-
-
-def list_pictures(root: Path) -> Pictures:
-    """Return the pictures in a folder's sub-folders, one a class. Raises ValueError where no classes can be learned."""
-    if not root.is_dir():
-        raise FileNotFoundError(f"there is no folder {root}")
-    folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
-    if len(folders) < 2:
-        inside = any(path.is_dir() for path in folders[0].iterdir()) if folders else False
-        hint = f"; did you mean --images {folders[0]}?" if inside else ""
-        raise ValueError(f"{root} holds {len(folders)} folders; at least two are needed, one for each class{hint}")
-    pictures: Pictures = {}
-    for folder in folders:
-        name = unicodedata.normalize("NFC", folder.name)  # as macOS and others spell the same accents
-        if not name.isprintable() or name in pictures:
-            raise ValueError(f"{folder}: the name of a class must be printable, and differ from the others'")
-        files = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-        nested = [path for path in files if path.is_dir()]
-        if nested:
-            raise ValueError(f"{nested[0]} is a folder inside a class; put the pictures directly into {folder}")
-        pictures[name] = [path for path in files if path.suffix.lower() in FORMATS]
-        if len(files) > len(pictures[name]):
-            print(f"{folder}: {len(files) - len(pictures[name])} files that are no pictures are left out")
-    return {name: pictures[name] for name in sorted(pictures)}
+# What thumbnails take for a copy is one if its features are as near, in units of the distance between two pictures of
+# its class. Dogs encoded again, scaled or brightened are at 0.1 to 0.33. A camera that stands still makes no copies.
+NEAR = 0.5
+SHOWN = 5  # of a list, in the terminal
+DECODING = 0.006  # seconds that a CPU takes to read a usual photo
 
 
-def readable(pictures: Pictures) -> Pictures:
-    """Return the pictures that can be opened, and name the others; ValueError where a class has too few of them."""
-    result: Pictures = {}
-    with progress("looking at pictures", sum(map(len, pictures.values())), unit="pictures", scale=1) as show:
-        seen = 0
-        for name, paths in pictures.items():
-            result[name] = []
-            for path in paths:
-                try:
-                    with Image.open(path) as image:
-                        image.verify()
-                    result[name].append(path)
-                except Exception as error:  # Pillow raises nearly anything for a damaged file
-                    print(f"{path} is left out: {error or type(error).__name__}")
-                seen += 1
-                show(seen)
-    for name, paths in result.items():
-        if len(paths) < FEWEST:
-            raise ValueError(f"{name!r} has {len(paths)} readable pictures; a class needs at least {FEWEST}")
-    return result
+# --- What there is to learn ------------------------------------------------------------------------------------------
+
+
+def seconds_a_picture(backbone: Path) -> float:
+    """Return about how long a picture takes, all CPUs together. Raises ValueError if the file is no backbone."""
+    size, run = read_facts(backbone)["input"]["height"], load_file(backbone)
+    blank = np.zeros((size, size, 3), np.uint8)
+    if not {"features", "map"} <= run(blank).keys():
+        raise ValueError(f"{backbone} has no features among its outputs; make it anew with convert_model.py")
+    began = time.perf_counter()
+    for _ in range(3):
+        run(blank)
+    return ((time.perf_counter() - began) / 3 + DECODING) / cpu_count()
+
+
+def names_of(pictures: Pictures) -> list[str]:
+    """Return class and file name of each picture, as the report gives them."""
+    return [f"{name}/{printable(path.name)}" for name, paths in pictures.items() for path in paths]
+
+
+def examples_of(pictures: Pictures, thumbnails: np.ndarray, backbone: Path, data_dir: Path) -> Examples:
+    """Return a row for each picture; as image, the number of the first picture that it is a copy of, or its own.
+
+    Raises ValueError where a class has too few pictures that are no copies.
+    """
+    facts = read_facts(backbone)
+    views = [View(path, facts["photo_share"]) for paths in pictures.values() for path in paths]
+    features = features_by(backbone, views, data_dir, facts["input"]["height"])
+    labels = np.repeat(np.arange(len(pictures)), [len(paths) for paths in pictures.values()])
+
+    first = group_copies(thumbnails)
+    spread = np.array([2 * features[labels == k].var(axis=0).sum() for k in range(len(pictures))])  # mean distance ** 2
+    rows = np.flatnonzero(first != np.arange(len(first)))
+    distances = np.square(features[rows] - features[first[rows]]).sum(axis=1)
+    others = rows[distances > NEAR**2 * spread[labels[rows]]]
+    first[others] = others
+    check_numbers({name: set(first[labels == k]) for k, name in enumerate(pictures)}, FEWEST, "different pictures")
+    return Examples(features, labels, first)
+
+
+def copies_in(pictures: Pictures, first: np.ndarray) -> list[list[str]]:
+    """Return the names of the pictures that are the same, for each that is there more than once."""
+    names = np.array(names_of(pictures))
+    return [names[first == i].tolist() for i, number in enumerate(np.bincount(first)) if number > 1]
 
 
 # --- Teaching --------------------------------------------------------------------------------------------------------
 
 
-def examples_of(pictures: Pictures, backbone: Path, data_dir: Path, seed: int) -> tuple[Examples, np.ndarray]:
-    """Return a row for each picture as it is and one for it augmented, and which rows are the former."""
-    facts = read_facts(backbone)
-    size, share = facts["input"]["height"], facts["photo_share"]
-    views, names, labels = [], [], []
-    for label, (name, paths) in enumerate(pictures.items()):
-        views += [View(path, share) for path in paths]
-        names += [f"{name}/{path.name}" for path in paths]
-        labels += [label] * len(paths)
-    others = [augmented(view, seed, 0, name) for view, name in zip(views, names, strict=True)]
-    features = features_by(backbone, views + others, data_dir, size)
-    plain = np.arange(len(features)) < len(views)
-    return Examples(features, np.tile(labels, 2), np.tile(names, 2)), plain
+def teach(examples: Examples, seed: int) -> tuple[Classifier, np.ndarray, dict]:
+    """Train a head for the classes; return it, the calibrated logits of pictures held out, and the unknown rule.
 
-
-def teach(examples: Examples, plain: np.ndarray, classes: list[str], seed: int) -> tuple[Classifier, dict]:
-    """Train a head for the classes; return it, and what cross-validation says of it.
-
-    Temperature and threshold come from pictures while they were held out: the latter from their similarity to the
-    means of the others.
+    Temperature and threshold come from pictures while they were held out, the latter from their similarity to the
+    means of the others. How many pictures of unknown classes pass is measured with each class as the unknown one.
     """
-    _, logits = cross_validate(examples, recipe.PLAIN_TRIAL, len(classes), seed)
-    logits, labels, images = logits[plain], examples.labels[plain], examples.images[plain]
+    features, labels, _ = examples
+    classes = labels.max() + 1
+    _, logits = cross_validate(examples, recipe.PLAIN_TRIAL, classes, seed)
     temperature = fit_temperature(logits, labels)
-    result = evaluate(logits / temperature, labels, classes, temperature)
-    probabilities = np.exp(log_softmax(logits / temperature))
 
-    parts = folds(examples, seed)
-    scores = np.empty(len(labels))
+    parts, scores = folds(examples, seed), np.empty(len(labels))
     for part in range(recipe.FOLDS):
         means = class_means(Examples(*(column[parts != part] for column in examples)))
-        held_out = parts[plain] == part
-        scores[held_out] = similarity(examples.features[plain][held_out], means)
+        scores[parts == part] = similarity(features[parts == part], means)
     threshold = float(np.quantile(scores, 1 - recipe.KNOWN_SHARE))
     means = class_means(examples)
-    strangers = np.concatenate(
-        [
-            similarity(examples.features[plain & (examples.labels == label)], np.delete(means, label, axis=0))
-            for label in range(len(classes))
-        ]
-    )
-
-    guesses = probabilities.argmax(axis=1)
-    wrong = np.flatnonzero(guesses != labels)
-    result["mistakes"] = [
-        {"picture": images[i], "taken_for": classes[guesses[i]], "probability": round(float(probabilities[i].max()), 3)}
-        for i in wrong[np.argsort(-probabilities[wrong].max(axis=1))]
-    ]
-    result["unknown_rule"] = {
+    unknown = [similarity(features[labels == k], np.delete(means, k, axis=0)) for k in range(classes)]
+    rule = {
+        "score": "similarity",
         "threshold": threshold,
         "known_pictures_taken_as_known": recipe.KNOWN_SHARE,
-        "pictures_of_a_class_left_out_taken_as_known": float((strangers >= threshold).mean()),
+        "pictures_of_a_class_left_out_taken_as_known": float((np.concatenate(unknown) >= threshold).mean()),
     }
-    epochs = epochs_for(len(examples.labels), recipe.STEPS, recipe.EPOCHS)
-    _, weights = train_head(examples, recipe.PLAIN_TRIAL, len(classes), seed, epochs)
+
+    epochs = epochs_for(len(labels), recipe.STEPS, recipe.EPOCHS)
+    _, weights = train_head(examples, recipe.PLAIN_TRIAL, classes, seed, epochs)
     calibrated = [*weights[:-2], *(array / np.float32(temperature) for array in weights[-2:])]
-    return Classifier(calibrated, temperature, means, threshold), result
+    return Classifier(calibrated, temperature, means, threshold), logits / temperature, rule
+
+
+def judge(logits: np.ndarray, labels: np.ndarray, names: list[str], classes: list[str], temperature: float) -> dict:
+    """Return what cross-validation says: `metrics.evaluate`, and with their names the pictures that were mistaken."""
+    result = evaluate(logits, labels, classes, temperature)
+    del result["most_confused"]
+    probabilities = np.exp(log_softmax(logits))
+    guesses, surest = probabilities.argmax(axis=1), probabilities.max(axis=1)
+    confusions: dict[tuple[str, str], list[dict]] = {}
+    for i in sorted(np.flatnonzero(guesses != labels), key=lambda i: -surest[i]):
+        pictures = confusions.setdefault((classes[labels[i]], classes[guesses[i]]), [])
+        pictures.append({"picture": names[i], "probability": round(float(surest[i]), 3)})
+    result["confusions"] = [
+        {"true": true, "taken_for": other, "count": len(pictures), "pictures": pictures}
+        for (true, other), pictures in sorted(confusions.items(), key=lambda item: -len(item[1]))
+    ]
+    return result
 
 
 # --- What is written -------------------------------------------------------------------------------------------------
-
-
-def write_model(backbone: Path, classifier: Classifier, facts: dict, output: Path) -> None:
-    """Write the backbone with the head of the classes, and its facts."""
-    with written_whole(output) as part:
-        part.write_bytes(join_head(backbone.read_bytes(), classifier.weights, classifier.means))
-        append_facts(part, facts)
 
 
 def facts_of(pictures: Pictures, backbone: Path, classifier: Classifier, result: dict, root: Path) -> dict:
@@ -169,10 +151,13 @@ def facts_of(pictures: Pictures, backbone: Path, classifier: Classifier, result:
     return {name: kept[name] for name in ("format_version", "input", "photo_share", "quantization")} | {
         "classes": list(pictures),
         "display_names": {name: display_name(name) for name in pictures},
-        "temperature": classifier.temperature,
-        "unknown_rule": {"score": "similarity", "threshold": classifier.threshold},
+        "temperature": classifier.temperature,  # already in the weights
+        "unknown_rule": result["unknown_rule"],
         "cross_validation": {key: result[key] for key in ("pictures", "accuracy", "accuracy_interval_95")},
-        "training_data": {"folder": root.name, "images": {name: len(paths) for name, paths in pictures.items()}},
+        "training_data": {
+            "folder": printable(root.resolve().name),
+            "images": {name: len(paths) for name, paths in pictures.items()},
+        },
         "provenance": {
             "sha256": {backbone.name: sha256(backbone.read_bytes()).hexdigest()},
             "versions": {"python": platform.python_version()} | {name: version(name) for name in packages},
@@ -181,27 +166,91 @@ def facts_of(pictures: Pictures, backbone: Path, classifier: Classifier, result:
     }
 
 
-def describe(result: dict, classes: list[str]) -> str:
-    """Return what cross-validation says, as lines for the terminal."""
+def write_model(backbone: Path, classifier: Classifier, facts: dict, output: Path) -> None:
+    """Write the backbone with the head of the classes, and its facts."""
+    with written_whole(output) as part:
+        part.write_bytes(join_head(backbone.read_bytes(), classifier.weights, classifier.means))
+        append_facts(part, facts)
+
+
+def describe(report: dict) -> str:
+    """Return the report as lines for the terminal."""
+    result, rule, recall = report["cross_validation"], report["unknown_rule"], report["cross_validation"]["recall"]
     low, high = result["accuracy_interval_95"]
-    rule = result["unknown_rule"]
     lines = [
-        f"accuracy in cross-validation: {result['accuracy']:.1%} of {result['pictures']} pictures "
-        f"(95 % interval {low:.1%} to {high:.1%}), calibration error {result['calibration_error']:.1%}",
-        f"unknown pictures: of a class that it has not seen, "
-        f"{rule['pictures_of_a_class_left_out_taken_as_known']:.0%} are taken as known",
+        f"accuracy in cross-validation: {result['accuracy']:.1%} of {result['pictures']:,} pictures "
+        f"(95 % interval {low:.1%} to {high:.1%})",
+        f"calibration error {result['calibration_error']:.1%}; of pictures of a class that it does not know, "
+        f"{rule['pictures_of_a_class_left_out_taken_as_known']:.0%} pass as known",
     ]
-    worst = sorted(classes, key=lambda name: result["recall"][name])[:SHOWN]
-    lines += [f"  {name}: {result['recall'][name]:.1%} recognised" for name in worst if result["recall"][name] < 1]
-    doubted = [mistake for mistake in result["mistakes"] if mistake["probability"] >= SURE]
-    if doubted:
-        lines.append(f"{len(doubted)} pictures look like another class; are they in the right folder?")
-        lines += [f"  {m['picture']}: {m['taken_for']}, {m['probability']:.1%}" for m in doubted[:SHOWN]]
+
+    def add(title: str, items: list[str]) -> None:
+        if items:
+            more = [f"  and {len(items) - SHOWN} more, in the report"] if len(items) > SHOWN else []
+            lines.extend([title, *(f"  {item}" for item in items[:SHOWN]), *more])
+
+    worst = sorted((share, name) for name, share in recall.items() if share < 1)
+    add("classes that are recognised least:", [f"{share:6.1%}  {short(name)}" for share, name in worst])
+    confusions = [
+        f"{pair['count']} of {short(pair['true'], 24)} for {short(pair['taken_for'], 24)}: "
+        + ", ".join(short(picture["picture"].split("/", 1)[1], 16) for picture in pair["pictures"][:2])
+        for pair in result["confusions"]
+    ]
+    add("taken for another class:", confusions)
+    doubts = sorted(
+        (-picture["probability"], f"{short(picture['picture'])}: {short(pair['taken_for'], 30)}?")
+        for pair in result["confusions"]
+        for picture in pair["pictures"]
+        if picture["probability"] >= SURE
+    )
+    add("look like another class; are they in the right folder?", [text for _, text in doubts])
+    across = [group for group in report["copies"] if len({name.split("/")[0] for name in group}) > 1]
+    add("the same picture in two classes; keep it in one:", [" = ".join(map(short, group[:2])) for group in across])
+    within = sum(len(group) - 1 for group in report["copies"]) - sum(len(group) - 1 for group in across)
+    if within:
+        lines.append(f"copies within a class: {within}, judged together with what they copy; the report names them")
     return "\n".join(lines)
 
 
-def main() -> None:
+def short(name: str, most: int = 40) -> str:
+    """Return a name, in its middle cut if it is long."""
+    return name if len(name) <= most else f"{name[: most // 2]}…{name[1 - most // 2 :]}"
+
+
+def teach_folder(images: Path, output: Path, backbone: Path, data_dir: Path, seed: int) -> None:
     """Read the folder, teach, write, tell."""
+    began = time.monotonic()
+    pictures = list_pictures(images)
+    check_numbers(pictures, FEWEST, "pictures")
+    number, classes = sum(map(len, pictures.values())), list(pictures)
+    about = number * seconds_a_picture(backbone)
+    about = f"{about / 60:.0f} minutes" if about > 100 else f"{max(about, 1):.0f} seconds"
+    print(f"{len(classes)} classes, {number:,} pictures: about {about} for their features, once", flush=True)
+    output.parent.mkdir(parents=True, exist_ok=True)
+
+    pictures, thumbnails, wrong = look_at(pictures)
+    for name, what in list(wrong.items())[:SHOWN]:
+        print(f"left out: {name}: {what}")
+    if len(wrong) > SHOWN:
+        print(f"left out: {len(wrong) - SHOWN} more, which the report names")
+    check_numbers(pictures, FEWEST, "readable pictures")
+
+    examples = examples_of(pictures, thumbnails, backbone, data_dir)
+    classifier, logits, rule = teach(examples, seed)
+    result = judge(logits, examples.labels, names_of(pictures), classes, classifier.temperature)
+    facts = facts_of(pictures, backbone, classifier, result | {"unknown_rule": rule}, images)
+    report = facts | {"cross_validation": result, "copies": copies_in(pictures, examples.images), "left_out": wrong}
+    report |= {"trial": recipe.PLAIN_TRIAL, "seed": seed}
+    report_file = output.with_suffix(".json")
+    write_whole(report_file, json.dumps(report, indent=1, ensure_ascii=False) + "\n")
+    write_model(backbone, classifier, facts, output)
+    print(describe(report))
+    print(f"wrote {output} and {report_file.name} after {time.monotonic() - began:.0f} s; ask it:")
+    print(f"  python test.py --model {output} --file photo.jpg")
+
+
+def main() -> None:
+    """Parse the arguments and teach."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=Path, required=True, metavar="DIR", help="folder with a sub-folder a class")
     parser.add_argument("--output", type=Path, default=OUTPUT, help="model file (default: %(default)s)")
@@ -209,21 +258,10 @@ def main() -> None:
     parser.add_argument("--data-dir", type=Path, default=DATA_DIR, help="of the feature cache (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=recipe.SEED, help="default: %(default)s")
     args = parser.parse_args()
-    began = time.monotonic()
     try:
-        pictures = readable(list_pictures(args.images))
-        classes, number = list(pictures), sum(map(len, pictures.values()))
-        print(f"{len(classes)} classes, {number:,} pictures", flush=True)
-        examples, plain = examples_of(pictures, args.backbone, args.data_dir, args.seed)
-        classifier, result = teach(examples, plain, classes, args.seed)
-        facts = facts_of(pictures, args.backbone, classifier, result, args.images)
-        args.output.parent.mkdir(parents=True, exist_ok=True)
-        write_model(args.backbone, classifier, facts, args.output)
-        report = facts | {"cross_validation": result, "trial": recipe.PLAIN_TRIAL, "seed": args.seed}
-        write_whole(args.output.with_suffix(".json"), json.dumps(report, indent=1, ensure_ascii=False) + "\n")
-        print(describe(result, classes))
-        print(f"wrote {args.output} and its report (.json), after {time.monotonic() - began:.0f} s")
-        print(f"ask it: python test.py --file photo.jpg --model {args.output}")
+        if args.output.suffix != ".tflite" or args.output.resolve() == args.backbone.resolve():
+            raise ValueError("--output must end in .tflite, and be another file than the backbone")
+        teach_folder(args.images, args.output, args.backbone, args.data_dir, args.seed)
     except (OSError, ValueError) as error:
         sys.exit(f"teach.py: {error}")
     except KeyboardInterrupt:

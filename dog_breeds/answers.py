@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-TURN_MARGIN = 0.03  # of similarity above the threshold, to count a turned view: 0.5 % more of other breeds are known
+TURN_MARGIN = 0.03  # of similarity above the threshold, for a turned view to be known; chosen on validation photos
 BORDER_TOLERANCE = 16  # of 255: how far a border's pixels may be from its most frequent colour
 BORDER_SHARE = 0.75  # of a row or column of pixels in that colour, from which it is border: text may stand in it
 SMALLEST_INSIDE, LARGEST_INSIDE = 1 / 6, 0.8  # of a side, of the area: else there is no border, or nothing but border
@@ -23,6 +23,7 @@ class Look(NamedTuple):
     pixels: np.ndarray  # float32 RGB [size, size, 3], 0..255: the view
     probabilities: np.ndarray  # float32 [N]
     similarity: float  # to the nearest breed
+    known: bool  # the picture seems to show that breed
     box: Box | None = None  # of what the view shows, where borders were cut off
     turned: int = 0  # degrees clockwise by which it was then turned
 
@@ -40,15 +41,19 @@ def half_way(end: float, pictures: int = 1) -> float:
 
 
 def best_look(run: Run, pixels: np.ndarray, threshold: float, until: float = math.inf) -> Look:
-    """Return the plain look at a picture; where it is not known, one without borders or a quarter turn that is.
+    """Return the plain look at a picture; where it is not known, one without borders, or turned, that is more similar.
+
+    That is the first to reach the threshold: the one without borders, else the best of the quarter turns, which is
+    known only if it also exceeds it by a margin, since three views of an unknown breed have three chances.
 
     Takes one inference for a known picture, four for an unknown one, five if it has borders. Starts none, after the
     first, that would hardly end before `until`, a time of time.monotonic(): the plain look counts then.
     """
     start = time.monotonic()
-    plain = Look(pixels, *run(pixels))
+    probabilities, similarity = run(pixels)
     seconds = time.monotonic() - start
-    if plain.similarity >= threshold:
+    plain = Look(pixels, probabilities, similarity, similarity >= threshold)
+    if plain.known:
         return plain
     box = inside_borders(pixels)
     inside = cut_out(pixels, box) if box else pixels
@@ -57,13 +62,15 @@ def best_look(run: Run, pixels: np.ndarray, threshold: float, until: float = mat
         if time.monotonic() + 2 * seconds > until:
             return plain
         view = np.rot90(inside, -turned // 90)
-        look = Look(view, *run(view), box, turned)
+        probabilities, similarity = run(view)
+        known = similarity >= threshold + (TURN_MARGIN if turned else 0)
+        look = Look(view, probabilities, similarity, known, box, turned)
         if turned:
             turned_looks.append(look)
-        elif look.similarity >= threshold:
+        elif known:
             return look
     best = max(turned_looks, key=lambda look: look.similarity)
-    return best if best.similarity >= threshold + TURN_MARGIN else plain
+    return best if best.similarity >= threshold else plain
 
 
 def inside_borders(pixels: np.ndarray) -> Box | None:

@@ -16,6 +16,43 @@ from dog_breeds import recipe
 DATA_DIR = Path("data")
 MAX_XML = 2**16  # bytes; real annotations have 1 or 2 kB
 PARTS = ("train", "validation", "test")
+USUAL_NAMES = {  # of breeds that people call otherwise than the data set does
+    "african_hunting_dog": "African Wild Dog",
+    "airedale": "Airedale Terrier",
+    "appenzeller": "Appenzeller Sennenhund",
+    "basset": "Basset Hound",
+    "blenheim_spaniel": "Cavalier King Charles Spaniel",
+    "bluetick": "Bluetick Coonhound",
+    "boston_bull": "Boston Terrier",
+    "brabancon_griffon": "Brussels Griffon",
+    "brittany_spaniel": "Brittany",
+    "bull_mastiff": "Bullmastiff",
+    "cairn": "Cairn Terrier",
+    "cardigan": "Cardigan Welsh Corgi",
+    "chow": "Chow Chow",
+    "clumber": "Clumber Spaniel",
+    "dandie_dinmont": "Dandie Dinmont Terrier",
+    "doberman": "Doberman Pinscher",
+    "english_springer": "English Springer Spaniel",
+    "entlebucher": "Entlebucher Mountain Dog",
+    "eskimo_dog": "Canadian Eskimo Dog",
+    "german_short_haired_pointer": "German Shorthaired Pointer",
+    "japanese_spaniel": "Japanese Chin",
+    "kelpie": "Australian Kelpie",
+    "leonberg": "Leonberger",
+    "lhasa": "Lhasa Apso",
+    "malamute": "Alaskan Malamute",
+    "malinois": "Belgian Malinois",
+    "maltese_dog": "Maltese",
+    "mexican_hairless": "Xoloitzcuintli",
+    "pekinese": "Pekingese",
+    "pembroke": "Pembroke Welsh Corgi",
+    "redbone": "Redbone Coonhound",
+    "scotch_terrier": "Scottish Terrier",
+    "staffordshire_bullterrier": "Staffordshire Bull Terrier",
+    "walker_hound": "Treeing Walker Coonhound",
+    "wire_haired_fox_terrier": "Wire Fox Terrier",
+}
 
 Box = tuple[int, int, int, int]  # xmin, ymin, xmax, ymax in pixels; xmax and ymax are the first column and row outside
 
@@ -112,8 +149,11 @@ def choose_breeds(data_dir: Path, names: list[str]) -> list[str]:
 
 
 def display_name(breed: str) -> str:
-    """Return a breed's name for people: "Maltese Dog"."""
-    return breed.replace("_", " ").title()
+    """Return a breed's name for people: "Bouvier des Flandres", "Maltese"; other classes as written, without _."""
+    if breed in USUAL_NAMES or not re.fullmatch("[a-z]+(_[a-z]+)*", breed):
+        return USUAL_NAMES.get(breed, breed.replace("_", " "))
+    words = (word if word in ("and", "des") else word.capitalize() for word in breed.split("_"))
+    return " ".join(words).replace(" Coated", "-coated")
 
 
 def stems(folder: Path, suffix: str) -> set[str]:

@@ -234,7 +234,7 @@ def test_the_file_carries_its_facts(converted, small, monkeypatch, capsys):
 
     assert run(monkeypatch, "--show", converted) is None
     printed = capsys.readouterr().out
-    for words in ("int8", "3 breeds: maltese_dog, pomeranian, samoyed", "75 x 75 RGB", "similarity >=", "sha256"):
+    for words in ("int8", "3 classes: maltese_dog, pomeranian, samoyed", "75 x 75 RGB", "similarity >=", "sha256"):
         assert words in printed
 
 

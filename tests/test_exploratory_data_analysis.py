@@ -11,22 +11,24 @@ from conftest import ROOT, TEN
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
-from planted import annotation, plant
+from planted import annotation, encode, picture, plant
 
-from dog_breeds.dataset import count_images, images_dir
+from dog_breeds.dataset import count_images, display_name, images_dir
 from exploratory_data_analysis import (
+    describe_copies,
     describe_statistics,
     plot_box_coverage,
     plot_boxes_per_photo,
     plot_images_per_breed,
     plot_photo_sizes,
     plot_top_breeds,
+    read_copies,
     read_statistics,
 )
 
 PLOTS = {"eda.png", "images_per_breed.png", "photo_sizes.png", "box_coverage.png", "boxes_per_photo.png"}
 # As many breeds as the real dataset has, with names as long as its longest (American_Staffordshire_terrier).
-ALL = TEN | {f"american_staffordshire_{number:03}rrier": 209 - number // 2 for number in range(110)}
+ALL = TEN | {f"american_staffordshire_{chr(97 + n // 26)}{chr(97 + n % 26)}rrier": 209 - n // 2 for n in range(110)}
 
 
 @pytest.fixture
@@ -81,7 +83,7 @@ def test_top_breeds_has_ten_bars_from_zero_with_names_and_counts():
     assert len({bar.get_facecolor() for bar in axes.patches}) == 1
     assert axes.get_xlim()[0] == 0
     assert [bar.get_width() for bar in axes.patches] == list(TEN.values())
-    assert {"Maltese Dog", "Bernese Mountain Dog", "Leonberg", "252", "210"} <= set(words(figure))
+    assert {"Maltese", "Bernese Mountain Dog", "Leonberger", "252", "210"} <= set(words(figure))
     assert unreadable(figure) == []
     assert min(text.get_fontsize() for text in axes.get_yticklabels()) >= 10  # at a figure width of 650 pixels
     assert figure.get_size_inches()[0] * 100 == 650
@@ -99,7 +101,7 @@ def test_every_breed_is_there_and_readable(number):
     counts = dict(list(ALL.items())[:number])
     figure = plot_images_per_breed(counts)
     shown = words(figure)
-    assert {name.replace("_", " ").title() for name in counts} <= set(shown)
+    assert {display_name(name) for name in counts} <= set(shown)
     assert [bar.get_width() for axes in figure.axes for bar in axes.patches] == list(counts.values())
     assert all(axes.get_xlim()[0] == 0 for axes in figure.axes)
     assert unreadable(figure) == []
@@ -157,6 +159,21 @@ def test_command_writes_the_plots(small, tmp_path):
             assert len(image.convert("RGB").getcolors(2**24)) > 10
 
 
+def test_copies_are_counted_and_named_across_breeds(tmp_path):
+    photos = {"n02108089-boxer/b_1": 1, "n02108089-boxer/b_2": 2, "n02110958-pug/a_1": 3, "n02110958-pug/a_2": 3}
+    for name, seed in photos.items():
+        plant(tmp_path, name.split("/")[1], encode(picture(seed=seed)), annotation(), name.split("/")[0])
+    assert describe_copies(read_copies(tmp_path)) == "copies: 1 photos show the same as an earlier one"
+    plant(tmp_path, "a_3", encode(picture(90, 60, seed=2), quality=50), annotation())
+    assert read_copies(tmp_path) == [
+        ("n02110958-pug/a_2.jpg", "n02110958-pug/a_1.jpg"),
+        ("n02110958-pug/a_3.jpg", "n02108089-boxer/b_2.jpg"),
+    ]
+    result = run("--data-dir", tmp_path, "--plots-dir", tmp_path / "plots")
+    assert "2 photos show the same as an earlier one, 1 of them under another breed, the first is" in result.stdout
+    assert "n02110958-pug/a_3.jpg of n02108089-boxer/b_2.jpg\n" in result.stdout
+
+
 def test_without_data_one_line(tmp_path):
     result = run("--data-dir", tmp_path, "--plots-dir", tmp_path / "plots")
     assert result.returncode == 1
@@ -172,10 +189,11 @@ def test_without_data_one_line(tmp_path):
 def test_real_data(real_data, tmp_path):
     result = run("--data-dir", real_data, "--plots-dir", tmp_path / "plots")
     assert result.returncode == 0, result.stderr
-    ten = ", ".join(f"{name.replace('_', ' ').title()} {count}" for name, count in TEN.items())
+    ten = ", ".join(f"{display_name(name)} {count}" for name, count in TEN.items())
     assert f"most images: {ten}\n" in result.stdout
-    assert "photos: 2,535 of 12 breeds, from 150 (Golden Retriever) to 252 (Maltese Dog)" in result.stdout
+    assert "photos: 2,535 of 12 breeds, from 150 (Golden Retriever) to 252 (Maltese)" in result.stdout
     assert "boxes: 2,794" in result.stdout
+    assert "\ncopies: 13 photos show the same as an earlier one\n" in result.stdout
     assert "unusable" not in result.stdout
     assert {path.name for path in (tmp_path / "plots").iterdir()} == PLOTS
     facts = read_statistics(real_data)

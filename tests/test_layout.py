@@ -11,8 +11,10 @@ MODULES = {file.stem: file for file in (ROOT / "dog_breeds").glob("*.py")}
 MAY_IMPORT = {  # modules that are not named import nothing of the package
     "archives": {"console"},
     "bulk": {"client_pictures", "console", "workers"},
+    "class_folders": {"console", "pixels", "workers"},
     "dataset": {"recipe", "console"},
     "demo": {"archives", "console", "demo_dogs"},
+    "duplicates": {"dataset", "workers", "console"},
     "features": {"dataset", "pixels", "recipe", "tflite", "workers", "console"},
     "heads": {"features", "metrics", "recipe", "workers"},
     "page": {"http_events"},

