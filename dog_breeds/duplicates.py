@@ -18,8 +18,8 @@ from dog_breeds.workers import cpu_count
 
 ROWS, COLUMNS = 32, 36  # of a thumbnail: 4 x 4 cells for each of the 8 x 9 of the hash
 DISTANCE = 10  # bits of 64: of the pairs among the 20,580 photos two in 100,000 are as near
-# Chosen by looking at pairs of those photos: above it all are copies or shots of the same second; the first coincidence,
-# two photos with frames, is at 0.49.
+# Chosen by looking at pairs of those photos: above it all are copies or shots of the same second; the first
+# coincidence, two photos with frames, is at 0.49.
 AGREEMENT = 0.55
 LEAST_DETAIL = 1.0  # grey levels from cell to cell, root mean square: below it there is nothing to compare
 PAIRS = 2**20  # that are compared at once: at most 60 MB
