@@ -2,7 +2,7 @@
 
 Reads     data/raw and data/weights (from make_dataset.py); crops what data_selection.py has not cropped yet.
 Writes    xception_v1_{epoch}_{val_accuracy}.h5, beside it a report (.json) and the split (.csv); once for all runs
-          data/weights/xception_int8.tflite, the backbone in the form that serves; cache: data/features.
+          data/weights/xception_int8.tflite, the backbone in the form that serves; plots/; cache: data/features.
 Commands  python training.py                # the ten breeds with most images
           python training.py --breeds all   # all 120
           python training.py --quick        # a small search, to see that everything works
@@ -41,10 +41,12 @@ from dog_breeds.dataset import (
     split_images,
     weights_path,
 )
-from dog_breeds.features import extract_features, make_backbone, photo_view, plain_set, training_set
+from dog_breeds.duplicates import without_copies
+from dog_breeds.features import Examples, extract_features, make_backbone, photo_view, plain_set, training_set
 from dog_breeds.heads import Classifier, Search, apply_head, fit_classifier, search, similarity
 from dog_breeds.metrics import auroc, evaluate
 from dog_breeds.workers import call_elsewhere
+from training_plots import save_plots
 
 MODEL_NAME = "xception_v1_{epoch:02d}_{val_accuracy:.3f}.h5"
 NOTE = "Stanford Dogs is a part of ImageNet, on which the backbone was trained: these figures are optimistic."
@@ -87,23 +89,27 @@ def train_classifier(task: Task, grid: dict[str, Sequence[float]] = recipe.GRID,
     found = search(train, validation, grid, len(task.classes), task.seed)
     searched = time.monotonic() - searching
     classifier = fit_classifier(train, validation, found)
-    results, _ = measure_on_test(task, classifier)
+    results, outputs = measure_on_test(task, classifier)
 
     report = make_report(task, found, classifier, results)
+    report["test_images_left_out"] = sorted({*task.images("test")} - {*outputs["images"]})
     report |= {"seconds": round(time.monotonic() - began, 1), "seconds_of_search": round(searched, 1)}
     path = save_results(task, classifier, report, output_dir)
+    save_plots(found, classifier, results, outputs, task.labels(outputs["images"]), output_dir / "plots")
     print_summary(report, path)
     return path
 
 
-def measure_on_test(task: Task, classifier: Classifier) -> tuple[dict, dict[str, dict[str, np.ndarray]]]:
-    """Open the test images, for the first and only time.
+def measure_on_test(task: Task, classifier: Classifier) -> tuple[dict, dict]:
+    """Open the test images, for the first and only time; copies of what was learned from are left out.
 
-    Returns everything that is measured on them, and for "crops" and "whole_photos" the "logits" [n, classes] and the
-    "similarity" [n] of `task.images("test")`; for "unknown" the "similarity" of photos of other breeds.
+    Returns everything that is measured on them; and the "images" that are left, for "crops" and "whole_photos" their
+    "logits" [n, classes] and "similarity" [n], for "unknown" the "similarity" of photos of other breeds.
     """
-    results, outputs = {}, {}
+    results, outputs = {}, {"images": without_copies(task, task.images("test"))}
     for kind, pictures in plain_set(task, "test").items():
+        left = np.isin(pictures.images, outputs["images"])
+        pictures = Examples(*(column[left] for column in pictures))
         logits = apply_head(classifier.weights, pictures.features)
         known = similarity(pictures.features, classifier.means)
         results[kind] = evaluate(logits, pictures.labels, task.classes, classifier.temperature)
@@ -173,6 +179,8 @@ def print_summary(report: dict, path: Path) -> None:
         f"best: learning rate {winner['learning_rate']:.1e}, inner size {winner['inner_size']}, "
         f"dropout {winner['dropout']}, cross-validated accuracy {winner['val_accuracy']:.3f}"
     )
+    if report["test_images_left_out"]:
+        print(f"left out of the test: {len(report['test_images_left_out'])} copies of train or validation images")
     for name in ("crops", "whole_photos"):
         result = report["test"][name]
         low, high = result["accuracy_interval_95"]
@@ -185,7 +193,7 @@ def print_summary(report: dict, path: Path) -> None:
         share = unknown["taken_as_known"]
         print(f"photos of other breeds: AUROC {unknown['auroc_whole_photos']:.3f}, {share:.0%} taken as known")
     print(report["note"])
-    print(f"saved {path} with its report (.json) and split (.csv), after {report['seconds']:.0f} s")
+    print(f"saved {path} with its report (.json), its split (.csv) and plots/, after {report['seconds']:.0f} s")
 
 
 # --- Saved models ----------------------------------------------------------------------------------------------------

@@ -1,8 +1,7 @@
-"""Plots of a training, for notebook.ipynb, which shows and explains them in order.
+"""Plots of a training: training.py writes those without photos, notebook.ipynb shows and explains all of them in order.
 
 Only for length no part of training.py: that gives the numbers, these functions draw them. Each takes what the steps of
-training.py take and return, and gives an independent matplotlib Figure in the style of exploratory_data_analysis.py,
-whose save_plot writes it to a file.
+training.py take and return, and gives an independent matplotlib Figure in the style of exploratory_data_analysis.py.
 """
 
 from collections.abc import Sequence
@@ -18,8 +17,9 @@ from PIL import Image, ImageDraw
 
 from dog_breeds.dataset import annotation_dir, breed_name, display_name, images_dir, read_annotation
 from dog_breeds.features import View, crop_view, load_pixels
+from dog_breeds.heads import Classifier, Search
 from dog_breeds.metrics import auroc, expected_calibration_error, log_softmax, reliability, wilson_interval
-from exploratory_data_analysis import ACCENT, COLORS, GRAY, INK, PALE, WIDTH, new_plot
+from exploratory_data_analysis import ACCENT, COLORS, GRAY, INK, PALE, WIDTH, new_plot, save_plot
 
 RED = COLORS[7]  # what is wrong, or unknown
 SHADES = (COLORS[6], COLORS[3], COLORS[0])  # light to dark, for something that grows
@@ -31,6 +31,24 @@ NAMES = {
     "val_loss": "validation loss",
     "val_accuracy": "validation accuracy",
 }
+
+
+def save_plots(
+    found: Search, classifier: Classifier, results: dict, outputs: dict, labels: np.ndarray, folder: Path
+) -> None:
+    """Write the plots of a training; `results` and `outputs` are what training.measure_on_test returns."""
+    classes, photos = list(results["crops"]["recall"]), outputs["whole_photos"]
+    figures = {
+        "training_curves": plot_training_curves(found.trials, found.winner),
+        "search": plot_hyper_parameters(found.trials, found.winner),
+        "confusion": plot_confusion(results["whole_photos"], classes, "Test: whole photos"),
+        "precision_and_recall": plot_breeds(results["whole_photos"]),
+        "reliability": plot_reliability(photos["logits"], labels, classifier.temperature),
+        "similarities": plot_similarities(photos["similarity"], outputs["unknown"]["similarity"], classifier.threshold),
+    }
+    for name, figure in figures.items():
+        save_plot(figure, folder / f"{name}.png")
+
 
 # --- pictures --------------------------------------------------------------------------------------------------------
 
@@ -122,6 +140,7 @@ def plot_training_curves(trials: Sequence[dict], winner: dict, measure: str = "v
             axes.plot(range(1, len(values) + 1), values, color=color, **style)
         axes.set_title(f"inner layer of {size}" if size else "no inner layer", size=10, color=INK)
         axes.set_xlabel("epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         axes.sharex(all_axes[0])
     share_scale(all_axes, measure)
     if measure == "val_accuracy":  # the first epochs of slow heads would take all the room

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-TURN_MARGIN = 0.03  # of similarity above the threshold, for a turned view to be known: 0.5 % more of other breeds are
+TURN_MARGIN = 0.03  # of similarity above the threshold, for a turned view to be known; chosen on validation photos
 BORDER_TOLERANCE = 16  # of 255: how far a border's pixels may be from its most frequent colour
 BORDER_SHARE = 0.75  # of a row or column of pixels in that colour, from which it is border: text may stand in it
 SMALLEST_INSIDE, LARGEST_INSIDE = 1 / 6, 0.8  # of a side, of the area: else there is no border, or nothing but border

@@ -36,6 +36,7 @@ def write_unfused(weights: Path, size: int, views: Sequence[View], path: Path, u
         unfused.write_bytes(xception.flatbuffer_utils.convert_object_to_bytearray(model))
         fuse(model)
 
+    keras.backend.clear_session()  # its layers are numbered from 0 again, and in a process of its own from the start
     with mock.patch.object(xception, "fuse_relus", keep):
         xception.write_backbone(weights, size, views, "int8", path)
 

@@ -11,16 +11,18 @@ from conftest import ROOT, TEN
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
-from planted import annotation, plant
+from planted import annotation, encode, picture, plant
 
 from dog_breeds.dataset import count_images, display_name, images_dir
 from exploratory_data_analysis import (
+    describe_copies,
     describe_statistics,
     plot_box_coverage,
     plot_boxes_per_photo,
     plot_images_per_breed,
     plot_photo_sizes,
     plot_top_breeds,
+    read_copies,
     read_statistics,
 )
 
@@ -157,6 +159,21 @@ def test_command_writes_the_plots(small, tmp_path):
             assert len(image.convert("RGB").getcolors(2**24)) > 10
 
 
+def test_copies_are_counted_and_named_across_breeds(tmp_path):
+    photos = {"n02108089-boxer/b_1": 1, "n02108089-boxer/b_2": 2, "n02110958-pug/a_1": 3, "n02110958-pug/a_2": 3}
+    for name, seed in photos.items():
+        plant(tmp_path, name.split("/")[1], encode(picture(seed=seed)), annotation(), name.split("/")[0])
+    assert describe_copies(read_copies(tmp_path)) == "copies: 1 photos show the same as an earlier one"
+    plant(tmp_path, "a_3", encode(picture(90, 60, seed=2), quality=50), annotation())
+    assert read_copies(tmp_path) == [
+        ("n02110958-pug/a_2.jpg", "n02110958-pug/a_1.jpg"),
+        ("n02110958-pug/a_3.jpg", "n02108089-boxer/b_2.jpg"),
+    ]
+    result = run("--data-dir", tmp_path, "--plots-dir", tmp_path / "plots")
+    assert "2 photos show the same as an earlier one, 1 of them under another breed, the first is" in result.stdout
+    assert "n02110958-pug/a_3.jpg of n02108089-boxer/b_2.jpg\n" in result.stdout
+
+
 def test_without_data_one_line(tmp_path):
     result = run("--data-dir", tmp_path, "--plots-dir", tmp_path / "plots")
     assert result.returncode == 1
@@ -176,6 +193,7 @@ def test_real_data(real_data, tmp_path):
     assert f"most images: {ten}\n" in result.stdout
     assert "photos: 2,535 of 12 breeds, from 150 (Golden Retriever) to 252 (Maltese)" in result.stdout
     assert "boxes: 2,794" in result.stdout
+    assert "\ncopies: 13 photos show the same as an earlier one\n" in result.stdout
     assert "unusable" not in result.stdout
     assert {path.name for path in (tmp_path / "plots").iterdir()} == PLOTS
     facts = read_statistics(real_data)
