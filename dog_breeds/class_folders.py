@@ -18,20 +18,20 @@ MAX_PIXELS = 50_000_000  # of a picture: the service refuses larger ones
 Pictures = dict[str, list[Path]]  # of each class; classes and paths sorted
 
 
-def list_pictures(root: Path) -> Pictures:
+def list_pictures(root: Path, fewest: int = 2) -> Pictures:
     """Return the pictures in a folder's sub-folders, one a class; print what is left out.
 
     Hidden files and folders are passed over, symbolic links followed. Raises FileNotFoundError, or ValueError where the
-    folders are not one a class.
+    folders are not one a class, or fewer than `fewest`.
     """
     if not root.is_dir():
         raise FileNotFoundError(f"there is no folder {root}")
     folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
-    if len(folders) < 2:
+    if len(folders) < fewest:
         inside = any(path.is_dir() for path in folders[0].iterdir()) if folders else False
         hint = f"; did you mean {folders[0]}?" if inside else ""
         found = f"only the folder {printable(folders[0].name)}" if folders else "no folder"
-        raise ValueError(f"{root} holds {found}; put the pictures of each class, at least two, into its own{hint}")
+        raise ValueError(f"{root} holds {found}; put the pictures of each class, at least {fewest}, into its own{hint}")
     pictures: Pictures = {}
     for folder in folders:
         name = unicodedata.normalize("NFC", folder.name)  # macOS spells the same accents otherwise

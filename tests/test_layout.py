@@ -17,6 +17,7 @@ MAY_IMPORT = {  # modules that are not named import nothing of the package
     "duplicates": {"dataset", "workers", "console"},
     "features": {"dataset", "pixels", "recipe", "tflite", "workers", "console"},
     "heads": {"features", "metrics", "recipe", "workers"},
+    "own_classes": {"features", "heads", "metrics", "recipe"},
     "page": {"http_events"},
     "s3_pictures": {"http_events", "web_pictures"},
     "tflite": {"workers", "console"},

@@ -54,10 +54,10 @@ SIX = [f"{i}.png" for i in range(6)]
     ("folders", "says"),
     [
         (None, "there is no folder {root}"),
-        ({}, "{root} holds no folder; put the pictures of each class, at least two, into its own"),
+        ({}, "{root} holds no folder; put the pictures of each class, at least 2, into its own"),
         (
             {"cats": SIX},
-            "{root} holds only the folder cats; put the pictures of each class, at least two, into its own",
+            "{root} holds only the folder cats; put the pictures of each class, at least 2, into its own",
         ),
         ({"all/cats": SIX, "all/dogs": SIX}, "into its own; did you mean {root}/all?"),
         ({"cats": SIX, "dogs": []}, "a class needs at least 5 pictures; 'dogs' has 0"),
@@ -114,7 +114,7 @@ def test_pictures_of_a_camera_that_stands_still_are_no_copies(tmp_path, monkeypa
     ("options", "says"),
     [
         (["--output", "model.h5"], "--output must end in .tflite"),
-        (["--output", str(teach.BACKBONE)], "another file than the backbone"),
+        (["--output", str(teach.BACKBONE)], "another file than"),
         (["--output", str(teach.BACKBONE / "model.tflite")], "top_10_dog_breeds.tflite"),
         (["--backbone", "missing.tflite"], "missing.tflite"),
         (["--backbone", "README.tflite"], "README.tflite is damaged, or was not made by"),
@@ -313,6 +313,39 @@ def test_the_clients_take_it(taught, fresh, tmp_path):
     assert shown.returncode == 0, shown.stderr
     assert f"5 classes: circles, crosses, stars, triangles, {LONG}" in shown.stdout
     assert re.search(r"cross-validation: \d\d.\d% of 53 pictures", shown.stdout) and '"my shapes"' in shown.stdout
+
+
+def test_classes_are_added_beside_those_of_a_file(taught, fresh, tmp_path):
+    """To the breeds of the committed file, of which there are no pictures: their part of the head stays as it is."""
+    for kind in ("circles", "stars"):
+        (tmp_path / "more" / kind).mkdir(parents=True)
+        for path in (taught.images / kind).glob("[0-9].png"):
+            (tmp_path / "more" / kind / path.name).symlink_to(path)
+    file, old = tmp_path / "more.tflite", teach.BACKBONE
+    command = [sys.executable, ROOT / "teach.py", "--images", tmp_path / "more", "--data-dir", taught.data_dir]
+    done = subprocess.run([*command, "--add", old, "--output", file], capture_output=True, text=True)
+    assert done.returncode == 0 and "of 20 added pictures" in done.stdout, done.stderr
+    classes = read_facts(old)["classes"]
+    assert read_facts(file)["classes"] == [*classes, "circles", "stars"]
+    assert read_facts(file)["training_data"]["beside"] == read_facts(old)["training_data"]
+    (kernel, bias), means = read_head(file)
+    (old_kernel, old_bias), old_means = read_head(old)
+    n = len(classes)
+    assert (kernel[:, :n] == old_kernel).all() and (bias[:n] == old_bias).all()
+    assert (means[:n].astype(np.float16) == old_means.astype(np.float16)).all()
+    assert read_facts(file)["unknown_rule"]["threshold"] <= read_facts(old)["unknown_rule"]["threshold"]
+    shapes = [(kind, picture) for kind, picture in fresh if kind in ("circles", "stars")]
+    pixels = np.stack([np.asarray(picture.resize((299, 299))) for _, picture in shapes])
+    guesses = outputs_of(file, pixels, tmp_path)["probabilities"].argmax(axis=1)
+    assert (
+        np.mean([[*classes, "circles", "stars"][k] == kind for k, (kind, _) in zip(guesses, shapes, strict=True)]) > 0.9
+    )
+    again = subprocess.run(
+        [*command, "--add", file, "--output", old.with_name("no.tflite")], capture_output=True, text=True
+    )
+    assert (
+        again.returncode == 1 and "more.tflite has a class 'circles' already; give yours another name" in again.stderr
+    )
 
 
 def test_runs_in_the_small_environment_and_gives_the_same(taught, tmp_path):
