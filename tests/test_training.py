@@ -23,7 +23,7 @@ from dog_breeds import dataset, recipe
 def test_a_training_run_passes_each_view_once_and_repeats_itself(small, tmp_path, capsys):
     task, model = small
     report = training.read_report(model)
-    assert report["test_images_left_out"] == []
+    assert report["test"]["images_left_out"] == []
     images = report["images"]
     views = (recipe.CROP_VIEWS + recipe.PHOTO_VIEWS) * images["train"] + 2 * (images["validation"] + images["test"])
     other_breeds = report["test"]["unknown_breeds"]["pictures"]
