@@ -25,7 +25,7 @@ import numpy as np
 
 from dog_breeds import recipe
 from dog_breeds.class_folders import Pictures, check_numbers, list_pictures, look_at, printable
-from dog_breeds.console import write_whole, written_whole
+from dog_breeds.console import quiet, write_whole, written_whole
 from dog_breeds.dataset import DATA_DIR, display_name
 from dog_breeds.duplicates import group_copies
 from dog_breeds.facts import append_facts, read_facts
@@ -51,9 +51,12 @@ DECODING = 0.006  # seconds that a CPU takes to read a usual photo
 
 def seconds_a_picture(backbone: Path) -> float:
     """Return about how long a picture takes, all CPUs together. Raises ValueError if the file is no backbone."""
-    size, run = read_facts(backbone)["input"]["height"], load_file(backbone)
+    size = read_facts(backbone)["input"]["height"]
     blank = np.zeros((size, size, 3), np.uint8)
-    if not {"features", "map"} <= run(blank).keys():
+    with quiet():  # the runtime greets
+        run = load_file(backbone)
+        outputs = run(blank)
+    if not {"features", "map"} <= outputs.keys():
         raise ValueError(f"{backbone} has no features among its outputs; make it anew with convert_model.py")
     began = time.perf_counter()
     for _ in range(3):

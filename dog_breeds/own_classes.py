@@ -32,7 +32,8 @@ def teach(examples: Examples, seed: int) -> Lesson:
     means = class_means(examples)
     threshold, rule = unknown_rule(examples, means, 0, seed)
     calibrated = [*weights[:-2], *(array / np.float32(temperature) for array in weights[-2:])]
-    return Classifier(calibrated, temperature, means, threshold), logits / temperature, rule
+    classifier = Classifier(calibrated, temperature, means, threshold)
+    return classifier, logits / temperature, rule
 
 
 def teach_beside(examples: Examples, old: Classifier, seed: int) -> Lesson:
@@ -63,7 +64,8 @@ def teach_beside(examples: Examples, old: Classifier, seed: int) -> Lesson:
     means = np.concatenate([old.means, class_means(examples)])
     threshold, rule = unknown_rule(examples, means, n, seed)
     rule["threshold"] = threshold = min(threshold, old.threshold)
-    return Classifier(extended(examples, seed), old.temperature, means, threshold), logits, rule
+    classifier = Classifier(extended(examples, seed), old.temperature, means, threshold)
+    return classifier, logits, rule
 
 
 def train(examples: Examples, classes: int, seed: int) -> list[np.ndarray]:

@@ -17,7 +17,7 @@ ROTATION_MARGIN = 0.1  # of the size, mirrored around a picture: a rotation by 1
 # The learning rate is the first one: it falls to 0 along a cosine.
 GRID = {"learning_rate": (1e-3, 2e-3, 4e-3), "inner_size": (0, 100, 1000), "dropout": (0.2, 0.5, 0.8)}
 QUICK_GRID = {"learning_rate": (2e-3, 4e-3), "inner_size": (0, 100), "dropout": (0.5,)}
-PLAIN_TRIAL = {"learning_rate": 2e-3, "inner_size": 0, "dropout": 0.5}  # teach.py's, which does not search
+PLAIN_TRIAL = {"learning_rate": 2e-3, "inner_size": 0, "dropout": 0.5}  # teach.py's; a search gains nothing
 FOLDS = 5  # of the cross-validation
 WEIGHT_DECAY, MAX_DECAY = 20_000, 30  # of the weights at each step, times the learning rate: divided by the number of
 # training views, as the pull of a Gaussian prior is; at most MAX_DECAY
