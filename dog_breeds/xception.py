@@ -18,6 +18,7 @@ from dog_breeds.features import View, load_pixels
 with quiet():  # TensorFlow greets with remarks on its log and on missing GPUs
     import keras
     import tensorflow as tf
+    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
     tf.config.list_physical_devices()
 
@@ -144,8 +145,11 @@ def save_model(weights: Path, size: int, head: Sequence[np.ndarray], means: np.n
 def predict(path: Path, views: dict[str, list[View]]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Return what a saved .h5 file says of the views of each kind: probabilities float32 [n, N], similarities [n]."""
     model = keras.models.load_model(path, compile=False)
-    run = tf.function(lambda pixels: model(pixels, training=False), reduce_retracing=True)
     size, results = model.input.shape[1], {}
+    pixels = tf.TensorSpec([None, size, size, 3], tf.float32)
+    function = tf.function(lambda pixels: model(pixels, training=False)).get_concrete_function(pixels)
+    with quiet():  # with its weights as constants, TensorFlow fuses each convolution with what follows it
+        run = convert_variables_to_constants_v2(function)
     for kind, some in views.items():
         rows = []
         with progress(f"{path.name}, {kind.replace('_', ' ')}", len(some), unit="pictures", scale=1) as show:
