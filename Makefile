@@ -15,7 +15,7 @@
 # predict, serve and teach set up .venv-serving, 200 MB, the others .venv, 2 GB. Another Python: make PYTHON=python3.12 ...
 
 PYTHON ?= python3
-MODEL ?= top_10_dog_breeds.tflite
+MODEL ?= dog_breeds_120.tflite
 PORT ?= 8080
 PAGE_PORT ?= 9000
 DEMO ?= demo

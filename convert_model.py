@@ -197,9 +197,8 @@ def convert(
             raise FileNotFoundError(
                 f"there is no {path}; run training.py, which writes a model, its report and its split"
             )
-    report = read_report(model_path)
-    split = read_split(model_path.with_suffix(".csv"))
-    split = {image: part for image, part in split.items() if image not in report["test_images_left_out"]}
+    report, split = read_report(model_path), read_split(model_path.with_suffix(".csv"))
+    split = {image: part for image, part in split.items() if image not in report["test"]["images_left_out"]}
     task = Task(data_dir or Path(report["data_dir"]), report["classes"], split, report["size"], report["seed"])
     check_backbone(task, report)
     test = plain_set(task, "test")

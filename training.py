@@ -92,7 +92,6 @@ def train_classifier(task: Task, grid: dict[str, Sequence[float]] = recipe.GRID,
     results, outputs = measure_on_test(task, classifier)
 
     report = make_report(task, found, classifier, results)
-    report["test_images_left_out"] = sorted({*task.images("test")} - {*outputs["images"]})
     report |= {"seconds": round(time.monotonic() - began, 1), "seconds_of_search": round(searched, 1)}
     path = save_results(task, classifier, report, output_dir)
     save_plots(found, classifier, results, outputs, task.labels(outputs["images"]), output_dir / "plots")
@@ -106,7 +105,8 @@ def measure_on_test(task: Task, classifier: Classifier) -> tuple[dict, dict]:
     Returns everything that is measured on them; and the "images" that are left, for "crops" and "whole_photos" their
     "logits" [n, classes] and "similarity" [n], for "unknown" the "similarity" of photos of other breeds.
     """
-    results, outputs = {}, {"images": without_copies(task, task.images("test"))}
+    outputs = {"images": without_copies(task, task.images("test"))}
+    results = {"images_left_out": sorted({*task.images("test")} - {*outputs["images"]})}
     for kind, pictures in plain_set(task, "test").items():
         left = np.isin(pictures.images, outputs["images"])
         pictures = Examples(*(column[left] for column in pictures))
@@ -179,8 +179,8 @@ def print_summary(report: dict, path: Path) -> None:
         f"best: learning rate {winner['learning_rate']:.1e}, inner size {winner['inner_size']}, "
         f"dropout {winner['dropout']}, cross-validated accuracy {winner['val_accuracy']:.3f}"
     )
-    if report["test_images_left_out"]:
-        print(f"left out of the test: {len(report['test_images_left_out'])} copies of train or validation images")
+    if report["test"]["images_left_out"]:
+        print(f"left out of the test: {len(report['test']['images_left_out'])} copies of train or validation images")
     for name in ("crops", "whole_photos"):
         result = report["test"][name]
         low, high = result["accuracy_interval_95"]

@@ -29,8 +29,8 @@ from dog_breeds import recipe
 from dog_breeds.dataset import DATA_DIR, Task, breed_folders, list_images
 from dog_breeds.features import KINDS, View, extract_features, plain_set, training_set
 from dog_breeds.heads import Classifier, apply_head, epochs_for, fit_classifier, search, similarity, train_head
-from dog_breeds.metrics import auroc, evaluate, log_softmax
-from training import prepare_task
+from dog_breeds.metrics import auroc, log_softmax
+from training import measure_on_test, prepare_task
 
 SEEDS = (33, 34, 35)  # with the official split
 UNKNOWN_PHOTOS = 1000  # at most, of breeds that are not among the classes
@@ -55,32 +55,38 @@ def train(data_dir: Path, breeds: list[str], split_file: Path | None, seed: int)
 
 def measure(model: Trained) -> dict[str, dict]:
     """Return figures in percent, and what `scores` gives, of the test crops and whole photos."""
-    result, classifier = {}, model.classifier
-    for kind, pictures in plain_set(model.task, "test").items():
-        logits = apply_head(classifier.weights, pictures.features)
-        figures = evaluate(logits, pictures.labels, model.task.classes, classifier.temperature)
-        five = np.argsort(logits, axis=1)[:, -5:] == pictures.labels[:, None]
-        known = scores(classifier, pictures.features)
+    result, (results, outputs) = {}, measure_on_test(model.task, model.classifier)
+    labels = model.task.labels(outputs["images"])
+    for kind, figures in ((kind, results[kind]) for kind in KINDS):
+        logits = outputs[kind]["logits"]
+        five = np.argsort(logits, axis=1)[:, -5:] == labels[:, None]
         shares = {
             "accuracy": figures["accuracy"],
             "top_5": five.any(axis=1).mean(),
             "ece": figures["calibration_error"],
             "ece_before": figures["calibration_error_before"],
-            "taken_as_known": (known["similarity"] >= classifier.threshold).mean(),
+            "taken_as_known": figures["taken_as_known"],
         }
-        result[kind] = {"shares": {name: 100 * float(share) for name, share in shares.items()}, "scores": known}
+        result[kind] = {
+            "shares": {name: 100 * float(share) for name, share in shares.items()},
+            "scores": scores(logits, outputs[kind]["similarity"]),
+        }
     return result
 
 
-def scores(classifier: Classifier, features: np.ndarray) -> dict[str, np.ndarray]:
+def scores(logits: np.ndarray, similarities: np.ndarray) -> dict[str, np.ndarray]:
     """Return three numbers for each picture that should be lower for unknown breeds."""
-    logits = apply_head(classifier.weights, features)
     top = logits.max(axis=1)
     return {
-        "similarity": similarity(features, classifier.means),  # what the model file contains
+        "similarity": similarities,  # what the model file contains
         "energy": top + np.log(np.exp(logits - top[:, None]).sum(axis=1)),  # Liu et al. 2020, arXiv:2010.03759
         "probability": log_softmax(logits).max(axis=1),
     }
+
+
+def scores_of(classifier: Classifier, features: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the same for features."""
+    return scores(apply_head(classifier.weights, features), similarity(features, classifier.means))
 
 
 def other_features(data_dir: Path, classes: list[str]) -> dict[str, dict[str, np.ndarray]]:
@@ -190,7 +196,7 @@ def main() -> None:
                 for which, value in (("mean", np.mean(values)), ("lowest", min(values)), ("highest", max(values))):
                     record(f"{protocol}_{name}_{kind}_{which}", value, "%")
             for other, features in others.items():
-                given = [scores(model.classifier, features[kind]) for model in trained]
+                given = [scores_of(model.classifier, features[kind]) for model in trained]
                 for score in given[0]:
                     areas = [auroc(m["scores"][score], g[score]) for m, g in zip(measured, given, strict=True)]
                     record(f"{protocol}_auroc_{score}_{other}_{kind}_mean", np.mean(areas), "")

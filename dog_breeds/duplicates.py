@@ -13,13 +13,13 @@ import numpy as np
 from PIL import Image
 
 from dog_breeds.console import progress
-from dog_breeds.dataset import Task, breed_name, images_dir, processed_dir
+from dog_breeds.dataset import Task, images_dir
 from dog_breeds.workers import cpu_count
 
 ROWS, COLUMNS = 32, 36  # of a thumbnail: 4 x 4 cells for each of the 8 x 9 of the hash
-DISTANCE = 10  # bits of 64. With 20,580 photos of dogs, two in 100,000 pairs are as near; beyond it no copy was found
-# Chosen by looking at pairs of those photos: all above are copies or shots of the same second, the first coincidence
-# (two framed photos) is at 0.49.
+DISTANCE = 10  # bits of 64: of the pairs among the 20,580 photos two in 100,000 are as near
+# Chosen by looking at pairs of those photos: above it all are copies or shots of the same second; the first
+# coincidence, two photos with frames, is at 0.49.
 AGREEMENT = 0.55
 LEAST_DETAIL = 1.0  # grey levels from cell to cell, root mean square: below it there is nothing to compare
 PAIRS = 2**20  # that are compared at once: at most 60 MB
@@ -35,13 +35,10 @@ def find_copies(paths: Sequence[Path]) -> np.ndarray:
 
 
 def without_copies(task: Task, images: Sequence[str]) -> list[str]:
-    """Return those of the images that are no copies of the task's train and validation images, whole or as crops."""
+    """Return those of the images whose photos are no copies of the task's train and validation photos."""
     learned = [*task.images("train"), *task.images("validation")]
-    everything = [image.split("/") for image in (*learned, *images)]
-    photos = [images_dir(task.data_dir) / folder / file for folder, file in everything]
-    crops = [processed_dir(task.data_dir) / breed_name(folder) / file for folder, file in everything]
-    first = np.minimum(find_copies(photos), find_copies(crops))[len(learned) :]
-    return [image for image, copied in zip(images, first, strict=True) if copied >= len(learned)]
+    first = find_copies([images_dir(task.data_dir) / image for image in (*learned, *images)])
+    return [image for image, copied in zip(images, first[len(learned) :], strict=True) if copied >= len(learned)]
 
 
 def thumbnails(paths: Sequence[Path]) -> np.ndarray:

@@ -1,13 +1,24 @@
 """Where the model looked: which parts of a picture spoke for its breed. NumPy only."""
 
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
 
 def explains(interpreter: Any) -> bool:
-    """Return whether a model file gives what an explanation needs: an output named "map"."""
-    return any(output["name"] == "map" for output in interpreter.get_output_details())
+    """Return whether a model file gives what an explanation needs: a map of features, a head without inner layer."""
+    tensors = indices(interpreter)
+    if not {"map", "kernel"} <= tensors.keys():
+        return False
+    shapes = [interpreter.get_tensor(tensors[name]).shape for name in ("map", "kernel")]
+    return shapes[0][-1] == shapes[1][-1]
+
+
+@lru_cache(maxsize=1)
+def indices(interpreter: Any) -> dict[str, int]:
+    """Return the index of each tensor by its name."""
+    return {tensor["name"]: tensor["index"] for tensor in interpreter.get_tensor_details()}
 
 
 def class_activation_map(interpreter: Any, breed: int) -> list[list[float]]:
@@ -17,9 +28,10 @@ def class_activation_map(interpreter: Any, breed: int) -> list[list[float]]:
     logit is its features times the breed's weights (Zhou et al., "Learning deep features for discriminative
     localization", CVPR 2016). What speaks against the breed counts as 0.
     """
-    tensors = {tensor["name"]: tensor["index"] for tensor in interpreter.get_tensor_details()}
+    tensors = indices(interpreter)
     cells = interpreter.get_tensor(tensors["map"])[0]  # [10, 10, 2048]
-    evidence = np.maximum(cells @ interpreter.get_tensor(tensors["kernel"])[breed], 0)
+    kernel = interpreter.get_tensor(tensors["kernel"])[breed]
+    evidence = np.maximum(np.einsum("hwd,d->hw", cells, kernel), 0)  # not @, whose threads wait for busy CPUs
     return (evidence / max(evidence.max(), 1e-9)).round(3).tolist()
 
 

@@ -45,7 +45,8 @@ def elsewhere() -> Iterator[Callable]:
 
     In pytest's own process it must never be: the serving runtime is there, and beside it crashes.
     """
-    with ProcessPoolExecutor(1, get_context("spawn")) as pool, pytest.MonkeyPatch.context() as patch:
+    pool = ProcessPoolExecutor(1, get_context("spawn"), initializer=workers._start_worker)
+    with pool, pytest.MonkeyPatch.context() as patch:
 
         def call_elsewhere(*arguments: Any) -> Any:
             return pool.submit(workers._call, *arguments).result()

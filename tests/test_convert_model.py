@@ -229,7 +229,7 @@ def test_the_file_carries_its_facts(converted, small, monkeypatch, capsys):
         assert facts["provenance"]["sha256"][path.name] == hashlib.sha256(path.read_bytes()).hexdigest()
     assert facts["model_sha256"] == hashlib.sha256(model_bytes).hexdigest()
     for kind in features.KINDS:  # every test picture was compared: the file is as accurate as training said
-        assert facts["compared_with_keras"][kind]["pictures"] == report["images"]["test"]
+        assert facts["compared_with_keras"][kind]["pictures"] == report["test"][kind]["pictures"]
         assert facts["compared_with_keras"][kind]["tflite"]["accuracy"] == report["test"][kind]["accuracy"]
 
     assert run(monkeypatch, "--show", converted) is None

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import COMMITTED, MIRROR, ROOT, TEN
+from PIL import Image
 
 import training
 from dog_breeds import dataset, recipe
@@ -22,6 +23,7 @@ from dog_breeds import dataset, recipe
 def test_a_training_run_passes_each_view_once_and_repeats_itself(small, tmp_path, capsys):
     task, model = small
     report = training.read_report(model)
+    assert report["test"]["images_left_out"] == []
     images = report["images"]
     views = (recipe.CROP_VIEWS + recipe.PHOTO_VIEWS) * images["train"] + 2 * (images["validation"] + images["test"])
     other_breeds = report["test"]["unknown_breeds"]["pictures"]
@@ -39,6 +41,25 @@ def test_a_training_run_passes_each_view_once_and_repeats_itself(small, tmp_path
     for name in ("winner", "test", "temperature", "unknown_rule", "backbone_sha256"):
         assert second[name] == report[name]
     assert capsys.readouterr().out.count("of other breeds: AUROC") == 1
+
+
+def test_copies_of_what_was_learned_are_left_out_of_the_test(small, tmp_path):
+    task, _ = small
+    data_dir = tmp_path / "data"
+    shutil.copytree(task.data_dir, data_dir, copy_function=os.link)
+    task = task._replace(data_dir=data_dir)
+    photos = dataset.images_dir(data_dir)
+    copies = task.images("test")[1], task.images("test")[-1]
+    for copy, learned in zip(copies, (task.images("train")[0], task.images("validation")[0]), strict=True):
+        (photos / copy).unlink()  # a link to another test's photo
+        with Image.open(photos / learned) as image:
+            image.save(photos / copy, quality=60)
+    model = training.train_classifier(task, {"learning_rate": (4e-3,), "inner_size": (0,), "dropout": (0.5,)}, tmp_path)
+    report = training.read_report(model)
+    assert report["test_images_left_out"] == list(copies)
+    assert report["test"]["whole_photos"]["pictures"] == report["images"]["test"] - 2
+    assert np.sum(report["test"]["crops"]["confusion_matrix"]) == report["images"]["test"] - 2
+    assert set(copies) < set(dataset.read_split(model.with_suffix(".csv")))
 
 
 def test_quick_training_learns_the_demo_breeds(made_demo):
