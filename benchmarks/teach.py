@@ -5,7 +5,7 @@ Prints  a figure a line. A file is taught in a process of its own, and run on pi
 
     python benchmarks/teach.py --data-dir data --official-split benchmarks/official_split.csv --json teach.json
     python benchmarks/teach.py --data-dir data120 --official-split data120.csv --breeds all --model breeds_120.tflite
-    python benchmarks/teach.py --only shapes digits        # or breeds, unknown
+    python benchmarks/teach.py --only shapes digits        # or breeds, unknown, added
 
 Ten breeds, shapes and digits take three minutes on 2 cores that do nothing else, 120 breeds a quarter of an hour.
 """
@@ -45,10 +45,11 @@ from dog_breeds.dataset import (  # noqa: E402
 )
 from dog_breeds.facts import read_facts  # noqa: E402
 from dog_breeds.features import KINDS, Examples, View, features_by, load_pixels, photo_view  # noqa: E402
-from dog_breeds.heads import similarity  # noqa: E402
+from dog_breeds.heads import apply_head, similarity  # noqa: E402
+from dog_breeds.metrics import accuracy  # noqa: E402
 from dog_breeds.tflite import run_file  # noqa: E402
 
-PARTS = ("shapes", "digits", "breeds", "unknown")
+PARTS = ("shapes", "digits", "breeds", "unknown", "added")
 KNOWN = (5, 10, 60)  # classes, of which all others are unknown
 DRAWS = 5  # of so many classes: some have a near relative among the others
 DIGITS = "scikit-learn==1.7.2"
@@ -131,13 +132,41 @@ def measure_breeds(task: Task, model: Path, folder: Path) -> Iterator[Figure]:
             yield f"{name}_accuracy_{kind}_of_training.py", 100 * facts["test"][kind]["accuracy"], "%"
 
 
+def photo_examples(task: Task, *parts: str) -> Examples:
+    """Return the whole photos of parts of the split."""
+    images = [image for part in parts for image in task.images(part)]
+    views = [photo_view(task.data_dir, image) for image in images]
+    features = features_by(teach.BACKBONE, views, task.data_dir, task.size)
+    return Examples(features, task.labels(images), np.arange(len(images)))
+
+
+def measure_added(task: Task) -> Iterator[Figure]:
+    """--add, for each of ten breeds: accuracy on the test part's whole photos, beside learning all at once."""
+    learned, asked = photo_examples(task, "train", "validation"), photo_examples(task, "test")
+    at_once, _, _ = teach.teach(learned, task.seed)
+    yield "teach_at_once_accuracy", 100 * accuracy(apply_head(at_once.weights, asked.features), asked.labels), "%"
+    shares = []
+    for new in np.random.default_rng(task.seed).permutation(len(task.classes))[:10]:
+        place = np.arange(len(task.classes)) - (np.arange(len(task.classes)) > new)  # the new one comes last
+        place[new] = len(place) - 1
+        old, added = (
+            Examples(*(column[rows] for column in learned)) for rows in (learned.labels != new, learned.labels == new)
+        )
+        before, _, _ = teach.teach(old._replace(labels=place[old.labels]), task.seed)
+        after, _, _ = teach.teach_beside(added._replace(labels=np.zeros(len(added.labels), int)), before, task.seed)
+        right = apply_head(after.weights, asked.features).argmax(axis=1) == place[asked.labels]
+        at_once_right = apply_head(at_once.weights, asked.features).argmax(axis=1) == asked.labels
+        rows = asked.labels == new
+        shares.append((right.mean(), right[rows].mean(), at_once_right[rows].mean()))
+    names = ("teach_added_accuracy", "teach_added_accuracy_on_the_added", "teach_at_once_accuracy_on_the_added")
+    for name, share in zip(names, np.mean(shares, axis=0), strict=True):
+        yield name, 100 * share, "%"
+
+
 def measure_unknown(task: Task) -> Iterator[Figure]:
     """What is taken as known: of test photos of the classes taught, and of the breeds that are none of these."""
-    learned, asked = [*task.images("train"), *task.images("validation")], task.images("test")
-    views = [photo_view(task.data_dir, image) for image in learned + asked]
-    features = features_by(teach.BACKBONE, views, task.data_dir, task.size)
-    labels = task.labels(learned + asked)
-    features, others, labels, their_labels = *np.split(features, [len(learned)]), *np.split(labels, [len(learned)])
+    features, labels, _ = photo_examples(task, "train", "validation")
+    others, their_labels, _ = photo_examples(task, "test")
     rng, breeds = np.random.default_rng(task.seed), len(task.classes)
     for number in [number for number in KNOWN if number < breeds]:
         shares = []
@@ -176,7 +205,10 @@ def main() -> None:
                 crop_breeds(args.data_dir, classes)
                 split = apply_split(list_images(args.data_dir, classes), read_split(args.official_split), 33)
                 task = Task(args.data_dir, classes, split)
-                found = measure_breeds(task, args.model, Path(folder)) if part == "breeds" else measure_unknown(task)
+                if part == "breeds":
+                    found = measure_breeds(task, args.model, Path(folder))
+                else:
+                    found = {"unknown": measure_unknown, "added": measure_added}[part](task)
             for name, value, unit in found:
                 figures[name] = float(value)
                 print(f"{name} = {value:.4g} {unit}", flush=True)
