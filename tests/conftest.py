@@ -45,7 +45,7 @@ def elsewhere() -> Iterator[Callable]:
 
     In pytest's own process it must never be: the serving runtime is there, and beside it crashes.
     """
-    pool = ProcessPoolExecutor(1, get_context("spawn"), initializer=workers._start_worker)
+    pool = ProcessPoolExecutor(1, get_context("spawn"), initializer=workers._start_worker, initargs=(1,))
     with pool, pytest.MonkeyPatch.context() as patch:
 
         def call_elsewhere(*arguments: Any) -> Any:
