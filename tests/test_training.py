@@ -56,7 +56,7 @@ def test_copies_of_what_was_learned_are_left_out_of_the_test(small, tmp_path):
             image.save(photos / copy, quality=60)
     model = training.train_classifier(task, {"learning_rate": (4e-3,), "inner_size": (0,), "dropout": (0.5,)}, tmp_path)
     report = training.read_report(model)
-    assert report["test_images_left_out"] == list(copies)
+    assert report["test"]["images_left_out"] == list(copies)
     assert report["test"]["whole_photos"]["pictures"] == report["images"]["test"] - 2
     assert np.sum(report["test"]["crops"]["confusion_matrix"]) == report["images"]["test"] - 2
     assert set(copies) < set(dataset.read_split(model.with_suffix(".csv")))
