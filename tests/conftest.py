@@ -36,6 +36,8 @@ TEN = {  # the real breeds with most images
 }
 FEW = ["maltese_dog", "pomeranian", "samoyed"]
 SIZE = 75  # pixels: nearly the smallest that Xception takes, and fast
+for name in ("MAKELEVEL", "MAKEFLAGS", "MFLAGS"):  # of the make that runs the tests: those that they run stand alone
+    os.environ.pop(name, None)
 RUNTIMES = ["ai_edge_litert", *(["tflite_runtime"] if sys.version_info < (3, 12) and sys.platform == "linux" else [])]
 
 

@@ -48,7 +48,7 @@ def crops(data_dir, number):
 
 
 def shards(data_dir):
-    return sorted((data_dir / "features").glob("*/*.npz"))
+    return sorted((data_dir / "features").glob("*/[!.]*.npz"))
 
 
 # --- Views -----------------------------------------------------------------------------------------------------------
