@@ -31,8 +31,8 @@ def predict_files(
             for output in in_processes(predict_file, tasks, processes=1):
                 outputs.append(output)
                 show(len(outputs))
-    except BrokenExecutor:
-        raise RuntimeError(f"{runtime} cannot run the converted file; its message stands above") from None
+    except (BrokenExecutor, ValueError) as error:
+        raise RuntimeError(f"{runtime} cannot run the converted file: {error}") from None
     probabilities, similarities = zip(*outputs, strict=True)
     return np.array(probabilities), np.array(similarities)
 
