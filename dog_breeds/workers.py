@@ -12,6 +12,7 @@ import threading
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from multiprocessing import resource_tracker
 from typing import Any
 
 _processes = 1  # that share the CPUs
@@ -74,18 +75,38 @@ def _starting_workers(function: Callable) -> Iterator[None]:
 
     A script may load TensorFlow, which each of them would do too. Ctrl-C is their parent's to handle.
     """
-    main, can_mask = sys.modules["__main__"], hasattr(signal, "pthread_sigmask")  # no such thing on Windows
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT}) if can_mask else None
+    main = sys.modules["__main__"]
     sys.modules["__main__"] = sys.modules[function.__module__]
     # glibc: take 16 MB from the system at once. Else workers return memory and take it again with each photo, for 9 %.
     os.environ["MALLOC_TOP_PAD_"] = str(2**24)
     try:
-        yield
+        with _ctrl_c_later():
+            yield
     finally:
         del os.environ["MALLOC_TOP_PAD_"]
         sys.modules["__main__"] = main
+
+
+@contextlib.contextmanager
+def _ctrl_c_later() -> Iterator[None]:
+    """Keep Ctrl-C from processes that start in here, and from this one until they have been told what to do."""
+    came = []
+    can_mask = hasattr(signal, "pthread_sigmask")  # no such thing on Windows; new processes inherit it
+    if can_mask:
+        resource_tracker.ensure_running()  # the first worker would start it, and that ends with the mask taken off
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT}) if can_mask else None
+    # The mask is this thread's alone: a signal that another thread receives still interrupts the main one.
+    wait = threading.current_thread() is threading.main_thread()
+    handler = signal.signal(signal.SIGINT, lambda *_: came.append(True)) if wait else None
+    try:
+        yield
+    finally:
         if can_mask:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        if wait:
+            signal.signal(signal.SIGINT, handler)
+            if came:
+                signal.raise_signal(signal.SIGINT)
 
 
 def _start_worker(processes: int) -> None:

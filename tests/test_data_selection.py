@@ -400,6 +400,34 @@ def test_ctrl_c_says_how_to_go_on(many, tmp_path, crops):
     assert not list(tmp_path.rglob(".part-*"))
 
 
+INTERRUPTED_START = """
+import os, posixpath, signal, sys, threading, time
+from multiprocessing import util
+from dog_breeds.workers import in_processes
+
+def start_and_interrupt(*arguments, start=util.spawnv_passfds):
+    process = start(*arguments)
+    if "spawn_main" in str(arguments):
+        os.killpg(0, signal.SIGINT)
+        time.sleep(0.1)
+    return process
+
+util.spawnv_passfds = start_and_interrupt
+threading.Thread(target=time.sleep, args=(60,), daemon=True).start()  # as NumPy's: it receives what the main one blocks
+try:
+    list(in_processes(posixpath.basename, [("a/b",)] * 4, 2))
+except KeyboardInterrupt:
+    sys.exit(5)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="process groups")
+def test_ctrl_c_between_the_start_of_a_worker_and_its_first_orders():
+    command, options = [sys.executable, "-c", INTERRUPTED_START], {"start_new_session": True, "preexec_fn": heed_ctrl_c}
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, **options)
+    assert (result.returncode, result.stderr) == (5, "")
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="limits of processes")
 def test_full_disk_is_one_line_and_nothing_half_written(many, tmp_path):
     data_dir = copy_of(many, tmp_path / "data")
