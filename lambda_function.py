@@ -64,7 +64,7 @@ def lambda_handler(event: Any, context: Any = None) -> dict:
             log["event"] = request.service
             if wants_page(request):
                 log["source"] = "page"
-                return page_response(request, MODEL.classes, MODEL.names, MODEL.explains)
+                return page_response(request, MODEL.facts, MODEL.explains)
             event = fields_of(request)
         answer = None if request and event is None else answer_fields(event, log, end_of(context))
     except RequestError as error:
@@ -239,7 +239,7 @@ class Model(NamedTuple):
     share: float  # of both sides of a photo, around its centre: what the model is shown
     threshold: float  # similarity from which a breed counts as known
     tensors: list[int]  # indices of pixels, probabilities and similarity
-    names: dict[str, str]  # of classes, for people, where the file has them
+    facts: dict  # what the file says of itself
     explains: bool
 
 
@@ -262,8 +262,8 @@ def load_model(path: Path) -> Model:
             raise ValueError(f"its tensors have the shapes {sorted(tensors)}, not float32 {shapes}")
         if not 0 < share <= 1:
             raise ValueError(f"its photo_share is {share}")
-        indices, names = [tensors[shape] for shape in shapes], facts.get("display_names", {})
-        return Model(interpreter, classes, size, share, float(threshold), indices, names, explains(interpreter))
+        indices = [tensors[shape] for shape in shapes]
+        return Model(interpreter, classes, size, share, float(threshold), indices, facts, explains(interpreter))
     except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"{path.name} is damaged, or was not made by convert_model.py: {error}") from error
 

@@ -8,8 +8,7 @@
     python test.py --file photo.jpg --model top_10_dog_breeds.tflite    # no container: runs the handler here
     python test.py --folder DIR --csv OUT.csv         # so too, for all photos in a folder and below, on all CPUs
 
-Prints the breeds, best first, after some 0.1 s for a file. A folder run again after it was
-stopped goes on.
+Prints the breeds, best first, after some 0.1 s for a file. A folder run again after it was stopped goes on.
 """
 
 import argparse
@@ -116,7 +115,7 @@ def show(answer: dict) -> str:
         for breed, probability in answer["prediction"].items()
     ]
     if not answer["known"]:
-        lines.insert(0, "Probably none of these breeds. The most similar:")
+        lines.insert(0, "Probably none of these. The most similar:")
     if "turned" in answer:
         lines.insert(0, f"The picture was turned by {answer['turned']} degrees, clockwise.")
     if "cropped" in answer:

@@ -9,6 +9,14 @@ from pathlib import Path
 from dog_breeds.http_events import HttpRequest, text_response
 
 PAGE = Path(__file__).with_name("page.html")
+OTHER_WORDS = {  # for a file whose classes are somebody's own
+    "Which breed is this dog?": "What does this picture show?",
+    "Give a picture of a dog, and see which breed it looks like.": "Give a picture, and see what it looks most like.",
+    "Says which breed the dog in a picture is.": "Says what a picture shows.",
+    "None of the breeds I know": "None of the things I know",
+    "The other breeds": "The others",
+    "The ${names.length} breeds that it knows": "The ${names.length} things that it knows",
+}
 
 
 def wants_page(request: HttpRequest) -> bool:
@@ -17,10 +25,16 @@ def wants_page(request: HttpRequest) -> bool:
     return first and "text/html" in request.accept and "url" not in request.query
 
 
-def page_response(request: HttpRequest, breeds: list[str], names: dict[str, str], explains: bool) -> dict:
-    """Return the response with the page. Names for people are made from those of the breeds where `names` has none."""
-    facts = json.dumps({"breeds": breeds, "names": names, "explains": explains}).replace("<", r"\u003c")
-    html = PAGE.read_text(encoding="utf-8").replace('"application/json">{}<', f'"application/json">{facts}<', 1)
+def page_response(request: HttpRequest, facts: dict, explains: bool) -> dict:
+    """Return the response with the page for a model file that says this of itself."""
+    html = PAGE.read_text(encoding="utf-8")
+    if "cross_validation" in facts:  # it was made by teach.py
+        for words, others in OTHER_WORDS.items():
+            html = html.replace(words, others)
+    # The page makes names for people from those of the breeds where the file has none.
+    shown = {"breeds": facts["classes"], "names": facts.get("display_names", {}), "explains": explains}
+    shown = json.dumps(shown).replace("<", r"\u003c")
+    html = html.replace('"application/json">{}<', f'"application/json">{shown}<', 1)
     policy = {
         "default-src": "'none'",
         "script-src": digest("script", html),

@@ -85,7 +85,7 @@ def test_prints_breeds_with_bars_best_first(stack, gateway, colour_model, photo)
 def test_says_when_the_breed_is_not_known(stack, tmp_path):
     Image.new("RGB", (64, 64), (128, 128, 128)).save(tmp_path / "gray.png")
     done = run("test.py", "--file", tmp_path / "gray.png", "--endpoint", stack.endpoint)
-    assert done.returncode == 0 and done.stdout.startswith("Probably none of these breeds. The most similar:\n")
+    assert done.returncode == 0 and done.stdout.startswith("Probably none of these. The most similar:\n")
 
 
 @pytest.mark.parametrize("orientation", [1, 6])

@@ -92,6 +92,18 @@ def test_page_knows_the_breeds_whatever_their_names(colour_model, tmp_path):
     assert facts == {"breeds": read_facts(colour_model)["classes"], "names": {"leonberg": odd}, "explains": False}
 
 
+def test_page_for_classes_of_ones_own_does_not_speak_of_dogs(colour_model, tmp_path):
+    taught = tmp_path / "taught.tflite"
+    taught.write_bytes(colour_model.read_bytes()[: model_length(colour_model)])
+    append_facts(taught, metadata(list(COLOURS)) | {"cross_validation": {}})
+    for file, speaks in ((colour_model, True), (taught, False)):
+        with handler_process(file) as ask:
+            html = ask(accepting(function_url("GET", "/"))).answer["body"]
+        text = re.sub(r"<style>.*?</style>|<script id.*?</script>|//[^\n]*|<[^>]*>", "", html, flags=re.S)
+        assert bool(re.search(r"\bdog\b|\bbreeds\b", text.replace("facts.breeds", ""))) == speaks
+        assert ("What does this picture show?" in html) != speaks
+
+
 def model_length(file: Path) -> int:
     """Bytes of a model file before its facts."""
     with zipfile.ZipFile(file) as archive:

@@ -47,7 +47,7 @@ def test_a_clone_can_predict_without_training(made_demo):
     result = make("predict", f"IMAGE={image}")
     assert result.returncode == 0, result.stderr
     first, *breeds = result.stdout.splitlines()
-    assert first == "Probably none of these breeds. The most similar:"
+    assert first == "Probably none of these. The most similar:"
     labels = zipfile.ZipFile(ROOT / "dog_breeds_120.tflite").read("labels.txt").decode().split()
     assert sorted(line.split()[0] for line in breeds) == labels
     assert make("predict").stdout == "name a picture: make predict IMAGE=photo.jpg\n"
