@@ -1,8 +1,8 @@
 # make predict IMAGE=photo.jpg   ask the model file which breed a picture shows
 # make serve                     the page and the service, through AWS's emulator and runtime client (Linux), at the
 #                                address that is printed
-# make teach IMAGES=my_pictures  a model file of your own classes, my_classes.tflite, from a folder with a sub-folder of
-#                                pictures for each; then make serve MODEL=my_classes.tflite
+# make teach IMAGES=my_pictures  a model file of your own classes, my_classes.tflite (or OUTPUT=...), from a folder with a
+#                                sub-folder of pictures for each; then make serve MODEL=my_classes.tflite
 # make demo                      every script in order on a small drawn data set, in a folder of its own, to a served
 #                                prediction
 # make image                     build the image for AWS Lambda with docker, podman or buildah
@@ -19,6 +19,7 @@ MODEL ?= dog_breeds_120.tflite
 PORT ?= 8080
 PAGE_PORT ?= 9000
 DEMO ?= demo
+OUTPUT ?= my_classes.tflite
 
 BIN := .venv/bin
 RUN := $(BIN)/python
@@ -118,7 +119,7 @@ predict: .venv-serving/installed
 
 teach: .venv-serving/installed
 	@test -n "$(IMAGES)" || { echo "name a folder with a sub-folder of pictures for each class: make teach IMAGES=my_pictures"; exit 1; }
-	@$(SERVING)/python teach.py --images "$(IMAGES)"
+	@$(SERVING)/python teach.py --images "$(IMAGES)" --output "$(OUTPUT)"
 
 serve: $(SERVING)/aws-lambda-rie
 	@test -f $(MODEL) || { echo "there is no model file $(MODEL)"; exit 1; }

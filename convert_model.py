@@ -249,7 +249,10 @@ def check_head(model_path: Path, report: dict, test: dict[str, Examples]) -> Non
 
 def main() -> None:
     """Parse the arguments; convert or show."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    style = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog="example: python convert_model.py xception_v1_30_0.966.h5", formatter_class=style
+    )
     parser.add_argument("model", nargs="?", type=Path, metavar="MODEL.h5", help="default: the best one in this folder")
     parser.add_argument("--output", type=Path, default=OUTPUT, help=f"default: {OUTPUT}")
     parser.add_argument("--quantization", choices=FORMATS, default="int8", help="default: %(default)s")

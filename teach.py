@@ -221,7 +221,12 @@ def teach_folder(images: Path, output: Path, backbone: Path, add: bool, data_dir
 
 def main() -> None:
     """Parse the arguments and teach."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    style = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        epilog="example: python teach.py --images my_pictures --output my_classes.tflite",
+        formatter_class=style,
+    )
     parser.add_argument("--images", type=Path, required=True, metavar="DIR", help="folder with a sub-folder a class")
     parser.add_argument("--output", type=Path, default=OUTPUT, help="model file (default: %(default)s)")
     parser.add_argument("--backbone", type=Path, default=BACKBONE, metavar="FILE", help=f"default: {BACKBONE.name}")

@@ -6,6 +6,7 @@ Writes    xception_v1_{epoch}_{val_accuracy}.h5, beside it a report (.json) and 
 Commands  python training.py                # the ten breeds with most images
           python training.py --breeds all   # all 120
           python training.py --quick        # a small search, to see that everything works
+          python training.py --images DIR   # your own pictures, a sub-folder a class: what teach.py does
 The backbone, which costs nearly all the time, sees every picture and every augmented view once; the search then trains
 heads on its stored features. A second run finds them in the cache. TensorFlow converts the backbone and writes the .h5,
 in processes of its own; all else runs in the serving runtime and NumPy.
@@ -24,6 +25,7 @@ from pathlib import Path
 
 import numpy as np
 
+import teach
 from data_selection import crop_breeds, describe_crops
 from dog_breeds import recipe
 from dog_breeds.console import write_whole
@@ -229,10 +231,14 @@ def read_report(model_path: Path) -> dict:
 
 def main() -> None:
     """Parse the arguments and train."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    style = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog="example: python training.py --breeds all", formatter_class=style
+    )
     parser.add_argument(
         "--breeds", nargs="+", default=["top10"], metavar="BREED", help="top10 (default), all, or names"
     )
+    parser.add_argument("--images", type=Path, metavar="DIR", help="with a sub-folder a class: teach these (teach.py)")
     parser.add_argument("--data-dir", type=Path, default=DATA_DIR, help="default: data")
     parser.add_argument("--output-dir", type=Path, default=Path(), help="where the model goes (default: here)")
     parser.add_argument("--split-file", type=Path, metavar="CSV", help="use this split: rows of image,split")
@@ -243,6 +249,10 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=recipe.SEED, help="default: %(default)s")
     args = parser.parse_args()
     try:
+        if args.images:
+            output = args.output_dir / teach.OUTPUT
+            teach.teach_folder(args.images, output, teach.BACKBONE, add=False, data_dir=args.data_dir, seed=args.seed)
+            return
         task = prepare_task(args.data_dir, args.breeds, args.split_file, args.size, args.seed)
         train_classifier(task, recipe.QUICK_GRID if args.quick else recipe.GRID, args.output_dir)
     except (OSError, ValueError) as error:

@@ -1,7 +1,7 @@
-"""Plots of a training: training.py writes those without photos, notebook.ipynb shows and explains all of them in order.
+"""Plots of a training: training.py writes them, notebook.ipynb shows and explains them in order.
 
 Only for length no part of training.py: that gives the numbers, these functions draw them. Each takes what the steps of
-training.py take and return, and gives an independent matplotlib Figure in the style of exploratory_data_analysis.py.
+training.py take and return, and gives an independent matplotlib Figure.
 """
 
 from collections.abc import Sequence
@@ -13,24 +13,16 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, PercentFormatter
-from PIL import Image, ImageDraw
 
-from dog_breeds.dataset import annotation_dir, breed_name, display_name, images_dir, read_annotation
-from dog_breeds.features import View, crop_view, load_pixels
+from dog_breeds.dataset import (
+    display_name,
+)
 from dog_breeds.heads import Classifier, Search
-from dog_breeds.metrics import auroc, expected_calibration_error, log_softmax, reliability, wilson_interval
-from exploratory_data_analysis import ACCENT, COLORS, GRAY, INK, PALE, WIDTH, new_plot, save_plot
+from dog_breeds.metrics import auroc, expected_calibration_error, reliability, wilson_interval
+from dog_breeds.plot_style import ACCENT, COLORS, GRAY, INK, PALE, new_plot, save_plot
 
 RED = COLORS[7]  # what is wrong, or unknown
 SHADES = (COLORS[6], COLORS[3], COLORS[0])  # light to dark, for something that grows
-PIXELS = 120  # of a small picture's side
-NAMES = {
-    "learning_rate": "learning rate",
-    "inner_size": "inner layer",
-    "dropout": "dropout",
-    "val_loss": "validation loss",
-    "val_accuracy": "validation accuracy",
-}
 
 
 def save_plots(
@@ -50,77 +42,6 @@ def save_plots(
         save_plot(figure, folder / f"{name}.png")
 
 
-# --- pictures --------------------------------------------------------------------------------------------------------
-
-
-def plot_crops(data_dir: Path, images: Sequence[str]) -> Figure:
-    """Photos with the box of their first dog, and below each the crop that data_selection.py made of it."""
-    photos, crops = [], []
-    for image in images:
-        photo = Image.open(images_dir(data_dir) / image).convert("RGB")
-        box = read_annotation(annotation_dir(data_dir) / image.removesuffix(".jpg"))["boxes"][0]
-        photos.append((np.asarray(outline(photo, box)), display_name(breed_name(image.split("/")[0]))))
-        crops.append((load_pixels(crop_view(data_dir, image), PIXELS), f"from {box[2] - box[0]} x {box[3] - box[1]}"))
-    note = "Above: a photo with the box from its XML file. Below: the crop, 299 x 299 pixels whatever the box's shape."
-    return plot_pictures([photos, crops], "From photos to crops", note)
-
-
-def outline(photo: Image.Image, box: tuple[int, int, int, int]) -> Image.Image:
-    """Draw a red frame with white edges around the box."""
-    draw, width = ImageDraw.Draw(photo), max(photo.size) // 60
-    for color, grow, thickness in (("white", width, 2 * width), (RED, width // 2, width)):
-        draw.rectangle((box[0] - grow, box[1] - grow, box[2] + grow, box[3] + grow), None, color, thickness)
-    return photo
-
-
-def plot_views(views: Sequence[View], rows: int) -> Figure:
-    """The pictures that the model sees; `views` row by row."""
-    cells = []
-    for view in views:
-        changes = [f"{view.angle:+.0f}°"] * bool(view.angle) + ["mirrored"] * view.flip
-        cells.append((load_pixels(view, PIXELS), ", ".join(["photo" if view.share < 1 else "crop", *changes])))
-    columns = len(cells) // rows
-    note = "Each column is one training picture. The corners that a rotation leaves empty show the mirrored edge."
-    return plot_pictures(
-        [cells[row * columns : (row + 1) * columns] for row in range(rows)], "Views of training pictures", note
-    )
-
-
-def plot_samples(views: Sequence[View], logits: np.ndarray, labels: np.ndarray, classes: Sequence[str]) -> Figure:
-    """Predictions for ten of the test pictures; `views` (n), `logits` [n, classes] and `labels` [n] in one order."""
-    probabilities = np.exp(log_softmax(logits))
-    hardest_first = np.argsort(probabilities[np.arange(len(labels)), labels])
-    others = np.sort(hardest_first[5:])
-    cells = []
-    for i in [*hardest_first[:5], *others[np.linspace(0, len(others) - 1, 5).astype(int)]]:
-        guess = logits[i].argmax()
-        right = guess == labels[i]
-        caption = f"{display_name(classes[guess])}\n{probabilities[i, guess]:.1%}"
-        caption += "" if right else f"\n({display_name(classes[labels[i]])})"
-        cells.append((load_pixels(views[i], PIXELS), caption, INK if right else RED))
-    note = "Above: the five whose true breed got the lowest probability. Below: five others. Wrong answers are red, "
-    note += "with the true breed in brackets."
-    return plot_pictures([cells[:5], cells[5:]], "Answers to test pictures", note)
-
-
-def plot_pictures(rows: Sequence[Sequence[tuple]], title: str, note: str) -> Figure:
-    """A sheet of pictures: rows of (pixels uint8 [height, width, 3], caption, colour of the caption if not black)."""
-    columns, lines = max(map(len, rows)), max(cell[1].count("\n") for row in rows for cell in row) + 1
-    pitch = 1.02 + 0.13 * lines * columns / 5  # from row to row; the unit is the width of a picture with its margin
-    figure, [axes] = new_plot(len(rows) * pitch * WIDTH / columns, title, note)
-    for row, cells in enumerate(rows):
-        for column, (pixels, caption, *color) in enumerate(cells):
-            height, width = pixels.shape[:2]
-            height, width = 0.92 * height / max(height, width), 0.92 * width / max(height, width)
-            middle, bottom = column + 0.5, row * pitch + 0.96
-            axes.imshow(pixels, extent=(middle - width / 2, middle + width / 2, bottom, bottom - height))
-            style = {"size": 8, "color": (color or [INK])[0], "ha": "center", "va": "top", "linespacing": 1.15}
-            axes.text(middle, bottom + 0.03, caption, **style)
-    axes.set(xlim=(0, columns), ylim=(len(rows) * pitch, 0), aspect="equal")
-    axes.axis("off")
-    return figure
-
-
 # --- the search ------------------------------------------------------------------------------------------------------
 
 
@@ -130,7 +51,7 @@ def plot_training_curves(trials: Sequence[dict], winner: dict, measure: str = "v
     rates = sorted({trial["learning_rate"] for trial in trials})
     note = f"A line for each of {len(trials)} heads, the thick one with the chosen settings. Learning rates fall to "
     note += "nothing with the last epoch."
-    figure, all_axes = new_plot(2.9, f"{NAMES[measure].capitalize()} while training", note, len(sizes))
+    figure, all_axes = new_plot(2.9, f"{words(measure).capitalize()} while training", note, len(sizes))
     for axes, size in zip(all_axes, sizes, strict=True):
         for trial in (trial for trial in trials if trial["inner_size"] == size):
             chosen = trial["trial"] == winner["trial"]
@@ -157,7 +78,7 @@ def plot_hyper_parameters(trials: Sequence[dict], winner: dict, measure: str = "
     rates = sorted({trial["learning_rate"] for trial in trials})
     note = "Each dot is a trained head, coloured by learning rate; the ring is the chosen one. A line joins heads that "
     note += "differ in this setting alone: where the lines rise or fall together, the setting matters."
-    figure, all_axes = new_plot(2.9, f"{NAMES[measure].capitalize()} by setting", note, len(parameters))
+    figure, all_axes = new_plot(2.9, f"{words(measure).capitalize()} by setting", note, len(parameters))
     for axes, parameter in zip(all_axes, parameters, strict=True):
         values = sorted({trial[parameter] for trial in trials})
         lines: dict[tuple, list[tuple[int, float]]] = {}
@@ -172,7 +93,7 @@ def plot_hyper_parameters(trials: Sequence[dict], winner: dict, measure: str = "
         for points in lines.values():
             axes.plot(*zip(*sorted(points), strict=True), color=PALE, linewidth=1, zorder=1)
         axes.set_xticks(range(len(values)), [f"{value:g}" if value else "none" for value in values])
-        axes.set(xlabel=NAMES[parameter], xlim=(-0.5, len(values) - 0.5))
+        axes.set(xlabel=words(parameter), xlim=(-0.5, len(values) - 0.5))
     share_scale(all_axes, measure)
     return figure
 
@@ -183,13 +104,18 @@ def share_scale(all_axes: Sequence[Axes], measure: str) -> None:
         axes.sharey(all_axes[0])
         axes.tick_params(labelleft=axes is all_axes[0])
         axes.grid(axis="y")
-    all_axes[0].set_ylabel(NAMES[measure])
+    all_axes[0].set_ylabel(words(measure))
     if measure == "val_accuracy":
         all_axes[0].yaxis.set_major_formatter(PercentFormatter(1))
     else:
         all_axes[0].set_yscale("log")
         all_axes[0].yaxis.set(major_locator=LogLocator(subs=(1, 2, 5)), minor_locator=NullLocator())
         all_axes[0].yaxis.set_major_formatter("{x:g}")
+
+
+def words(name: str) -> str:
+    """A setting's or a measure's name as it is spoken."""
+    return name.replace("val_", "validation ").replace("_", " ")
 
 
 def shade(values: Sequence[float], value: float) -> tuple[float, ...]:
@@ -233,10 +159,8 @@ def plot_breeds(result: dict) -> Figure:
     """Precision and recall of each breed, the worst first; `result` is what training.evaluate returns."""
     precision, recall = result["precision"], result["recall"]
     breeds = sorted(recall, key=lambda breed: recall[breed] + precision[breed])
-    note = (
-        "Recall: of this breed's pictures, how many are recognised. Precision: of the pictures taken for this breed, "
-    )
-    note += "how many are it."
+    note = "Recall: of this breed's pictures, how many are recognised. Precision: of the pictures taken for it, how "
+    note += "many are it."
     figure, [axes] = new_plot(0.3 * len(breeds) + 0.9, "Precision and recall by breed", note)
     for row, breed in enumerate(breeds):
         axes.plot([precision[breed], recall[breed]], [row, row], color=PALE, linewidth=3, zorder=1)

@@ -22,17 +22,21 @@ def indices(interpreter: Any) -> dict[str, int]:
 
 
 def class_activation_map(interpreter: Any, breed: int) -> list[list[float]]:
-    """Return how much each cell of the last picture spoke for a breed: rows of numbers, 0 (not) to 1 (the most).
+    """Return how much each cell of the last picture spoke for a breed, as `evidence` does, in rows of numbers."""
+    tensors = indices(interpreter)
+    cells, kernel = (interpreter.get_tensor(tensors[name]) for name in ("map", "kernel"))
+    return evidence(cells[0], kernel[breed]).round(3).tolist()
+
+
+def evidence(cells: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Return how much each cell of a map [h, w, 2048] spoke for a breed: [h, w], 0 (not) to 1 (the most).
 
     The head is linear and the features are the mean of the map over its cells, so each cell's share in the breed's
-    logit is its features times the breed's weights (Zhou et al., "Learning deep features for discriminative
+    logit is its features times the breed's weights [2048] (Zhou et al., "Learning deep features for discriminative
     localization", CVPR 2016). What speaks against the breed counts as 0.
     """
-    tensors = indices(interpreter)
-    cells = interpreter.get_tensor(tensors["map"])[0]  # [10, 10, 2048]
-    kernel = interpreter.get_tensor(tensors["kernel"])[breed]
-    evidence = np.maximum(np.einsum("hwd,d->hw", cells, kernel), 0)  # not @, whose threads wait for busy CPUs
-    return (evidence / max(evidence.max(), 1e-9)).round(3).tolist()
+    shares = np.maximum(np.einsum("hwd,d->hw", cells, weights), 0)  # not @, whose threads wait for busy CPUs
+    return shares / max(shares.max(), 1e-9)
 
 
 def on_picture(

@@ -58,6 +58,12 @@ def apply_head(weights: Sequence[np.ndarray], features: np.ndarray) -> np.ndarra
     return features @ kernel + bias
 
 
+def slope(weights: Sequence[np.ndarray], features: np.ndarray, label: int) -> np.ndarray:
+    """Return how much a class's logit rises with each of the features [2048] of one picture: [2048]."""
+    *inner, kernel, _ = weights
+    return inner[0] @ (kernel[:, label] * (features @ inner[0] + inner[1] > 0)) if inner else kernel[:, label]
+
+
 def train_head(
     train: Examples, trial: dict, classes: int, seed: int, epochs: int, validation: Examples | None = None
 ) -> tuple[dict, list[np.ndarray]]:

@@ -19,6 +19,10 @@ MAY_IMPORT = {  # modules that are not named import nothing of the package
     "heads": {"features", "metrics", "recipe", "workers"},
     "own_classes": {"features", "heads", "metrics", "recipe"},
     "page": {"http_events"},
+    "picture_sheets": {
+        *("client_pictures", "dataset", "explanation", "features", "heads", "metrics", "plot_style", "tflite")
+    },
+    "plot_style": {"console"},
     "s3_pictures": {"http_events", "web_pictures"},
     "tflite": {"workers", "console"},
     "web_pictures": {"http_events"},

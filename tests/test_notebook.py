@@ -40,7 +40,7 @@ def test_it_runs_on_the_demo_set(committed, made_demo, tmp_path, monkeypatch):
     for cell in committed.cells:
         cell.pop("outputs", None)
     fresh = NotebookClient(nbformat.from_dict(committed), timeout=600, resources={"metadata": {"path": ROOT}}).execute()
-    assert len(pictures(fresh)) == 13
+    assert len(pictures(fresh)) == 14
     assert not [stream.text for stream in outputs(fresh, "stream") if stream.name == "stderr"]
 
     model = training.find_best_model(tmp_path)
@@ -60,12 +60,12 @@ def test_it_holds_no_logic_of_its_own(committed):
 
 
 def test_it_is_committed_with_the_outputs_of_one_whole_run():
-    assert NOTEBOOK.stat().st_size < 1.5e6
+    assert NOTEBOOK.stat().st_size < 1.65e6
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     nbformat.validate(notebook)
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
-    assert len(pictures(notebook)) == 13
+    assert len(pictures(notebook)) == 14
     assert not outputs(notebook, "error")
     text = NOTEBOOK.read_text()
     assert "stderr" not in text

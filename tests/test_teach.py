@@ -364,6 +364,14 @@ def test_runs_in_the_small_environment_and_gives_the_same(taught, tmp_path):
         assert new == pytest.approx(old, abs=1e-3)  # another NumPy may add in another order
 
 
+def test_training_takes_a_folder_too(taught, tmp_path):
+    command = [sys.executable, ROOT / "training.py", "--images", taught.images, "--output-dir", tmp_path]
+    done = subprocess.run([*command, "--data-dir", taught.data_dir], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    report = json.loads((tmp_path / "my_classes.json").read_text())
+    assert report["cross_validation"] == taught.report["cross_validation"]
+
+
 def test_make_teach_says_what_is_wrong_in_a_sentence(tmp_path):
     for words, said in (
         ([], "name a folder with a sub-folder of pictures for each class: make teach IMAGES=my_pictures"),
