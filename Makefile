@@ -34,6 +34,9 @@ serve = MODEL_FILE=$(abspath $(1)) $(2)/aws-lambda-rie --log-level error \
 wait = for i in $$(seq 50); do \
 	$(1)/python -c "import socket; socket.create_connection(('127.0.0.1', $(PORT)))" 2>/dev/null && break; sleep 0.1; done
 
+# free,BIN,PORTS: whether nobody listens there
+free = $(1)/python -c "import socket; [socket.create_server(('127.0.0.1', int(port))).close() for port in '$(2)'.split()]" 2>/dev/null
+
 .PHONY: help demo test predict teach serve lint image push deploy lock clean
 .DELETE_ON_ERROR:
 
@@ -70,6 +73,8 @@ install = $(PYTHON) -c 'import sys; (3, 10) <= sys.version_info < (3, 14) or sys
 
 demo: $(DEMO)/top_10_dog_breeds.tflite $(BIN)/aws-lambda-rie
 	@echo "--- lambda_function.py, served on port $(PORT); test.py asks it about a picture that was not trained on"
+	@$(call free,$(BIN),$(PORT) $$(($(PORT) + 1))) || \
+		{ echo "port $(PORT) or $$(($(PORT) + 1)) is in use; choose another: make demo PORT=8090"; exit 1; }
 	@$(call serve,$<,$(BIN)) >$(DEMO)/serve.log 2>&1 & server=$$!; trap "kill $$server" EXIT; $(call wait,$(BIN)); \
 	image=$$(sed -n 's/,test//p' $$(ls -t $(DEMO)/*.csv | head -1) | sed -n 17p); echo "picture: $$image"; \
 	$(RUN) test.py --file $(DEMO)/data/raw/Images/$$image --endpoint $(ENDPOINT)
@@ -123,7 +128,7 @@ teach: .venv-serving/installed
 
 serve: $(SERVING)/aws-lambda-rie
 	@test -f $(MODEL) || { echo "there is no model file $(MODEL)"; exit 1; }
-	@$(SERVING)/python -c "import socket; [socket.create_server(('127.0.0.1', port)).close() for port in ($(PORT), $(PORT) + 1, $(PAGE_PORT))]" 2>/dev/null || \
+	@$(call free,$(SERVING),$(PORT) $$(($(PORT) + 1)) $(PAGE_PORT)) || \
 		{ echo "port $(PORT), $$(($(PORT) + 1)) or $(PAGE_PORT) is in use; choose others: make serve PORT=8090 PAGE_PORT=9090"; exit 1; }
 	@echo "open http://localhost:$(PAGE_PORT) in a browser; Ctrl-C ends"
 	@echo "or ask: $(SERVING)/python test.py --file photo.jpg --endpoint $(ENDPOINT)"
