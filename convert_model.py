@@ -6,7 +6,7 @@ Commands  python convert_model.py                          # int8: the head, on 
           python convert_model.py --quantization float32   # or float16, dynamic: the backbone converted anew
           python convert_model.py --show top_10_dog_breeds.tflite
 The file is run in the serving runtime, and the .h5 in Keras, on test pictures. A file that loses more than --max-loss
-points of accuracy is not written. Takes a quarter of a minute on 2 cores, with --every-picture two minutes.
+points of accuracy is not written. Takes half a minute on 2 cores, with --every-picture two minutes.
 """
 
 import argparse

@@ -248,6 +248,8 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a small search")
     parser.add_argument("--seed", type=int, default=recipe.SEED, help="default: %(default)s")
     args = parser.parse_args()
+    if args.images and (args.breeds != ["top10"] or args.split_file or args.quick or args.size != recipe.SIZE):
+        parser.error("--images goes without --breeds, --split-file, --size and --quick")
     try:
         if args.images:
             output = args.output_dir / teach.OUTPUT

@@ -14,14 +14,11 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, PercentFormatter
 
-from dog_breeds.dataset import (
-    display_name,
-)
+from dog_breeds.dataset import display_name
 from dog_breeds.heads import Classifier, Search
 from dog_breeds.metrics import auroc, expected_calibration_error, reliability, wilson_interval
-from dog_breeds.plot_style import ACCENT, COLORS, GRAY, INK, PALE, new_plot, save_plot
+from dog_breeds.plot_style import ACCENT, COLORS, GRAY, INK, PALE, RED, new_plot, save_plot
 
-RED = COLORS[7]  # what is wrong, or unknown
 SHADES = (COLORS[6], COLORS[3], COLORS[0])  # light to dark, for something that grows
 
 

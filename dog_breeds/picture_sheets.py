@@ -1,7 +1,6 @@
 """Sheets of pictures for notebook.ipynb: crops, views, answers to test pictures and where the model looked."""
 
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,11 +21,10 @@ from dog_breeds.explanation import evidence
 from dog_breeds.features import View, crop_view, load_pixels
 from dog_breeds.heads import Classifier, slope
 from dog_breeds.metrics import log_softmax
-from dog_breeds.plot_style import COLORS, INK, WIDTH, new_plot
+from dog_breeds.plot_style import INK, RED, WIDTH, new_plot
 from dog_breeds.tflite import run_file
 
 PIXELS = 120  # of a small picture's side
-RED = COLORS[7]  # what is wrong
 
 
 def plot_crops(data_dir: Path, images: Sequence[str]) -> Figure:
@@ -78,10 +76,9 @@ def plot_explanations(
 ) -> Figure:
     """The five hardest test pictures with what did not speak for the answer in the dark."""
     some, cells = hardest_first(logits, labels)[:5], []
-    file, load = backbone_path(task.data_dir, task.size), partial(load_pixels, size=task.size)
-    for i, (maps, features) in zip(
-        some, run_file(file, [views[i] for i in some], load, ["map", "features"]), strict=True
-    ):
+    file, hardest = backbone_path(task.data_dir, task.size), [views[i] for i in some]
+    outputs = run_file(file, hardest, lambda view: load_pixels(view, task.size), ["map", "features"])
+    for i, (maps, features) in zip(some, outputs, strict=True):
         light = evidence(maps, slope(classifier.weights, features, logits[i].argmax()))
         picture = shaded(Image.fromarray(load_pixels(views[i], PIXELS)), light.tolist(), 1.0)
         cells.append((np.asarray(picture), *caption_of(logits[i], labels[i], task.classes)))

@@ -13,6 +13,7 @@ WIDTH = 6.5  # inches: 650 pixels wide on a page, stored with twice as many
 INK, GRAY, PALE, ACCENT = "#222222", "#6b6b6b", "#dddddd", "#117733"
 # Paul Tol's "muted" colours, told apart by colour-blind people too (and a tenth that fits).
 COLORS = ["#332288", "#6699cc", "#88ccee", "#44aa99", "#117733", "#999933", "#ddcc77", "#cc6677", "#882255", "#aa4499"]
+RED = COLORS[7]  # what is wrong, or unknown
 STYLE = {
     "font.size": 10,
     "text.color": INK,

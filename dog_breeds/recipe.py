@@ -4,7 +4,6 @@ benchmarks/accuracy.py compares those that were chosen by accuracy.
 """
 
 SIZE = 299  # pixels a side of what the model sees: the input size of Xception
-FEATURES = 2048  # numbers that the backbone makes of a picture
 SEED = 33
 VALIDATION_SHARE = TEST_SHARE = 0.15  # of each breed's images
 

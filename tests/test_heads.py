@@ -44,6 +44,16 @@ def test_gradients_are_those_of_finite_differences(inner_size):
             assert (losses[0] - losses[1]) / 2e-5 == pytest.approx(gradient[index], rel=1e-3, abs=1e-6)
 
 
+@pytest.mark.parametrize("inner_size", [0, 5])
+def test_slope_is_that_of_finite_differences(inner_size):
+    rng = np.random.default_rng(0)
+    weights = heads.first_weights(inner_size, 4, 8, rng)
+    features, steps = rng.normal(size=8), 1e-6 * np.eye(8)
+    for label in range(4):
+        rise = heads.apply_head(weights, features + steps) - heads.apply_head(weights, features - steps)
+        assert heads.slope(weights, features, label) == pytest.approx(rise[:, label] / 2e-6, abs=1e-6)
+
+
 def test_adamw_steps_as_keras_own(elsewhere):
     rng, rates = np.random.default_rng(0), np.linspace(0.05, 0.001, 20)
     start, gradients = rng.normal(size=(6, 4)).astype(np.float32), rng.normal(size=(20, 6, 4)).astype(np.float32)

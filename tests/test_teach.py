@@ -370,6 +370,8 @@ def test_training_takes_a_folder_too(taught, tmp_path):
     assert done.returncode == 0, done.stderr
     report = json.loads((tmp_path / "my_classes.json").read_text())
     assert report["cross_validation"] == taught.report["cross_validation"]
+    wrong = subprocess.run([*command, "--quick"], capture_output=True, text=True)
+    assert wrong.returncode == 2 and "--images goes without" in wrong.stderr
 
 
 def test_make_teach_says_what_is_wrong_in_a_sentence(tmp_path):
