@@ -14,6 +14,7 @@ import botocore.credentials
 import pytest
 import requests
 from botocore.awsrequest import AWSRequest
+from conftest import NOT_PUBLIC
 from handler_fixtures import Silent, local_server
 from odd_pictures import BREED, picture, saved
 from test_clients import complaint, run
@@ -184,4 +185,4 @@ def test_four_hundred_from_eight_clients(stack, photo, payload):
         server.shutdown()
     assert done.returncode == 0, done.stderr
     assert figures(done)["ok"] == 400 and figures(done)["failed"] == 0
-    assert refused == "test_cloud.py: the host of the URL is not found, or not public"
+    assert refused == f"test_cloud.py: {NOT_PUBLIC}"

@@ -4,6 +4,7 @@ import base64
 import json
 
 import pytest
+from conftest import NOT_PUBLIC
 from odd_pictures import picture, saved
 from PIL import Image
 from services import EVENTS, SERVICES, function_url, response
@@ -41,7 +42,7 @@ def test_every_error_over_http(stack, service):
     damaged = base64.b64encode(JPEG[:900]).decode()
     large = base64.b64encode(saved(Image.new("L", (8000, 6251)), format="JPEG")).decode()
     for request, status, code, message in (
-        (("GET", "/predict", {"url": "http://127.0.0.1/a?b=c"}), 400, "url_refused", "not found, or not public"),
+        (("GET", "/predict", {"url": "http://127.0.0.1/a?b=c"}), 400, "url_refused", NOT_PUBLIC),
         (("GET", "/predict"), 400, "invalid_request", "the request must have one of"),
         (("GET", "/predict", {"url": "http://[::1]/", "top_k": "x"}), 400, "invalid_request", "top_k must"),
         (("POST", "/predict", {}, "{", JSON), 400, "invalid_request", "the body is not JSON"),

@@ -15,6 +15,7 @@ import hostile_urls
 import odd_pictures
 import pytest
 from colour_model import COLOURS, metadata
+from conftest import GUARD, needs_guard
 from handler_process import handler_process, run_python, with_fault, with_local_server, without_network
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -131,6 +132,7 @@ def test_a_list_of_bombs_takes_no_more_memory_than_one(ask):
     assert answered.peak_mb < 400
 
 
+@needs_guard
 def test_freed_memory_can_be_used_again(colour_model, port):
     """The largest picture that is taken is still taken after downloads side by side and after a bomb."""
     pictures = {name: base64.b64encode(data).decode() for name, data, _ in odd_pictures.hostile()}
@@ -362,7 +364,7 @@ def test_runtimes_agree_and_only_one_is_loaded(colour_model):
     env = {"MODEL_FILE": str(colour_model)}
     _, answer, modules, _, later = run_python(PREDICT, TEXT, **env).stdout.splitlines()
     assert modules == "['ai_edge_litert']", "nor is requests, until it is needed"
-    assert later == "True"
+    assert later == str(GUARD)
     if not importlib.util.find_spec("tflite_runtime"):
         pytest.skip("tflite-runtime exists for Linux and Python up to 3.11 only")
     for arguments, extra in (((), {"DOG_BREEDS_RUNTIME": "tflite_runtime"}), (("without",), {})):

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import hostile_urls
 import pytest
+from conftest import needs_guard
 from handler_process import at_port, handler_process, run_python, with_local_server
 from odd_pictures import BREED
 from services import SERVICES, function_url, response
@@ -19,6 +20,7 @@ pytest_plugins = ["handler_fixtures"]
 DOG = {"prediction": {BREED: 1.0}, "known": True}
 
 
+@needs_guard
 def test_downloads_go_side_by_side_and_end_on_time(colour_model, port):
     with handler_process(colour_model, with_local_server, port, 3.0) as ask:  # one after the other would take 5 s
         url = f"http://127.0.0.1:{port}"
@@ -71,6 +73,7 @@ def test_hostile_urls_reach_nothing(internet):
     assert len(internet["trap"]) >= 12, "the servers do notice who connects"
 
 
+@needs_guard
 def test_public_urls_work(internet):
     for url, (answer, seconds) in internet["allowed"].items():
         assert answer == DOG, url
@@ -83,6 +86,7 @@ def test_requests_are_honest_and_carry_nothing_along(internet):
         assert headers["User-Agent"].startswith("dog-breeds/") and headers["Accept-Encoding"] == "identity"
 
 
+@needs_guard
 def test_unfit_answers_are_errors(internet):
     codes = {path: answer["error"]["code"] for path, answer in internet["refused"].items()}
     assert codes.pop("html") == "unsupported_type"
@@ -90,6 +94,7 @@ def test_unfit_answers_are_errors(internet):
     assert set(codes.values()) == {"download_failed"} and len(codes) >= 9
 
 
+@needs_guard
 def test_slow_servers_cost_8_seconds_and_leave_no_thread(internet):
     answers = internet["slow"]
     dog = answers.pop("http://public.example/dog.jpg")
