@@ -58,8 +58,8 @@ def to_tflite(task: Task, model_path: Path, quantization: str, folder: Path) -> 
     return join_head(backbone.read_bytes(), *read_h5(model_path))
 
 
-def read_h5(path: Path) -> tuple[list[np.ndarray], np.ndarray]:
-    """Return kernel and bias of each dense layer of a saved model's head, and the mean features of its classes."""
+def read_h5(path: Path) -> tuple[list[np.ndarray], np.ndarray, list[np.ndarray]]:
+    """Return of a saved model what `tflite.join_head` takes: head, means, and the score of upright pictures."""
     with h5py.File(path) as file:
         layers = {name: group for name, group in file["model_weights"].items() if len(group)}
 
@@ -68,8 +68,11 @@ def read_h5(path: Path) -> tuple[list[np.ndarray], np.ndarray]:
             layers[layer].visititems(lambda key, item: found.append(item[()]) if key.endswith(name) else None)
             return found[0]
 
-        names = [name for name in ("inner", "logits") if name in layers]
-        return [array(name, kind) for name in names for kind in ("kernel", "bias")], array("cosines", "kernel").T
+        def dense(*names: str) -> list[np.ndarray]:
+            return [array(name, kind) for name in names for kind in ("kernel", "bias")]
+
+        head = dense(*(name for name in ("inner", "logits") if name in layers))
+        return head, array("cosines", "kernel").T, dense("upright")
 
 
 # --- The gate --------------------------------------------------------------------------------------------------------
@@ -143,6 +146,7 @@ def collect_facts(model_path: Path, report: dict, quantization: str, results: di
         "quantization": quantization,
         "temperature": report["temperature"],  # already in the weights
         "unknown_rule": report["unknown_rule"],
+        "turn_rule": report["turn_rule"],
         "compared_with_keras": results,
         "test": {kind: {key: report["test"][kind][key] for key in TEST_FIGURES} for kind in KINDS},
         "training_data": {"dataset": "Stanford Dogs", "images": report["images"], "note": report["note"]},
@@ -240,7 +244,7 @@ def check_backbone(task: Task, report: dict) -> None:
 
 def check_head(model_path: Path, report: dict, test: dict[str, Examples]) -> None:
     """Raise ValueError unless the model's head answers the test pictures as its report says."""
-    head, _ = read_h5(model_path)
+    head, _, _ = read_h5(model_path)
     for kind, pictures in test.items():
         share = accuracy(apply_head(head, pictures.features), pictures.labels)
         if abs(share - report["test"][kind]["accuracy"]) > 0.002:

@@ -49,6 +49,7 @@ MAX_PIXELS = 50_000_000  # of a picture, checked before it is decoded
 MAX_MEMORY = 240_000_000  # bytes that decoding a picture may take: 50 megapixels of plain RGB, and a little
 MAX_SCANS = 10  # of a progressive JPEG with MAX_PIXELS, what encoders write; smaller ones may have more
 MAX_READS = 5_000  # of a picture's file: Pillow walks through its parts in Python, and there can be millions
+OUTPUTS = ("probabilities", "similarity", "upright")  # of the model file, by name
 FORMATS = {"JPEG": b"\xff\xd8\xff", "PNG": b"\x89PNG\r\n\x1a\n", "WEBP": b"RIFF", "GIF": b"GIF8", "BMP": b"BM"}
 
 
@@ -128,13 +129,13 @@ def answer_picture(item: Any, top_k: int | None, explain: bool, log: dict, until
         pixels = read_picture(data, MODEL.size, MODEL.share, log)
         log["decode_ms"] = milliseconds_since(start)
         start = time.monotonic()
-        look = best_look(run_model, pixels, MODEL.threshold, until)
+        look, log["looks"] = best_look(run_model, pixels, MODEL.threshold, until)
         answer = answer_for(look, top_k)
         log.update(inference_ms=milliseconds_since(start), top_class=next(iter(answer["prediction"])), outcome="ok")
         log["unknown"] = int(not answer["known"])  # a number, of which CloudWatch can take the mean
         if explain:
-            if look.box or look.turned or not answer["known"]:
-                run_model(look.pixels)  # which was not the last look
+            if log["looks"] > 1:
+                run_model(look.pixels)  # which need not have been the last look
             cells = class_activation_map(MODEL.interpreter, MODEL.classes.index(log["top_class"]))
             answer |= {"explanation": on_picture(cells, look.box, look.turned), "explanation_share": MODEL.share}
         return answer
@@ -238,7 +239,7 @@ class Model(NamedTuple):
     size: int  # of the input: pixels a side
     share: float  # of both sides of a photo, around its centre: what the model is shown
     threshold: float  # similarity from which a breed counts as known
-    tensors: list[int]  # indices of pixels, probabilities and similarity
+    tensors: list[int]  # indices of pixels and of OUTPUTS
     facts: dict  # what the file says of itself
     explains: bool
 
@@ -254,26 +255,25 @@ def load_model(path: Path) -> Model:
         runtime = importlib.import_module(os.environ.get("DOG_BREEDS_RUNTIME", default) + ".interpreter")
         interpreter = runtime.Interpreter(str(path), num_threads=cpu_count())
         interpreter.allocate_tensors()
-        details = interpreter.get_input_details() + interpreter.get_output_details()
-        tensors = {tuple(detail["shape"].tolist()): detail["index"] for detail in details}
-        shapes = [(1, size, size, 3), (1, len(classes)), (1, 1)]
-        kinds = {detail["dtype"] for detail in details}
-        if len(details) != len(tensors) or not set(tensors) >= set(shapes) or kinds != {np.float32}:
-            raise ValueError(f"its tensors have the shapes {sorted(tensors)}, not float32 {shapes}")
-        if not 0 < share <= 1:
-            raise ValueError(f"its photo_share is {share}")
-        indices = [tensors[shape] for shape in shapes]
+        outputs = {detail["name"]: detail for detail in interpreter.get_output_details()}
+        details = interpreter.get_input_details() + [outputs[name] for name in OUTPUTS]
+        shapes = [tuple(detail["shape"].tolist()) for detail in details]
+        expected = [(1, size, size, 3), (1, len(classes)), (1, 1), (1, 1)]
+        if shapes != expected or {detail["dtype"] for detail in details} != {np.float32} or not 0 < share <= 1:
+            raise ValueError(f"tensors of the shapes {shapes} and photo_share {share}, not float32 {expected}")
+        indices = [detail["index"] for detail in details]
         return Model(interpreter, classes, size, share, float(threshold), indices, facts, explains(interpreter))
     except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"{path.name} is damaged, or was not made by convert_model.py: {error}") from error
 
 
-def run_model(pixels: np.ndarray) -> tuple[np.ndarray, float]:
-    """Return probabilities, float32 [N], and similarity of pixels, float32 (size, size, 3) in 0..255."""
-    interpreter, (inputs, probabilities, similarity) = MODEL.interpreter, MODEL.tensors
+def run_model(pixels: np.ndarray) -> tuple[np.ndarray, float, float]:
+    """Return probabilities, float32 [N], similarity and uprightness of pixels, float32 (size, size, 3) in 0..255."""
+    interpreter, (inputs, *outputs) = MODEL.interpreter, MODEL.tensors
     interpreter.set_tensor(inputs, pixels[None])
     interpreter.invoke()
-    return interpreter.get_tensor(probabilities)[0], interpreter.get_tensor(similarity).item()
+    probabilities, similarity, upright = (interpreter.get_tensor(index)[0] for index in outputs)
+    return probabilities, similarity.item(), upright.item()
 
 
 def answer_for(look: Look, top_k: int | None) -> dict:

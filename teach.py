@@ -29,8 +29,8 @@ from dog_breeds.console import quiet, write_whole, written_whole
 from dog_breeds.dataset import DATA_DIR, display_name
 from dog_breeds.duplicates import group_copies
 from dog_breeds.facts import append_facts, read_facts
-from dog_breeds.features import Examples, View, features_by
-from dog_breeds.heads import Classifier
+from dog_breeds.features import Examples, View, evenly, features_by, turned
+from dog_breeds.heads import Classifier, turn_rule
 from dog_breeds.own_classes import judge, teach, teach_beside
 from dog_breeds.tflite import join_head, load_file, read_head
 from dog_breeds.workers import cpu_count
@@ -69,14 +69,20 @@ def names_of(pictures: Pictures) -> list[str]:
     return [f"{name}/{printable(path.name)}" for name, paths in pictures.items() for path in paths]
 
 
-def examples_of(pictures: Pictures, thumbnails: np.ndarray, backbone: Path, data_dir: Path) -> Examples:
+def examples_of(
+    pictures: Pictures, thumbnails: np.ndarray, backbone: Path, data_dir: Path
+) -> tuple[Examples, Examples]:
     """Return a row for each picture; as image, the number of the first picture that it is a copy of, or its own.
 
-    Raises ValueError where a class has too few pictures that are no copies.
+    Returns also, for some of them, what `heads.fit_upright` takes. Raises ValueError where a class has too few pictures
+    that are no copies.
     """
     facts = read_facts(backbone)
     views = [View(path, facts["photo_share"]) for paths in pictures.values() for path in paths]
-    features = features_by(backbone, views, data_dir, facts["input"]["height"])
+    some = evenly(range(len(views)), recipe.TURNED_PHOTOS)
+    all_views = [*views, *(turned(views[row]) for row in some)]
+    rows_of_all = features_by(backbone, all_views, data_dir, facts["input"]["height"])
+    features, turned_features = rows_of_all[: len(views)], rows_of_all[len(views) :]
     labels = np.repeat(np.arange(len(pictures)), [len(paths) for paths in pictures.values()])
 
     first = group_copies(thumbnails)
@@ -86,7 +92,8 @@ def examples_of(pictures: Pictures, thumbnails: np.ndarray, backbone: Path, data
     others = rows[distances > NEAR**2 * spread[labels[rows]]]
     first[others] = others
     check_numbers({name: set(first[labels == k]) for k, name in enumerate(pictures)}, FEWEST, "different pictures")
-    return Examples(features, labels, first)
+    both = np.concatenate([features[some], turned_features])
+    return Examples(features, labels, first), Examples(both, np.repeat([1, 0], len(some)), np.tile(first[some], 2))
 
 
 def copies_in(pictures: Pictures, first: np.ndarray) -> list[list[str]]:
@@ -111,6 +118,7 @@ def facts_of(pictures: Pictures, kept: dict, backbone: Path, classifier: Classif
         "display_names": names,
         "temperature": classifier.temperature,  # already in the weights
         "unknown_rule": result["unknown_rule"],
+        "turn_rule": turn_rule(classifier),
         "cross_validation": {key: result[key] for key in ("pictures", "accuracy", "accuracy_interval_95")},
         "training_data": {
             "folder": printable(root.resolve().name),
@@ -128,7 +136,7 @@ def facts_of(pictures: Pictures, kept: dict, backbone: Path, classifier: Classif
 def write_model(backbone: Path, classifier: Classifier, facts: dict, output: Path) -> None:
     """Write the backbone with the head of the classes, and its facts."""
     with written_whole(output) as part:
-        part.write_bytes(join_head(backbone.read_bytes(), classifier.weights, classifier.means))
+        part.write_bytes(join_head(backbone.read_bytes(), classifier.weights, classifier.means, classifier.upright))
         append_facts(part, facts)
 
 
@@ -198,13 +206,14 @@ def teach_folder(images: Path, output: Path, backbone: Path, add: bool, data_dir
         print(f"left out: {len(wrong) - SHOWN} more, which the report names")
     check_numbers(pictures, FEWEST, "readable pictures")
 
-    examples = examples_of(pictures, thumbnails, backbone, data_dir)
+    examples, upright = examples_of(pictures, thumbnails, backbone, data_dir)
     if add:
-        weights, means = read_head(backbone)
-        old = Classifier(weights, kept["temperature"], means, kept["unknown_rule"]["threshold"])
+        weights, means, score = read_head(backbone)
+        rules = kept["unknown_rule"]["threshold"], score, kept["turn_rule"]["turned_pictures_noticed"]
+        old = Classifier(weights, kept["temperature"], means, *rules)
         classifier, logits, rule = teach_beside(examples, old, seed)
     else:
-        classifier, logits, rule = teach(examples, seed)
+        classifier, logits, rule = teach(examples, upright, seed)
     classes = [*(kept["classes"] if add else []), *pictures]
     labels = examples.labels + len(classes) - len(pictures)
     result = judge(logits, labels, names_of(pictures), classes, classifier.temperature)

@@ -44,8 +44,16 @@ from dog_breeds.dataset import (
     weights_path,
 )
 from dog_breeds.duplicates import without_copies
-from dog_breeds.features import Examples, extract_features, make_backbone, photo_view, plain_set, training_set
-from dog_breeds.heads import Classifier, Search, apply_head, fit_classifier, search, similarity
+from dog_breeds.features import (
+    Examples,
+    extract_features,
+    make_backbone,
+    photo_view,
+    plain_set,
+    training_set,
+    upright_set,
+)
+from dog_breeds.heads import Classifier, Search, apply_head, fit_classifier, search, similarity, turn_rule
 from dog_breeds.metrics import auroc, evaluate
 from dog_breeds.workers import call_elsewhere
 from training_plots import save_plots
@@ -86,11 +94,11 @@ def train_classifier(task: Task, grid: dict[str, Sequence[float]] = recipe.GRID,
     sizes = ", ".join(f"{len(task.images(part)):,} {part}" for part in PARTS)
     print(f"{len(task.classes)} breeds, images: {sizes}", flush=True)
 
-    train, validation = training_set(task), plain_set(task, "validation")
+    train, validation, upright = training_set(task), plain_set(task, "validation"), upright_set(task)
     searching = time.monotonic()
     found = search(train, validation, grid, len(task.classes), task.seed)
     searched = time.monotonic() - searching
-    classifier = fit_classifier(train, validation, found)
+    classifier = fit_classifier(train, validation, upright, found, task.seed)
     results, outputs = measure_on_test(task, classifier)
 
     report = make_report(task, found, classifier, results)
@@ -152,6 +160,7 @@ def make_report(task: Task, found: Search, classifier: Classifier, results: dict
         "backbone_sha256": sha256(backbone_path(task.data_dir, task.size).read_bytes()).hexdigest(),
         "temperature": classifier.temperature,
         "unknown_rule": {"score": "similarity", "threshold": classifier.threshold},
+        "turn_rule": turn_rule(classifier),
         "winner": found.winner,
         "finalists": found.finalists,
         "test": results,
@@ -169,8 +178,8 @@ def save_results(task: Task, classifier: Classifier, report: dict, output_dir: P
     rows = "".join(f"{image},{part}\n" for image, part in sorted(task.split.items()))
     write_whole(path.with_suffix(".csv"), "image,split\n" + rows)
     write_whole(path.with_suffix(".json"), json.dumps(report, indent=1) + "\n")
-    arguments = weights_path(task.data_dir), task.size, classifier.weights, classifier.means, path
-    call_elsewhere("dog_breeds.xception", "save_model", *arguments)
+    found = classifier.weights, classifier.means, classifier.upright
+    call_elsewhere("dog_breeds.xception", "save_model", weights_path(task.data_dir), task.size, *found, path)
     return path
 
 
@@ -194,6 +203,7 @@ def print_summary(report: dict, path: Path) -> None:
         unknown = report["test"]["unknown_breeds"]
         share = unknown["taken_as_known"]
         print(f"photos of other breeds: AUROC {unknown['auroc_whole_photos']:.3f}, {share:.0%} taken as known")
+    print("turned photos: {turned_pictures_noticed:.0%} are noticed".format(**report["turn_rule"]))
     print(report["note"])
     print(f"saved {path} with its report (.json), its split (.csv) and plots/, after {report['seconds']:.0f} s")
 

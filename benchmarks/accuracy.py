@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from data_selection import crop_breeds
 from dog_breeds import recipe
 from dog_breeds.dataset import DATA_DIR, Task, breed_folders, list_images
-from dog_breeds.features import KINDS, View, extract_features, plain_set, training_set
+from dog_breeds.features import KINDS, View, extract_features, plain_set, training_set, upright_set
 from dog_breeds.heads import Classifier, apply_head, epochs_for, fit_classifier, search, similarity, train_head
 from dog_breeds.metrics import auroc, log_softmax
 from training import measure_on_test, prepare_task
@@ -50,7 +50,7 @@ def train(data_dir: Path, breeds: list[str], split_file: Path | None, seed: int)
         task = prepare_task(data_dir, breeds, split_file, seed=seed)
         sets = training_set(task), plain_set(task, "validation")
         found = search(*sets, recipe.GRID, len(task.classes), seed)
-        return Trained(task, fit_classifier(*sets, found), found.winner | {"seed": seed})
+        return Trained(task, fit_classifier(*sets, upright_set(task), found, seed), found.winner | {"seed": seed})
 
 
 def measure(model: Trained) -> dict[str, dict]:

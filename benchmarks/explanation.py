@@ -57,7 +57,7 @@ def main() -> None:
         photo = images_dir(args.data_dir) / image
         pixels = read_pixels(photo, handler.MODEL.size, handler.MODEL.share).astype(np.float32)
         start = time.perf_counter()
-        probabilities, _ = handler.run_model(pixels)
+        probabilities, *_ = handler.run_model(pixels)
         inferences.append(time.perf_counter() - start)
         start = time.perf_counter()
         cells = np.array(class_activation_map(handler.MODEL.interpreter, int(probabilities.argmax())))

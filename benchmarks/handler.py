@@ -84,28 +84,34 @@ def warm_calls(model: str, *files: str) -> dict[str, float]:
     import lambda_function
 
     sys.stdout = io.StringIO()  # the handler's log
-    interpreter, (inputs, probabilities, similarity) = lambda_function.MODEL.interpreter, lambda_function.MODEL.tensors
+    interpreter, (inputs, *outputs) = lambda_function.MODEL.interpreter, lambda_function.MODEL.tensors
     pixels = lambda_function.read_picture(Path(files[0]).read_bytes(), lambda_function.MODEL.size, 1.0, {})[None]
 
     def inference() -> None:
         interpreter.set_tensor(inputs, pixels)
         interpreter.invoke()
-        interpreter.get_tensor(probabilities)
-        interpreter.get_tensor(similarity)
+        for output in outputs:
+            interpreter.get_tensor(output)
 
-    def handler(file: str, threshold: float = KNOWN) -> Callable:
+    plain_run = lambda_function.run_model
+
+    def turned_run(pixels: np.ndarray) -> tuple[np.ndarray, float, float]:
+        return *plain_run(pixels)[:2], -1.0
+
+    def handler(file: str, threshold: float = KNOWN, run: Callable = plain_run) -> Callable:
         event = {"image": base64.b64encode(Path(file).read_bytes()).decode()}
         model = lambda_function.MODEL._replace(threshold=threshold)
 
         def call() -> None:
-            lambda_function.MODEL = model
+            lambda_function.MODEL, lambda_function.run_model = model, run
             lambda_function.lambda_handler(event)
 
         return call
 
     known = {f"handler_{Path(file).stem}": handler(file) for file in files}
     unknown = {f"handler_unknown_{Path(files[0]).stem}": handler(files[0], UNKNOWN)}
-    results = medians({"inference": inference, **known, **unknown})
+    turned = {f"handler_turned_{Path(files[0]).stem}": handler(files[0], run=turned_run)}
+    results = medians({"inference": inference, **known, **unknown, **turned})
     sys.stdout = sys.__stdout__
     ratios = {name.replace("_ms", "_to_inference"): value / results["inference_ms"] for name, value in results.items()}
     return {**results, **{name: value for name, value in ratios.items() if name.startswith("handler")}}

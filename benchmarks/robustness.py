@@ -176,6 +176,7 @@ class Answer(NamedTuple):
     breed: str  # the first
     probability: float
     known: bool
+    looks: int  # that the handler took
 
 
 @functools.cache
@@ -192,15 +193,16 @@ def handler(model: Path) -> ModuleType:
 def ask(model: Path, make: Callable[..., bytes], *arguments: object) -> tuple[Answer, Answer]:
     """Return the answer of the plain look at a picture, and the handler's."""
     data = make(*arguments)
-    plain = answer(model, data, -math.inf)
-    return plain, plain if plain.known else answer(model, data, math.inf)  # a known picture gets no second look
+    best = answer(model, data, math.inf)
+    return best if best.looks == 1 else answer(model, data, -math.inf), best
 
 
 def answer(model: Path, data: bytes, until: float) -> Answer:
-    """Return the handler's answer to a picture, which it may turn until a time of time.monotonic()."""
-    answer = handler(model).answer_picture(data, 1, False, {}, until)
+    """Return the handler's answer to a picture, at which it may look again until a time of time.monotonic()."""
+    log = {}
+    answer = handler(model).answer_picture(data, 1, False, log, until)
     [(breed, probability)] = answer["prediction"].items()
-    return Answer(breed, probability, answer["known"])
+    return Answer(breed, probability, answer["known"], log["looks"])
 
 
 def changed(file: Path, change: str) -> bytes:
@@ -242,8 +244,8 @@ def figures(name: str, group: list[tuple], answers: list[tuple[Answer, Answer]])
     """Return a group's figures in percent."""
     result = {}
     for prefix, some in zip(("plain_", ""), zip(*answers, strict=True), strict=True):
-        breeds, probabilities, known = (np.array(values) for values in zip(*some, strict=True))
-        shares = {"known": known}
+        breeds, probabilities, known, looks = (np.array(values) for values in zip(*some, strict=True))
+        shares = {"known": known, "looked_at_again": looks > 1}
         if name in ("as_they_are", *CHANGES):
             shares = {"accuracy": breeds == [breed_name(file.parent.name) for _, file, _ in group]} | shares
         else:

@@ -8,13 +8,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-TURN_MARGIN = 0.03  # of similarity above the threshold, for a turned view to be known; chosen on validation photos
 BORDER_TOLERANCE = 16  # of 255: how far a border's pixels may be from its most frequent colour
 BORDER_SHARE = 0.75  # of a row or column of pixels in that colour, from which it is border: text may stand in it
 SMALLEST_INSIDE, LARGEST_INSIDE = 1 / 6, 0.8  # of a side, of the area: else there is no border, or nothing but border
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom in shares of both sides, 0..1
-Run = Callable[[np.ndarray], tuple[np.ndarray, float]]  # pixels [size, size, 3] -> probabilities [N], similarity
+Run = Callable[[np.ndarray], tuple[np.ndarray, float, float]]  # pixels -> probabilities [N], similarity, upright
 
 
 class Look(NamedTuple):
@@ -23,6 +22,7 @@ class Look(NamedTuple):
     pixels: np.ndarray  # float32 RGB [size, size, 3], 0..255: the view
     probabilities: np.ndarray  # float32 [N]
     similarity: float  # to the nearest breed
+    upright: float  # below 0 where the view seems to be turned
     known: bool  # the picture seems to show that breed
     box: Box | None = None  # of what the view shows, where borders were cut off
     turned: int = 0  # degrees clockwise by which it was then turned
@@ -40,37 +40,32 @@ def half_way(end: float, pictures: int = 1) -> float:
     return now + (end - now) / pictures / 2
 
 
-def best_look(run: Run, pixels: np.ndarray, threshold: float, until: float = math.inf) -> Look:
-    """Return the plain look at a picture; where it is not known, one without borders, or turned, that is more similar.
+def best_look(run: Run, pixels: np.ndarray, threshold: float, until: float = math.inf) -> tuple[Look, int]:
+    """Return the most similar of the looks at a picture if it is known, else the plain one; and how many there were.
 
-    That is the first to reach the threshold: the one without borders, else the best of the quarter turns, which is
-    known only if it also exceeds it by a margin, since three views of an unknown breed have three chances.
-
-    Takes one inference for a known picture, four for an unknown one, five if it has borders. Starts none, after the
-    first, that would hardly end before `until`, a time of time.monotonic(): the plain look counts then.
+    A picture that is not known is also looked at without its borders, if it has any; what then seems to be turned, at
+    the other three quarter turns. That makes one inference for nearly all pictures, five at most. Starts none, after
+    the first, that would hardly end before `until`, a time of time.monotonic().
     """
+    looks: list[Look] = []
+
+    def look(view: np.ndarray, box: Box | None = None, turned: int = 0) -> None:
+        if not looks or time.monotonic() + 2 * seconds < until:
+            probabilities, similarity, upright = run(view)
+            looks.append(Look(view, probabilities, similarity, upright, similarity >= threshold, box, turned))
+
     start = time.monotonic()
-    probabilities, similarity = run(pixels)
+    look(pixels)
     seconds = time.monotonic() - start
-    plain = Look(pixels, probabilities, similarity, similarity >= threshold)
-    if plain.known:
-        return plain
-    box = inside_borders(pixels)
-    inside = cut_out(pixels, box) if box else pixels
-    turned_looks = []
-    for turned in (0, 90, 180, 270) if box else (90, 180, 270):
-        if time.monotonic() + 2 * seconds > until:
-            return plain
-        view = np.rot90(inside, -turned // 90)
-        probabilities, similarity = run(view)
-        known = similarity >= threshold + (TURN_MARGIN if turned else 0)
-        look = Look(view, probabilities, similarity, known, box, turned)
-        if turned:
-            turned_looks.append(look)
-        elif known:
-            return look
-    best = max(turned_looks, key=lambda look: look.similarity)
-    return best if best.similarity >= threshold else plain
+    box = None if looks[0].known else inside_borders(pixels)
+    if box:
+        look(cut_out(pixels, box), box)
+    last = looks[-1]
+    if last.upright < 0:
+        for turned in (90, 180, 270):
+            look(np.rot90(last.pixels, -turned // 90), last.box, turned)
+    best = max(looks, key=lambda look: look.similarity)
+    return best if best.known else looks[0], len(looks)
 
 
 def inside_borders(pixels: np.ndarray) -> Box | None:

@@ -5,6 +5,7 @@ The backbone is the file that serves: it is made once, and whatever is trained i
 
 import hashlib
 import math
+import os
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -66,6 +67,12 @@ def augmented(view: View, seed: int, number: int, image: str) -> View:
     return view._replace(flip=flip, angle=round(rng.uniform(-recipe.MAX_ROTATION, recipe.MAX_ROTATION), 2))
 
 
+def turned(view: View) -> View:
+    """Return a view turned by one, two or three quarters, of which its file's name decides."""
+    quarters = 1 + zlib.crc32(os.fsencode(view.path.name)) % 3
+    return view._replace(angle=view.angle + 90 * quarters)
+
+
 def load_pixels(view: View, size: int = recipe.SIZE) -> np.ndarray:
     """Return a view's pixels, uint8 RGB [size, size, 3]. Corners left empty by a rotation show the mirrored edge.
 
@@ -101,9 +108,13 @@ def make_backbone(task: Task) -> None:
 
 def calibration_views(task: Task) -> list[View]:
     """Return the crops and the whole photos of some training images, evenly chosen."""
-    images = task.images("train")
-    some = images[:: -(-len(images) // recipe.CALIBRATION_IMAGES)]
+    some = evenly(task.images("train"), recipe.CALIBRATION_IMAGES)
     return [view(task.data_dir, image) for view in KINDS.values() for image in some]
+
+
+def evenly(items: Sequence, most: int) -> Sequence:
+    """Return at most so many of the items, evenly chosen."""
+    return items[:: -(-len(items) // most)]
 
 
 def extract_features(views: Sequence[View], data_dir: Path, size: int = recipe.SIZE) -> np.ndarray:
@@ -191,6 +202,15 @@ def plain_set(task: Task, part: str) -> dict[str, Examples]:
     rows = extract_features([view for kind in views.values() for view in kind], task.data_dir, task.size)
     features = dict(zip(KINDS, rows.reshape(len(KINDS), len(images), -1), strict=True))
     return {kind: Examples(features[kind], task.labels(images), np.array(images)) for kind in KINDS}
+
+
+def upright_set(task: Task) -> Examples:
+    """Return some of the whole photos to train on, augmented: upright with label 1, and turned with label 0."""
+    images = evenly(task.images("train"), recipe.TURNED_PHOTOS)
+    number = recipe.CROP_VIEWS  # of an image's first whole photo among its views: the cache has it
+    upright = [augmented(photo_view(task.data_dir, image), task.seed, number, image) for image in images]
+    features = extract_features([*upright, *map(turned, upright)], task.data_dir, task.size)
+    return Examples(features, np.repeat([1, 0], len(images)), np.tile(images, 2))
 
 
 def join(*parts: Examples) -> Examples:

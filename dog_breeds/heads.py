@@ -20,6 +20,8 @@ class Classifier(NamedTuple):
     temperature: float
     means: np.ndarray  # float32 [classes, 2048]: mean features of each class, of length 1
     threshold: float  # similarity from which a picture counts as a known breed
+    upright: list[np.ndarray]  # kernel [2048, 1] and bias [1] of a score: below 0 a picture seems to be turned
+    turned_noticed: float  # share of turned pictures for which it is, 0..1
 
 
 class Search(NamedTuple):
@@ -230,8 +232,10 @@ def folds(examples: Examples, seed: int) -> np.ndarray:
 # --- Calibration, and pictures of no known breed ---------------------------------------------------------------------
 
 
-def fit_classifier(train: Examples, validation: dict[str, Examples], found: Search) -> Classifier:
-    """Calibrate the head that a search found, and fit the rule for unknown breeds.
+def fit_classifier(
+    train: Examples, validation: dict[str, Examples], upright: Examples, found: Search, seed: int
+) -> Classifier:
+    """Calibrate the head that a search found, and fit the rules for unknown breeds and for turned photos.
 
     The temperature comes from the logits of pictures while they were held out, the threshold from the whole photos of
     the validation part.
@@ -244,7 +248,32 @@ def fit_classifier(train: Examples, validation: dict[str, Examples], found: Sear
         temperature,
         means,
         float(np.quantile(similarities, 1 - recipe.KNOWN_SHARE)),
+        *fit_upright(upright, seed),
     )
+
+
+def fit_upright(examples: Examples, seed: int) -> tuple[list[np.ndarray], float]:
+    """Return kernel [2048, 1] and bias [1] of a score that tells upright pictures (label 1) from turned ones (0).
+
+    It is at least 0 for recipe.UPRIGHT_SHARE of the upright ones while they were held out. Returns also the share of
+    the turned ones for which it is below 0.
+    """
+    result, logits = cross_validate(examples, recipe.PLAIN_TRIAL, 2, seed)
+    scores = logits[:, 1] - logits[:, 0]
+    threshold = np.quantile(scores[examples.labels == 1], 1 - recipe.UPRIGHT_SHARE)
+    _, (kernel, bias) = train_head(examples, recipe.PLAIN_TRIAL, 2, seed, result["epoch"])
+    score = [kernel[:, 1:] - kernel[:, :1], bias[1:] - bias[:1] - np.float32(threshold)]
+    return score, float((scores[examples.labels == 0] < threshold).mean())
+
+
+def turn_rule(classifier: Classifier) -> dict:
+    """Return what a file and a report say of how turned pictures are noticed."""
+    return {
+        "score": "upright",
+        "threshold": 0.0,
+        "upright_pictures_taken_as_upright": recipe.UPRIGHT_SHARE,
+        "turned_pictures_noticed": classifier.turned_noticed,
+    }
 
 
 def class_means(examples: Examples) -> np.ndarray:

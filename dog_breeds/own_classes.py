@@ -10,6 +10,7 @@ from dog_breeds.heads import (
     class_means,
     cross_validate,
     epochs_for,
+    fit_upright,
     folds,
     similarity,
     train_head,
@@ -19,8 +20,8 @@ from dog_breeds.metrics import evaluate, fit_temperature, log_softmax
 Lesson = tuple[Classifier, np.ndarray, dict]  # what was learned, calibrated logits of pictures held out, unknown rule
 
 
-def teach(examples: Examples, seed: int) -> Lesson:
-    """Train a head for classes.
+def teach(examples: Examples, upright: Examples, seed: int) -> Lesson:
+    """Train a head for classes, and a score of `upright` pictures, as `heads.fit_upright` does.
 
     Temperature and threshold come from pictures while they were held out, the latter from their similarity to the
     means of the others.
@@ -32,7 +33,7 @@ def teach(examples: Examples, seed: int) -> Lesson:
     means = class_means(examples)
     threshold, rule = unknown_rule(examples, means, 0, seed)
     calibrated = [*weights[:-2], *(array / np.float32(temperature) for array in weights[-2:])]
-    classifier = Classifier(calibrated, temperature, means, threshold)
+    classifier = Classifier(calibrated, temperature, means, threshold, *fit_upright(upright, seed))
     return classifier, logits / temperature, rule
 
 
@@ -64,7 +65,7 @@ def teach_beside(examples: Examples, old: Classifier, seed: int) -> Lesson:
     means = np.concatenate([old.means, class_means(examples)])
     threshold, rule = unknown_rule(examples, means, n, seed)
     rule["threshold"] = threshold = min(threshold, old.threshold)
-    classifier = Classifier(extended(examples, seed), old.temperature, means, threshold)
+    classifier = old._replace(weights=extended(examples, seed), means=means, threshold=threshold)
     return classifier, logits, rule
 
 

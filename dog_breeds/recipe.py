@@ -26,6 +26,8 @@ TRIAL_STEPS, TRIAL_EPOCHS = 40, 5  # a head of the search is trained for at leas
 STEPS, EPOCHS = 120, 10  # and one that is cross-validated or kept for at least so many
 KNOWN_SHARE = 0.98  # of the whole photos of the validation part, the share that the unknown-breed rule lets pass
 UNKNOWN_PHOTOS = 100  # photos of other breeds, if there are any, to measure that rule on
+UPRIGHT_SHARE = 0.97  # of upright photos, the share that is taken to be upright; the others are also looked at turned
+TURNED_PHOTOS = 1000  # training photos that are turned, to learn what that looks like; 300 notice a tenth less
 
 CALIBRATION_IMAGES = 50  # of the train part, each as crop and as whole photo: int8's ranges come from the calmer half
 ROWS_PER_SHARD = 256  # of the feature cache: what an interrupted extraction can lose

@@ -64,12 +64,13 @@ def run_file(
 # --- The head --------------------------------------------------------------------------------------------------------
 
 
-def join_head(backbone: bytes, head: Sequence[np.ndarray], means: np.ndarray) -> bytes:
-    """Return a backbone file's flatbuffer with a head on its features: probabilities, similarity, features, map.
+def join_head(backbone: bytes, head: Sequence[np.ndarray], means: np.ndarray, upright: Sequence[np.ndarray]) -> bytes:
+    """Return a backbone file's flatbuffer with a head: probabilities, similarity, upright, features, map.
 
     `head` holds kernel [in, out] and bias [out] of each dense layer, all but the last with a RELU; `means` the mean
-    features of the classes [N, D], of length 1. The outputs are float32 [1, N], [1, 1], [1, D] and [1, h, w, D]. A head
-    that is there already is cut off, so that any file of this project serves as the backbone.
+    features of the classes [N, D], of length 1; `upright` kernel [D, 1] and bias [1]. The outputs are float32 [1, N],
+    [1, 1], [1, 1], [1, D] and [1, h, w, D]. A head that is there already is cut off, so that any file of this project
+    serves as the backbone.
     """
     model = flatbuffer_utils.convert_bytearray_to_object(bytearray(backbone))
     graph = model.subgraphs[0]
@@ -120,8 +121,12 @@ def join_head(backbone: bytes, head: Sequence[np.ndarray], means: np.ndarray) ->
     highest = schema.ReducerOptionsT(keepDims=True)
     similarity = operator("REDUCE_MAX", highest, [cosines, axis], "similarity", (1, 1))
 
-    graph.outputs = [probabilities, similarity, features, outputs["map"]]
-    names = ("probabilities", "similarity", "features", "map")
+    upright_kernel, upright_bias = upright
+    inputs = [features, constant("upright_kernel", upright_kernel.T), constant("upright_bias", upright_bias)]
+    stands = operator("FULLY_CONNECTED", dense(), inputs, "upright", (1, 1))
+
+    graph.outputs = [probabilities, similarity, stands, features, outputs["map"]]
+    names = ("probabilities", "similarity", "upright", "features", "map")
     model.signatureDefs[0].outputs = [schema.TensorMapT(*pair) for pair in zip(names, graph.outputs, strict=True)]
     return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
 
@@ -139,17 +144,19 @@ def cut_head(model: schema.ModelT, features: int) -> None:
 
 
 HEAD = (b"inner_kernel", b"kernel")  # the first tensor that a head adds
+DENSE = ("inner_kernel", "inner_bias", "kernel", "bias", "upright_kernel", "upright_bias")
 
 
-def read_head(file: Path) -> tuple[list[np.ndarray], np.ndarray]:
-    """Return the head and the means that `join_head` has put into a file."""
+def read_head(file: Path) -> tuple[list[np.ndarray], np.ndarray, list[np.ndarray]]:
+    """Return the head, the means and the score of upright pictures that `join_head` has put into a file."""
     model = flatbuffer_utils.convert_bytearray_to_object(bytearray(file.read_bytes()))
     arrays = {
         tensor.name.decode(): np.frombuffer(
             bytes(model.buffers[tensor.buffer].data), (np.float32, np.float16)[tensor.type]
         ).reshape(tensor.shape)
         for tensor in model.subgraphs[0].tensors
-        if tensor.name in (b"inner_kernel", b"inner_bias", b"kernel", b"bias", b"means")
+        if tensor.name in (b"means", *(name.encode() for name in DENSE))
     }
-    names = [name for name in ("inner_kernel", "inner_bias", "kernel", "bias") if name in arrays]
-    return [arrays[name].T for name in names], arrays["means"]
+    dense = {name: arrays[name].T for name in DENSE if name in arrays}
+    upright = [dense.pop(name) for name in DENSE[-2:]]
+    return list(dense.values()), arrays["means"], upright

@@ -118,17 +118,27 @@ def fuse_relus(model: schema.ModelT) -> None:
 # --- The whole model -------------------------------------------------------------------------------------------------
 
 
-def save_model(weights: Path, size: int, head: Sequence[np.ndarray], means: np.ndarray, path: Path) -> None:
-    """Write the whole classifier as .h5: pixels 0..255, float32 [n, size, size, 3] -> probabilities, similarity.
+def save_model(
+    weights: Path,
+    size: int,
+    head: Sequence[np.ndarray],
+    means: np.ndarray,
+    upright: Sequence[np.ndarray],
+    path: Path,
+) -> None:
+    """Write the whole classifier as .h5: pixels 0..255, float32 [n, size, size, 3] -> the outputs of the .tflite file.
 
-    `head` holds kernel and bias of each dense layer, `means` the mean features of the classes [N, 2048]. The outputs
-    are [n, N] and, the cosine to the nearest mean, [n, 1].
+    `head` holds kernel and bias of each dense layer, `means` the mean features of the classes [N, 2048], `upright`
+    kernel and bias of that score. The outputs are probabilities [n, N], similarity [n, 1] and upright [n, 1].
     """
     inputs = keras.Input((size, size, 3), name="pixels")
     x, _ = features_and_map(load_xception(weights, size), inputs)
     cosines = keras.layers.Dense(len(means), use_bias=False, name="cosines")
     y = keras.layers.Reshape((len(means), 1))(cosines(keras.layers.UnitNormalization()(x)))
     cosines.set_weights([means.T])
+    stands = keras.layers.Dense(1, name="upright")
+    score = stands(x)
+    stands.set_weights(upright)
     *inner, logits = zip(head[::2], head[1::2], strict=True)
     layers = [keras.layers.Dense(len(bias), "relu", name="inner") for _, bias in inner]
     for layer, arrays in zip([*layers, keras.layers.Dense(len(means), name="logits")], [*inner, logits], strict=True):
@@ -136,6 +146,7 @@ def save_model(weights: Path, size: int, head: Sequence[np.ndarray], means: np.n
         layer.set_weights(arrays)
     # A maximum, written as a layer: .h5 files hold nothing else.
     outputs = [keras.layers.Softmax(name="probabilities")(x), keras.layers.GlobalMaxPooling1D(name="similarity")(y)]
+    outputs.append(score)
     logging.disable(logging.WARNING)  # Keras warns that .h5 is its older format; the file's users expect it
     with written_whole(path) as part:
         keras.Model(inputs, outputs, name="dog_breeds").save(part)
@@ -157,6 +168,6 @@ def predict(path: Path, views: dict[str, list[View]]) -> dict[str, tuple[np.ndar
                 pixels = np.stack([load_pixels(view, size) for view in some[start : start + BATCH]])
                 rows.append([output.numpy() for output in run(tf.constant(pixels, tf.float32))])
                 show(start + len(pixels))
-        probabilities, similarities = (np.concatenate(parts) for parts in zip(*rows, strict=True))
+        probabilities, similarities, _ = (np.concatenate(parts) for parts in zip(*rows, strict=True))
         results[kind] = probabilities, similarities[:, 0]
     return results

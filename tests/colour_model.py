@@ -3,8 +3,8 @@
     PYTHONPATH=. python tests/colour_model.py MODEL.tflite            # or --map: one that can explain
 
 A picture's "breed" is the one of COLOURS nearest to the mean colour of its upper left quarter. Where none is near, as
-for gray, the similarity is below the threshold: the breed is not known. With a map, each of its cells speaks for the
-breed of its own colour. TensorFlow needs a process of its own.
+for gray, the similarity is below the threshold: the breed is not known, and the picture seems to be turned. With a map,
+each of its cells speaks for the breed of its own colour. TensorFlow needs a process of its own.
 """
 
 import sys
@@ -40,27 +40,28 @@ def write_model(path: Path, size: int = SIZE, breeds: list[str] | None = None, w
     pixels = keras.Input((size, size, 3), 1)
     mean = ops.mean(pixels[:, : size // 2, : size // 2], axis=(1, 2))
     logits = -SHARPNESS * ops.sum((mean[:, None, :] - colours) ** 2, axis=2)
-    outputs = [ops.softmax(logits), ops.max(logits, axis=1, keepdims=True)]
+    similarity = ops.max(logits, axis=1, keepdims=True)
+    outputs = {"probabilities": ops.softmax(logits), "similarity": similarity, "upright": similarity - THRESHOLD}
     if with_map:
         side = size // 10
         cells = ops.average_pool(pixels[:, : 10 * side, : 10 * side], side, side)
         near = ops.exp(-SHARPNESS * ops.sum((cells[:, :, :, None] - colours) ** 2, axis=4))
-        outputs.append(ops.pad(near, ((0, 0), (0, 0), (0, 0), (0, 2048 - len(breeds)))))
+        outputs["map"] = ops.pad(near, ((0, 0), (0, 0), (0, 0), (0, 2048 - len(breeds))))
     content = tf.lite.TFLiteConverter.from_keras_model(keras.Model(pixels, outputs)).convert()
-    path.write_bytes(with_names(content, len(breeds)) if with_map else content)
+    path.write_bytes(with_names(content, len(breeds)))
     append_facts(path, metadata(breeds, size))
 
 
 def with_names(content: bytes, classes: int) -> bytes:
-    """Return a model whose map is named as in the contract, with a constant "kernel" beside it."""
+    """Return a model whose outputs are named as in the contract, with a constant "kernel" beside them."""
     import numpy as np
     from ai_edge_litert import schema_py_generated as schema
     from ai_edge_litert.tools import flatbuffer_utils
 
     model = flatbuffer_utils.convert_bytearray_to_object(bytearray(content))
     graph = model.subgraphs[0]
-    [cells] = [index for index in graph.outputs if len(graph.tensors[index].shape) == 4]
-    graph.tensors[cells].name = "map"
+    for output in model.signatureDefs[0].outputs:
+        graph.tensors[output.tensorIndex].name = output.name
     kernel = np.eye(classes, 2048, dtype=np.float32)
     model.buffers.append(schema.BufferT(data=np.frombuffer(kernel.tobytes(), np.uint8)))
     shape, buffer = list(kernel.shape), len(model.buffers) - 1

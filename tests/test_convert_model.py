@@ -93,16 +93,19 @@ def test_the_saved_model_is_keras_xception_with_the_head(small, views, elsewhere
     task, path, rng = small[0], tmp_path / "inner.h5", np.random.default_rng(0)
     head, means = heads.first_weights(20, 3, 2048, rng), rng.random((3, 2048), np.float32)
     head = [10 * array + rng.normal(size=array.shape[-1]).astype(np.float32) for array in head]
+    upright = [rng.normal(size=shape).astype(np.float32) for shape in ((2048, 1), (1,))]
     weights = dataset.weights_path(task.data_dir)
-    elsewhere("dog_breeds.xception", "save_model", weights, SIZE, head, means, path)
-    arrays, same_means = convert_model.read_h5(path)
-    assert len(arrays) == 4 and all((a == b).all() for a, b in zip(arrays, head, strict=True))
+    elsewhere("dog_breeds.xception", "save_model", weights, SIZE, head, means, upright, path)
+    arrays, same_means, same_upright = convert_model.read_h5(path)
+    pairs = zip([*arrays, *same_upright], [*head, *upright], strict=True)
+    assert len(arrays) == 4 and all((a == b).all() for a, b in pairs)
     assert (same_means == means).all()
     given = elsewhere("keras_side", "answers", path, views[:5])
     expected = elsewhere("keras_side", "xception_features", weights, SIZE, views[:5])
     np.testing.assert_allclose(given["features"], expected, atol=1e-4)
     np.testing.assert_allclose(given["probabilities"], np.exp(log_softmax(heads.apply_head(head, expected))), atol=1e-4)
     np.testing.assert_allclose(given["similarity"][:, 0], heads.similarity(expected, means), rtol=1e-4)
+    np.testing.assert_allclose(given["upright"], expected @ upright[0] + upright[1], atol=1e-3)
 
 
 # --- The gate --------------------------------------------------------------------------------------------------------
@@ -149,7 +152,7 @@ def refused(small, tmp_path):
 def test_a_file_that_loses_too_much_is_not_written(refused, monkeypatch):
     join = convert_model.join_head
     monkeypatch.setattr(
-        convert_model, "join_head", lambda file, head, means: join(file, [np.roll(a, 1, axis=-1) for a in head], means)
+        convert_model, "join_head", lambda file, head, *more: join(file, [np.roll(a, 1, axis=-1) for a in head], *more)
     )
     assert re.search(r"is not written: int8 loses at least \d\d\.\d\d points of accuracy", refused(RuntimeError))
 

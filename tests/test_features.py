@@ -255,3 +255,17 @@ def test_plain_sets_hold_crops_and_whole_photos_of_one_part(lab):
         expected = features.extract_features([view(lab, name) for name in names[:3]], lab, SIZE)
         assert (sets[kind].features == expected).all()
         assert sets[kind].labels.tolist() == [2, 2, 2] and sets[kind].images.tolist() == names[:3]
+
+
+def test_a_turned_view_shows_the_same_pixels_a_quarter_a_half_or_three_further(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8)
+    seen = set()
+    for number in range(9):
+        view = View(save(tmp_path / f"{number}.png", pixels))
+        turned = features.turned(view)
+        (quarters,) = (k for k in range(4) if (features.load_pixels(turned, 40) == np.rot90(pixels, k)).all())
+        seen.add(quarters)
+        lying = features.load_pixels(features.turned(view._replace(flip=True, angle=7.0)), 40).astype(int)
+        standing = np.rot90(features.load_pixels(view._replace(flip=True, angle=7.0), 40), quarters).astype(int)
+        assert np.abs(lying - standing)[8:-8, 8:-8].mean() < 3
+    assert seen == {1, 2, 3}

@@ -142,7 +142,8 @@ def test_folds_hold_the_rows_of_an_image_together_and_a_share_of_each_class():
 
 def fitted(weights, train, validation, held_out):
     found = heads.Search([], [], weights, heads.apply_head(weights, held_out.features), held_out.labels)
-    return heads.fit_classifier(train, validation, found)
+    turned = train._replace(labels=np.arange(len(train.labels)) % 2)
+    return heads.fit_classifier(train, validation, turned, found, 0)
 
 
 def test_calibration_goes_into_the_weights():
@@ -169,3 +170,20 @@ def test_the_unknown_rule_measures_the_angle_to_the_nearest_class():
     assert known.mean() == pytest.approx(recipe.KNOWN_SHARE, abs=0.01)
     others = np.eye(8)[4:].astype(np.float32)  # the corners that no class has
     assert (heads.similarity(others, classifier.means) < classifier.threshold).all()
+
+
+def test_the_score_of_upright_pictures_lets_a_fixed_share_of_new_ones_pass():
+    def pairs(images, seed):
+        """For each image an upright row, 2 standard deviations further along a diagonal than its turned one."""
+        rng = np.random.default_rng(seed)
+        features = rng.normal(size=(2 * images, 512)) + np.repeat([[2], [0]], images, axis=0) / 512**0.5
+        names = np.tile([f"{seed}_{i}" for i in range(images)], 2)
+        return Examples(features.astype(np.float32), np.repeat([1, 0], images), names)
+
+    (kernel, bias), noticed = heads.fit_upright(pairs(1000, seed=0), 0)
+    new = pairs(2000, seed=1)
+    assert (kernel.shape, bias.shape, kernel.dtype, bias.dtype) == ((512, 1), (1,), np.float32, np.float32)
+    below = (new.features @ kernel + bias)[:, 0] < 0
+    assert below[new.labels == 1].mean() == pytest.approx(1 - recipe.UPRIGHT_SHARE, abs=0.015)
+    assert below[new.labels == 0].mean() == pytest.approx(noticed, abs=0.05)
+    assert 0.1 < noticed < 0.55  # at best: a normal variable is 2 above another's 3rd percentile

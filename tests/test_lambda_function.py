@@ -239,7 +239,7 @@ def test_log_has_one_line_with_what_happened(ask):
     log = ask({"image": TEXT}).log
     assert all(0 <= log.pop(key) < 1000 for key in ("decode_ms", "inference_ms"))
     expected = {"request_id": None, "event": "direct", "source": "image", "outcome": "ok"}
-    assert log == {**expected, "bytes": len(JPEG), "size": [500, 375], "top_class": BREED, "unknown": 0}
+    assert log == {**expected, "bytes": len(JPEG), "size": [500, 375], "top_class": BREED, "unknown": 0, "looks": 1}
     log = ask({"images": [TEXT, "?"]}).log
     assert [entry["outcome"] for entry in log["pictures"]] == ["ok", "invalid_request"] and log["outcome"] == "ok"
     log = ask(function_url("GET", "/", {"url": "http://10.0.0.1/secret?token=1"})).log
@@ -311,6 +311,7 @@ def test_unfit_model_files_are_refused_at_start(colour_model, tmp_path):
         ("no share", bare, {"photo_share": 0}),
         ("share above 1", bare, {"photo_share": 1.1}),
         ("no model", b"", {}),
+        ("other outputs", bare.replace(b"upright", b"UPRIGHT"), {}),
         ("half a model", bare[: len(bare) // 2], {}),
     ):
         (tmp_path / name).write_bytes(model)

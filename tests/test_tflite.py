@@ -39,12 +39,13 @@ def pixels(small):
 
 
 def drawn_head(inner_size, classes=120, seed=0):
-    """A head and means as training might give them."""
+    """A head, means and a score of upright pictures as training might give them."""
     rng = np.random.default_rng(seed)
     weights = [10 * array for array in heads.first_weights(inner_size, classes, 2048, rng)]
     weights[1::2] = [rng.normal(size=bias.shape).astype(np.float32) for bias in weights[1::2]]
     means = rng.random((classes, 2048), np.float32)
-    return weights, means / np.linalg.norm(means, axis=1, keepdims=True)
+    upright = [rng.normal(size=shape).astype(np.float32) for shape in ((2048, 1), (1,))]
+    return weights, means / np.linalg.norm(means, axis=1, keepdims=True), upright
 
 
 # --- The backbone ----------------------------------------------------------------------------------------------------
@@ -109,13 +110,13 @@ def test_calm_half_leaves_wild_pictures_out(small, elsewhere):
 
 @pytest.mark.parametrize("inner_size", [0, 30])
 def test_a_joined_file_answers_as_numpy_and_its_features_are_the_backbones(backbone, pixels, tmp_path, inner_size):
-    head, means = drawn_head(inner_size)
+    head, means, upright = drawn_head(inner_size)
     file = tmp_path / "joined.tflite"
-    file.write_bytes(join_head(backbone.read_bytes(), head, means))
+    file.write_bytes(join_head(backbone.read_bytes(), head, means, upright))
     run, bare = load_file(file), load_file(backbone)
     for picture in pixels:
         outputs, expected = run(picture), bare(picture)
-        assert list(outputs) == ["probabilities", "similarity", "features", "map"]
+        assert list(outputs) == ["probabilities", "similarity", "upright", "features", "map"]
         for name in ("features", "map"):
             assert (outputs[name] == expected[name]).all()
         x = outputs["features"][None].astype(np.float64)
@@ -123,6 +124,7 @@ def test_a_joined_file_answers_as_numpy_and_its_features_are_the_backbones(backb
         assert exact.std() > 1e-3
         np.testing.assert_allclose(outputs["probabilities"][None], exact, rtol=0, atol=1e-5)
         np.testing.assert_allclose(outputs["similarity"], heads.similarity(x, means), atol=1e-4)  # means in float16
+        np.testing.assert_allclose(outputs["upright"][None], x @ upright[0] + upright[1], rtol=1e-5, atol=1e-4)
     signature = Interpreter(str(file)).get_signature_list()["serving_default"]
     assert set(signature["outputs"]) == set(outputs)
 
@@ -132,16 +134,17 @@ def test_a_head_that_is_there_is_cut_off(backbone, tmp_path, old, new):
     finished = tmp_path / "finished.tflite"
     finished.write_bytes(join_head(backbone.read_bytes(), *drawn_head(old, classes=10)))
     append_facts(finished, {"classes": [str(number) for number in range(10)]})
-    head, means = drawn_head(new, classes=4, seed=1)
-    joined = join_head(finished.read_bytes(), head, means)
-    assert joined == join_head(backbone.read_bytes(), head, means)
+    head, means, upright = drawn_head(new, classes=4, seed=1)
+    joined = join_head(finished.read_bytes(), head, means, upright)
+    assert joined == join_head(backbone.read_bytes(), head, means, upright)
     finished.write_bytes(joined)
-    arrays, same_means = read_head(finished)
-    assert len(arrays) == len(head) and all((a == b).all() for a, b in zip(arrays, head, strict=True))
+    arrays, same_means, same_upright = read_head(finished)
+    pairs = zip([*arrays, *same_upright], [*head, *upright], strict=True)
+    assert len(arrays) == len(head) and all((a == b).all() for a, b in pairs)
     assert (same_means == means.astype(np.float16)).all()
 
 
 def test_a_head_of_other_features_is_refused(backbone):
-    head, means = drawn_head(0)
+    head, means, upright = drawn_head(0)
     with pytest.raises(ValueError, match="no backbone: the outputs are features, map"):
-        join_head(backbone.read_bytes(), head, means[:, :100])
+        join_head(backbone.read_bytes(), head, means[:, :100], upright)

@@ -12,7 +12,7 @@ from handler_process import handler_process
 from odd_pictures import BREED, STORED, one_way_up, saved, screenshot
 from PIL import Image
 
-from dog_breeds.answers import TURN_MARGIN, best_look, cut_out, inside_borders
+from dog_breeds.answers import best_look, cut_out, inside_borders
 
 pytest_plugins = ["handler_fixtures"]
 UPRIGHT, SCREENSHOT = one_way_up(), screenshot(one_way_up())
@@ -117,34 +117,35 @@ def test_explanations_are_about_the_picture_as_it_was_sent(explaining_model):
 PIXELS = np.random.default_rng(0).integers(0, 256, (24, 24, 3)).astype(np.float32)
 
 
-def looks(similarities):
+def model(similarities, upright):
     """A model with a similarity for each turn by which the pixels are turned, and what it was asked."""
     asked = []
 
     def run(pixels):
         (turned,) = (turned for turned in (0, 90, 180, 270) if (pixels == np.rot90(PIXELS, -turned // 90)).all())
         asked.append(turned)
-        return np.array([turned], np.float32), similarities[turned]
+        return np.array([turned], np.float32), similarities[turned], upright
 
     return run, asked
 
 
 @pytest.mark.parametrize(
-    ("similarities", "turned", "known"),
+    ("similarities", "upright", "turned", "known"),
     [
-        ({0: 0.7, 90: 0.99, 180: 0.99, 270: 0.99}, 0, True),  # nothing else is asked
-        ({0: 0.1, 90: 0.75, 180: 0.8, 270: 0.76}, 180, True),
-        ({0: 0.69, 90: 0.7 + TURN_MARGIN, 180: 0.1, 270: 0.1}, 90, True),
-        ({0: 0.1, 90: 0.699, 180: 0.1, 270: 0.699 + TURN_MARGIN}, 270, False),  # by less than the margin
-        ({0: 0.1, 90: 0.2, 180: 0.699, 270: 0.3}, 0, False),
+        ({0: 0.7, 90: 0.99, 180: 0.99, 270: 0.99}, 0.0, 0, True),  # upright: nothing else is asked
+        ({0: 0.1, 90: 0.99, 180: 0.99, 270: 0.99}, 0.1, 0, False),  # though it is not known
+        ({0: 0.1, 90: 0.75, 180: 0.8, 270: 0.76}, -0.1, 180, True),
+        ({0: 0.8, 90: 0.1, 180: 0.85, 270: 0.9}, -0.1, 270, True),  # known, but more so when it is turned
+        ({0: 0.8, 90: 0.1, 180: 0.75, 270: 0.7}, -0.1, 0, True),
+        ({0: 0.1, 90: 0.2, 180: 0.699, 270: 0.3}, -0.1, 0, False),
     ],
 )
-def test_most_similar_turn_is_taken_and_known_by_a_margin(similarities, turned, known):
-    run, asked = looks(similarities)
-    look = best_look(run, PIXELS, 0.7)
+def test_the_most_similar_turn_of_a_turned_picture_is_taken_if_it_is_known(similarities, upright, turned, known):
+    run, asked = model(similarities, upright)
+    look, looks = best_look(run, PIXELS, 0.7)
     assert (look.turned, look.similarity, look.known) == (turned, similarities[turned], known)
     assert look.probabilities.tolist() == [turned] and (look.pixels == np.rot90(PIXELS, -turned // 90)).all()
-    assert asked == ([0] if similarities[0] >= 0.7 else [0, 90, 180, 270])
+    assert asked == ([0] if upright >= 0 else [0, 90, 180, 270]) and looks == len(asked)
 
 
 def test_inside_of_borders_is_found_to_the_pixel_and_scaled():
@@ -165,24 +166,25 @@ def test_without_borders_or_with_hardly_anything_else_there_is_no_inside(side):
     assert inside_borders(whole) is None
 
 
-def test_a_view_without_borders_is_asked_first_and_turned_if_it_is_not_known():
+@pytest.mark.parametrize(
+    ("known_at", "upright", "views"), [(0, 0.1, 2), (180, -0.1, 5), (None, -0.1, 5), (None, 0.1, 2)]
+)
+def test_a_view_without_borders_is_asked_and_turned_if_it_seems_to_be(known_at, upright, views):
     whole = np.full((160, 160, 3), 255, np.float32)
     whole[:80, :80] = np.random.default_rng(0).integers(0, 256, (80, 80, 3))
     inside = cut_out(whole, inside_borders(whole))
-    for known_at, views in ((0, 2), (180, 5), (None, 5)):
-        asked = []
+    asked = []
 
-        def run(pixels, known_at=known_at, asked=asked):
-            asked.append(pixels)
-            return np.ones(1), 0.9 if known_at is not None and (
-                pixels == np.rot90(inside, known_at // 90)
-            ).all() else 0.1
+    def run(pixels):
+        asked.append(pixels)
+        right = known_at is not None and (pixels == np.rot90(inside, known_at // 90)).all()
+        return np.ones(1), 0.9 if right else 0.1, upright
 
-        look = best_look(run, whole, 0.7)
-        assert (look.box is not None, look.turned) == (known_at is not None, known_at or 0) and len(asked) == views
+    look, looks = best_look(run, whole, 0.7)
+    assert (look.box is not None, look.turned) == (known_at is not None, known_at or 0) and looks == len(asked) == views
 
 
 def test_no_time_no_turns():
-    run, asked = looks({0: 0.1, 90: 0.9, 180: 0.9, 270: 0.9})
-    assert best_look(run, PIXELS, 0.7, until=time.monotonic() - 1).turned == 0
+    run, asked = model({0: 0.1, 90: 0.9, 180: 0.9, 270: 0.9}, -0.1)
+    assert best_look(run, PIXELS, 0.7, until=time.monotonic() - 1)[0].turned == 0
     assert asked == [0]
