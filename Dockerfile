@@ -33,8 +33,8 @@ RUN pip install --no-cache-dir --require-hashes --target . -r requirements-lambd
 ARG MODEL=top_10_dog_breeds.tflite
 COPY ${MODEL} ./top_10_dog_breeds.tflite
 COPY dog_breeds/__init__.py dog_breeds/answers.py dog_breeds/explanation.py dog_breeds/facts.py \
-     dog_breeds/http_events.py dog_breeds/page.html dog_breeds/page.py dog_breeds/pixels.py dog_breeds/s3_pictures.py \
-     dog_breeds/web_pictures.py dog_breeds/workers.py ./dog_breeds/
+     dog_breeds/http_events.py dog_breeds/page.html dog_breeds/page.py dog_breeds/pixels.py dog_breeds/safe_pictures.py \
+     dog_breeds/s3_pictures.py dog_breeds/web_pictures.py dog_breeds/workers.py ./dog_breeds/
 COPY lambda_function.py ./
 RUN python -m compileall -q dog_breeds lambda_function.py
 

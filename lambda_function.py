@@ -15,10 +15,8 @@ Give the function 1024 MB and 15 s. The image holds this file, the modules of do
 the model.
 """
 
-import contextlib
 import ctypes
 import importlib
-import io
 import json
 import logging
 import os
@@ -26,7 +24,6 @@ import sys
 import time
 import traceback
 import warnings
-from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -39,18 +36,13 @@ from dog_breeds.explanation import class_activation_map, explains, on_picture
 from dog_breeds.facts import read_facts
 from dog_breeds.http_events import STATUS, RequestError, decode_base64, fields_of, http_request, http_response
 from dog_breeds.page import page_response, wants_page
-from dog_breeds.pixels import model_pixels
 from dog_breeds.s3_pictures import read_object
-from dog_breeds.web_pictures import MAX_BYTES, download_all
+from dog_breeds.safe_pictures import read_picture
+from dog_breeds.web_pictures import download_all
 from dog_breeds.workers import cpu_count
 
 MAX_PICTURES = 10  # in a list
-MAX_PIXELS = 50_000_000  # of a picture, checked before it is decoded
-MAX_MEMORY = 240_000_000  # bytes that decoding a picture may take: 50 megapixels of plain RGB, and a little
-MAX_SCANS = 10  # of a progressive JPEG with MAX_PIXELS, what encoders write; smaller ones may have more
-MAX_READS = 5_000  # of a picture's file: Pillow walks through its parts in Python, and there can be millions
 OUTPUTS = ("probabilities", "similarity", "upright")  # of the model file, by name
-FORMATS = {"JPEG": b"\xff\xd8\xff", "PNG": b"\x89PNG\r\n\x1a\n", "WEBP": b"RIFF", "GIF": b"GIF8", "BMP": b"BM"}
 
 
 # --- Requests --------------------------------------------------------------------------------------------------------
@@ -152,80 +144,6 @@ def error_answer(error: RequestError) -> dict:
 def milliseconds_since(start: float) -> float:
     """Return the milliseconds since a time of time.monotonic()."""
     return round((time.monotonic() - start) * 1000, 1)
-
-
-# --- Pictures --------------------------------------------------------------------------------------------------------
-
-
-def read_picture(data: bytes, size: int, share: float, log: dict) -> np.ndarray:
-    """Return a picture as the model takes it: float32 RGB (size, size, 3) in 0..255. Notes in `log` what it was."""
-    log["bytes"] = len(data)
-    if len(data) > MAX_BYTES:
-        raise RequestError("too_large", f"the picture has more than {MAX_BYTES:,} bytes")
-    if not data.startswith(tuple(FORMATS.values())):
-        hint = "; send HEIC and AVIF as a JPEG" if data[4:8] == b"ftyp" else ""
-        raise RequestError("unsupported_type", f"the picture is none of {', '.join(FORMATS)}{hint}")
-    try:
-        with limited_memory():
-            image = Image.open(CountedReads(data), formats=list(FORMATS))
-            log["size"] = image.size
-            check_costs(image, data)
-            return model_pixels(image, size, share).astype(np.float32)
-    except RequestError:
-        raise
-    except Image.DecompressionBombError:
-        raise RequestError("too_large", f"the picture has more than {MAX_PIXELS:,} pixels") from None
-    except MemoryError:
-        raise RequestError("too_large", "the picture needs too much memory; send it smaller, or as JPEG") from None
-    except Exception as error:  # Pillow raises nearly anything for a damaged file
-        log["detail"] = repr(error)[:200]
-        raise RequestError("invalid_image", "the picture is damaged, incomplete or too large to decode") from None
-
-
-def check_costs(image: Image.Image, data: bytes) -> None:
-    """Raise RequestError if an opened picture is going to be too much work."""
-    pixels = image.width * image.height
-    if pixels > MAX_PIXELS:
-        raise RequestError("too_large", f"the picture has more than {MAX_PIXELS:,} pixels")
-    if image.info.get("progressive"):  # each scan visits all pixels, and an empty one has a dozen bytes
-        start = image.fp.tell()  # behind the header of the first scan
-        scans = 1 + data.count(b"\xff\xda", start, data.find(b"\xff\xd9", start))
-        if scans * pixels > MAX_SCANS * MAX_PIXELS:
-            raise RequestError("too_large", "the picture has too many scans; send it as a plain JPEG")
-
-
-class CountedReads(io.BytesIO):
-    """A file in memory that fails after MAX_READS reads, before a file of a million parts costs seconds."""
-
-    reads = 0
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        """Read as usual; OSError once there were too many reads."""
-        self.reads += 1
-        if self.reads > MAX_READS:
-            raise OSError("too many parts")
-        return super().read(size)
-
-
-@contextlib.contextmanager
-def limited_memory() -> Iterator[None]:
-    """Let the process have at most MAX_MEMORY bytes more than it has now; past that, it gets a MemoryError.
-
-    Not every picture says what it will cost: WebP takes 16 bytes a pixel, and 60 kB of EXIF data can take 300 MB.
-    Works on Linux, as Lambda is, and does nothing elsewhere.
-    """
-    if sys.platform != "linux":
-        yield
-        return
-    import resource
-
-    limits = resource.getrlimit(resource.RLIMIT_DATA)
-    used = int(Path("/proc/self/statm").read_text().split()[5]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_DATA, (used + MAX_MEMORY, limits[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_DATA, limits)
 
 
 # --- Model -----------------------------------------------------------------------------------------------------------

@@ -291,6 +291,15 @@ def hostile() -> Iterator[Case]:
     yield "compressed_profile.png", png[:33] + profile + png[33:], None
     yield "repeated_scans.jpg", repeated_scans(5000, 5000, 300), TOO_LARGE
     yield "many_scans.jpg", repeated_scans(1000, 1000, 400), "pomeranian"
+    yield "scans_of_few_pixels.jpg", repeated_scans(8, 8, 50_000), TOO_LARGE
+    data = repeated_scans(5000, 5000, 300)  # and an end of the picture in a comment, which is none
+    place = data.index(b"\xff\xda", data.index(b"\xff\xda") + 2)
+    yield "scans_behind_a_comment.jpg", data[:place] + segment(b"\xfe", b"\xff\xd9") + data[place:], TOO_LARGE
+    data = saved(Image.new("RGB", (6000, 6000)), format="JPEG")  # not progressive, but with scans all the same
+    place = data.index(b"\xff\xda")
+    scans = b"".join(segment(b"\xda", bytes([1, component, 0, 0, 63, 0])) for component in (1, 2, 3))
+    yield "plain_jpeg_with_scans.jpg", data[:place] + scans * 300 + b"\xff\xd9", TOO_LARGE
+    yield "gray_in_three_scans.jpg", data[:place] + scans + b"\xff\xd9", None
     runs = b"\x01\x07" * 4_800_000
     header = struct.pack("<IiiHHIIiiII", 40, 3000, 3000, 1, 8, 1, len(runs), 0, 0, 256, 0)
     yield "runs.bmp", b"BM" + struct.pack("<IHHI", 0, 0, 0, 1078) + header + bytes(1024) + runs, DAMAGED

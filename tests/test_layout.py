@@ -23,6 +23,7 @@ MAY_IMPORT = {  # modules that are not named import nothing of the package
         *("client_pictures", "dataset", "explanation", "features", "heads", "metrics", "plot_style", "tflite")
     },
     "plot_style": {"console"},
+    "safe_pictures": {"http_events", "pixels", "web_pictures"},
     "s3_pictures": {"http_events", "web_pictures"},
     "tflite": {"workers", "console"},
     "web_pictures": {"http_events"},
