@@ -21,8 +21,6 @@ MAX_SCANS = 10  # of a JPEG with MAX_PIXELS, what encoders of progressive ones w
 MAX_PARTS = 5_000  # of a picture's file: Pillow, and scans_of, go through them in Python, and there can be millions
 # Where a segment begins: what is stuffed in, fills up, or has no length, begins none.
 SEGMENT = re.compile(rb"\xff([^\x00\x01\xd0-\xd8\xff])")
-    rb"\xff([^\x00\x01\xd0-\xd8\xff])"
-)  # its marker: not what is stuffed in, filled up, or without length
 FORMATS = {"JPEG": b"\xff\xd8\xff", "PNG": b"\x89PNG\r\n\x1a\n", "WEBP": b"RIFF", "GIF": b"GIF8", "BMP": b"BM"}
 
 
