@@ -4,9 +4,10 @@ Reads     the best xception_v1_*.h5, its report and split, the backbone file, an
 Writes    top_10_dog_breeds.tflite: the network, and appended as a zip archive its labels.txt and metadata.json.
 Commands  python convert_model.py                          # int8: the head, on the backbone that it was trained on
           python convert_model.py --quantization float32   # or float16, dynamic: the backbone converted anew
+          python convert_model.py --output dog_breeds_120.tflite   # after training.py --breeds all
           python convert_model.py --show top_10_dog_breeds.tflite
-The file is run in the serving runtime, and the .h5 in Keras, on test pictures. A file that loses more than --max-loss
-points of accuracy is not written. Takes half a minute on 2 cores, with --every-picture two minutes.
+The file is run in the serving runtime, and the .h5 in Keras, on test pictures. A file that surely (95 %) loses more
+than --max-loss points of accuracy is not written. Takes half a minute on 2 cores, with --every-picture three minutes.
 """
 
 import argparse
@@ -34,13 +35,8 @@ from training import find_best_model, read_report
 OUTPUT = Path("top_10_dog_breeds.tflite")
 FORMATS = ("int8", "float32", "float16", "dynamic")  # xception.write_backbone knows them
 COMPARED = 150  # test images on which the .h5 is run too, each as crop and as whole photo: Keras is slow
-TEST_FIGURES = (
-    "pictures",
-    "accuracy",
-    "accuracy_interval_95",
-    "calibration_error",
-    "taken_as_known",
-)  # of the int8 file
+# Copied from the report; they are those of the int8 file.
+TEST_FIGURES = ("pictures", "accuracy", "accuracy_interval_95", "calibration_error", "taken_as_known")
 
 Predictions = tuple[np.ndarray, np.ndarray]  # probabilities float32 [n, N], similarities [n]
 
@@ -217,7 +213,8 @@ def convert(
         tflite = predict_file(file, views, task.size)
         if quantization == "int8" and any((tflite[kind][2] != test[kind].features[chosen]).any() for kind in KINDS):
             raise RuntimeError(
-                f"{output} is not written: it gives other features than the backbone; run training.py again"
+                f"{output} is not written: it gives other features than those in {task.data_dir / 'features'}, perhaps "
+                "of another machine or other packages; delete that folder and run training.py again"
             )
         threshold, labels = report["unknown_rule"]["threshold"], task.labels(images)
         results = {kind: compare(keras[kind], tflite[kind][:2], labels, threshold) for kind in KINDS}

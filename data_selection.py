@@ -14,7 +14,6 @@ again; delete data/processed if the originals have changed.
 import argparse
 import csv
 import io
-import re
 import sys
 import warnings
 from pathlib import Path
@@ -42,8 +41,6 @@ from dog_breeds.workers import in_processes
 JPEG = {"format": "JPEG", "quality": 95, "subsampling": "4:4:4"}
 CHUNK = 32  # photos handed to a worker at once, some 0.1 s of work
 SHOWN = 10  # failures named in the terminal
-
-
 Failure = tuple[str, str]  # file relative to data/raw, what is wrong with it
 
 
@@ -56,7 +53,7 @@ def crop_dogs(photo_path: Path, xml_path: Path, objects: str = "first") -> list[
     None stands for a box that is empty, inverted, outside the photo or not readable. Raises ValueError if the XML is
     not readable or contradicts the photo's size, OSError if the photo cannot be decoded in full.
     """
-    dogs = _cut(Path(photo_path), Path(xml_path), objects)
+    dogs = _cut(photo_path, xml_path, objects)
     return [dog and resize(dog, SIZE) for dog in dogs]  # with the photo's memory free: a third faster
 
 
@@ -122,11 +119,6 @@ def describe_crops(summary: dict, data_dir: Path) -> str:
     return "\n".join(lines)
 
 
-def photo_id(crop: str) -> str:
-    """Return the id of a crop's photo: "n02085936_37_2" and "n02085936_37.jpg" give "n02085936_37"."""
-    return re.sub(r"^(.+_\d+)_\d+$", r"\1", Path(crop).stem)
-
-
 def _take_stock(photos: Path, annotations: Path, target: Path, objects: str) -> tuple[list[str], int, list[Failure]]:
     """Return a breed's ids to crop, the number cropped already, and photos and XML files without the other."""
     photo_ids, xml_ids = stems(photos, ".jpg"), stems(annotations, "")
@@ -135,7 +127,7 @@ def _take_stock(photos: Path, annotations: Path, target: Path, objects: str) -> 
 
     target.mkdir(parents=True, exist_ok=True)
     for part in target.glob(".part-*"):  # left by a killed run
-        part.unlink()
+        part.unlink(missing_ok=True)
     crops, ids = stems(target, ".jpg"), photo_ids & xml_ids
     done = ids & crops
     if objects == "all":

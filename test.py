@@ -27,6 +27,7 @@ import requests
 from dog_breeds.bulk import classify_folder
 from dog_breeds.client_pictures import CONVERTED, SMALLER, picture_to_send, shaded, upright_picture
 from dog_breeds.console import quiet, written_whole
+from dog_breeds.web_pictures import MAX_BYTES
 
 URL = "https://images.unsplash.com/photo-1636496430627-a7b203b4cc58"  # a Great Pyrenees
 MODEL = "top_10_dog_breeds.tflite"
@@ -42,13 +43,13 @@ def event_for(url: str, file: Path | None) -> dict:
     return {"image": base64.b64encode(picture_to_send(file)).decode()}
 
 
-def ask(endpoint: str, event: dict, hint: str) -> dict:
-    """Return the service's answer to an event; RuntimeError, with the hint, if nothing answers as the service does."""
+def ask(endpoint: str, event: dict) -> dict:
+    """Return the service's answer to an event; RuntimeError, with a hint, if nothing answers as the service does."""
     try:
         response = requests.post(endpoint, json=event, timeout=60)
         answer = response.json()
     except requests.RequestException as error:
-        raise RuntimeError(f"no answer from {endpoint} ({type(error).__name__}); {hint}") from None
+        raise RuntimeError(f"no answer from {endpoint} ({type(error).__name__}); {HINT}") from None
     if not isinstance(answer, dict) or not answer.keys() & {"prediction", "error"}:
         raise RuntimeError(f"not the service answers at {endpoint}, or it failed: {response.text[:300]}")
     return answer
@@ -75,11 +76,10 @@ def rows_of(model: Path, folder: Path, names: list[str]) -> list[tuple]:
     rows = []
     for name in names:
         try:
-            if name.lower().endswith(CONVERTED):
+            with open(folder / name, "rb") as file:
+                content = file.read(MAX_BYTES + 1)
+            if name.lower().endswith(CONVERTED) or len(content) > MAX_BYTES:  # what the handler refuses
                 content = picture_to_send(folder / name)
-            else:
-                with open(folder / name, "rb") as file:
-                    content = file.read(lambda_function.MAX_BYTES + 1)  # more than that the handler refuses
             answer = lambda_function.answer_picture(content, top_k=1, explain=False, log={}, until=math.inf)
         except (OSError, ValueError):
             answer = {"error": {"code": "unreadable"}}
@@ -130,7 +130,7 @@ def draw(file: Path, answer: dict, path: Path) -> None:
         image.save(part)
 
 
-def arguments(description: str, endpoint: str | None, example: str) -> argparse.ArgumentParser:
+def common_parser(description: str, endpoint: str | None, example: str) -> argparse.ArgumentParser:
     """Return the options of this script and of test_cloud.py."""
     style = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=description, epilog=f"example: {example}", formatter_class=style)
@@ -145,14 +145,16 @@ def arguments(description: str, endpoint: str | None, example: str) -> argparse.
 
 def main() -> None:
     """Ask, and print the answer."""
-    parser = arguments(__doc__, ENDPOINT, "python test.py --file photo.jpg --explain out.png")
+    parser = common_parser(__doc__, ENDPOINT, "python test.py --file photo.jpg --explain out.png")
     parser.add_argument("--model", type=Path, help="model file to answer here, without a service")
     parser.add_argument("--explain", type=Path, metavar="OUT.png", help="draw where the model looked in --file")
     parser.add_argument("--folder", type=Path, help="of photos, answered here, by --model or the one beside this file")
-    parser.add_argument("--csv", type=Path, help="table to write, or to go on with, for --folder")
+    parser.add_argument("--csv", type=Path, help="table to write, or to go on with (same folder and model)")
     args = parser.parse_args()
     if bool(args.folder) != bool(args.csv):
         parser.error("--folder and --csv belong together")
+    if args.folder and (args.file or args.explain):
+        parser.error("--folder goes without --file and --explain")
     if args.explain and not args.file:
         parser.error("--explain needs --file")
     try:
@@ -160,7 +162,7 @@ def main() -> None:
             print(answer_folder(args.folder, args.csv, args.model or Path(__file__).with_name(MODEL)))
             return
         event = event_for(args.url, args.file) | ({"explain": True} if args.explain else {})
-        answer = ask_model(args.model, event) if args.model else ask(args.endpoint, event, HINT)
+        answer = ask_model(args.model, event) if args.model else ask(args.endpoint, event)
         print(show(answer))
         if args.explain:
             draw(args.file, answer, args.explain)

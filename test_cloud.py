@@ -13,19 +13,22 @@ import os
 import sys
 
 from dog_breeds.endpoint import ask, credentials, load, signer
-from test import arguments, event_for, show
+from test import common_parser, event_for, show
 
 
 def lines(figures: dict) -> str:
     """Return figures one a line, with the unit that their name tells."""
     units = {"ms": " ms", "s": " 1/s"}
-    return "\n".join(f"{name} = {value:.4g}{units.get(name.split('_')[-1], '')}" for name, value in figures.items())
+    return "\n".join(
+        f"{name} = {value if isinstance(value, int) else f'{value:.4g}'}{units.get(name.split('_')[-1], '')}"
+        for name, value in figures.items()
+    )
 
 
 def main() -> None:
     """Ask, and print the answer."""
     example = "python test_cloud.py --endpoint https://ID.lambda-url.eu-west-1.on.aws/ --file photo.jpg"
-    parser = arguments(__doc__, os.environ.get("DOG_BREEDS_ENDPOINT"), example)
+    parser = common_parser(__doc__, os.environ.get("DOG_BREEDS_ENDPOINT"), example)
     parser.add_argument("--sign", action="store_true", help="sign with the AWS credentials of this machine")
     parser.add_argument(
         "--timeout", type=float, default=30, help="seconds to wait for an answer (default: %(default)s)"

@@ -13,6 +13,7 @@ in processes of its own; all else runs in the serving runtime and NumPy.
 """
 
 import argparse
+import itertools
 import json
 import platform
 import re
@@ -41,12 +42,14 @@ from dog_breeds.dataset import (
     list_images,
     read_split,
     split_images,
+    stems,
     weights_path,
 )
 from dog_breeds.duplicates import without_copies
 from dog_breeds.features import (
     Examples,
     extract_features,
+    is_readable,
     make_backbone,
     photo_view,
     plain_set,
@@ -139,10 +142,11 @@ def measure_on_test(task: Task, classifier: Classifier) -> tuple[dict, dict]:
 
 
 def unknown_photos(task: Task, number: int) -> list[str]:
-    """Return up to `number` images of breeds that are not among the classes, drawn with the seed."""
+    """Return up to `number` images of breeds that are not among the classes, drawn with the seed; readable ones."""
     others = [folder for breed, folder in breed_folders(task.data_dir).items() if breed not in task.classes]
-    images = [f"{folder}/{path.name}" for folder in others for path in (images_dir(task.data_dir) / folder).iterdir()]
-    return np.random.default_rng(task.seed).permutation(sorted(images))[:number].tolist()
+    images = [f"{folder}/{name}.jpg" for folder in others for name in stems(images_dir(task.data_dir) / folder, ".jpg")]
+    drawn = np.random.default_rng(task.seed).permutation(sorted(images)).tolist()
+    return list(itertools.islice((image for image in drawn if is_readable(photo_view(task.data_dir, image))), number))
 
 
 def make_report(task: Task, found: Search, classifier: Classifier, results: dict) -> dict:
@@ -178,8 +182,8 @@ def save_results(task: Task, classifier: Classifier, report: dict, output_dir: P
     rows = "".join(f"{image},{part}\n" for image, part in sorted(task.split.items()))
     write_whole(path.with_suffix(".csv"), "image,split\n" + rows)
     write_whole(path.with_suffix(".json"), json.dumps(report, indent=1) + "\n")
-    found = classifier.weights, classifier.means, classifier.upright
-    call_elsewhere("dog_breeds.xception", "save_model", weights_path(task.data_dir), task.size, *found, path)
+    arrays = classifier.weights, classifier.means, classifier.upright
+    call_elsewhere("dog_breeds.xception", "save_model", weights_path(task.data_dir), task.size, *arrays, path)
     return path
 
 
@@ -217,13 +221,13 @@ def find_best_model(folder: Path = Path()) -> Path:
     Accuracies can be compared only between models of the same breeds and split: ValueError if there are several tasks.
     """
     tasks: dict[tuple, list[Path]] = {}
-    for path in Path(folder).glob("xception_v1_*.h5"):
+    for path in folder.glob("xception_v1_*.h5"):
         if re.fullmatch(r"xception_v1_\d+_\d\.\d+\.h5", path.name):
             classes = tuple(read_report(path)["classes"])
             split = sha256(path.with_suffix(".csv").read_bytes()).hexdigest()
             tasks.setdefault((classes, split), []).append(path)
     if not tasks:
-        raise FileNotFoundError(f"no xception_v1_*.h5 in {Path(folder).resolve()}; run training.py first")
+        raise FileNotFoundError(f"no xception_v1_*.h5 in {folder.resolve()}; run training.py first")
     best = {
         task: max(models, key=lambda path: (float(path.stem.rsplit("_", 1)[1]), path.stat().st_mtime))
         for task, models in tasks.items()
@@ -267,7 +271,7 @@ def main() -> None:
             return
         task = prepare_task(args.data_dir, args.breeds, args.split_file, args.size, args.seed)
         train_classifier(task, recipe.QUICK_GRID if args.quick else recipe.GRID, args.output_dir)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         sys.exit(f"training.py: {error}")
     except KeyboardInterrupt:
         sys.exit("training.py: stopped; the same command continues from the features computed so far")

@@ -1,7 +1,7 @@
 """Plots of a training: training.py writes them, notebook.ipynb shows and explains them in order.
 
-Only for length no part of training.py: that gives the numbers, these functions draw them. Each takes what the steps of
-training.py take and return, and gives an independent matplotlib Figure.
+training.py computes the numbers, these functions draw them. Each takes what the steps of training.py take and return,
+and gives an independent matplotlib Figure.
 """
 
 from collections.abc import Sequence
@@ -124,7 +124,7 @@ def shade(values: Sequence[float], value: float) -> tuple[float, ...]:
 
 
 def plot_confusion(result: dict, classes: Sequence[str], title: str) -> Figure:
-    """Which breed was taken for which; `result` is what training.evaluate returns."""
+    """Which breed was taken for which; `result` is what metrics.evaluate returns."""
     matrix, n = np.array(result["confusion_matrix"]), len(classes)
     low, high = result["accuracy_interval_95"]
     note = f"{matrix.trace()} of {matrix.sum()} pictures are right, {result['accuracy']:.1%} (95 % interval {low:.1%} "
@@ -153,7 +153,7 @@ def plot_confusion(result: dict, classes: Sequence[str], title: str) -> Figure:
 
 
 def plot_breeds(result: dict) -> Figure:
-    """Precision and recall of each breed, the worst first; `result` is what training.evaluate returns."""
+    """Precision and recall of each breed, the worst first; `result` is what metrics.evaluate returns."""
     precision, recall = result["precision"], result["recall"]
     breeds = sorted(recall, key=lambda breed: recall[breed] + precision[breed])
     note = "Recall: of this breed's pictures, how many are recognised. Precision: of the pictures taken for it, how "

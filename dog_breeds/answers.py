@@ -12,7 +12,7 @@ BORDER_TOLERANCE = 16  # of 255: how far a border's pixels may be from its most 
 BORDER_SHARE = 0.75  # of a row or column of pixels in that colour, from which it is border: text may stand in it
 SMALLEST_INSIDE, LARGEST_INSIDE = 1 / 6, 0.8  # of a side, of the area: else there is no border, or nothing but border
 
-Box = tuple[float, float, float, float]  # left, top, right, bottom in shares of both sides, 0..1
+Frame = tuple[float, float, float, float]  # left, top, right, bottom in shares of both sides, 0..1
 Run = Callable[[np.ndarray], tuple[np.ndarray, float, float]]  # pixels -> probabilities [N], similarity, upright
 
 
@@ -24,7 +24,7 @@ class Look(NamedTuple):
     similarity: float  # to the nearest breed
     upright: float  # below 0 where the view seems to be turned
     known: bool  # the picture seems to show that breed
-    box: Box | None = None  # of what the view shows, where borders were cut off
+    box: Frame | None = None  # of what the view shows, where borders were cut off
     turned: int = 0  # degrees clockwise by which it was then turned
 
 
@@ -48,27 +48,28 @@ def best_look(run: Run, pixels: np.ndarray, threshold: float, until: float = mat
     the first, that would hardly end before `until`, a time of time.monotonic().
     """
     looks: list[Look] = []
+    seconds = 0.0  # that one takes
 
-    def look(view: np.ndarray, box: Box | None = None, turned: int = 0) -> None:
+    def take(view: np.ndarray, box: Frame | None = None, turned: int = 0) -> None:
         if not looks or time.monotonic() + 2 * seconds < until:
             probabilities, similarity, upright = run(view)
             looks.append(Look(view, probabilities, similarity, upright, similarity >= threshold, box, turned))
 
     start = time.monotonic()
-    look(pixels)
+    take(pixels)
     seconds = time.monotonic() - start
     box = None if looks[0].known else inside_borders(pixels)
     if box:
-        look(cut_out(pixels, box), box)
+        take(cut_out(pixels, box), box)
     last = looks[-1]
     if last.upright < 0:
         for turned in (90, 180, 270):
-            look(np.rot90(last.pixels, -turned // 90), last.box, turned)
+            take(np.rot90(last.pixels, k=-(turned // 90)), last.box, turned)  # rot90 turns anticlockwise
     best = max(looks, key=lambda look: look.similarity)
     return best if best.known else looks[0], len(looks)
 
 
-def inside_borders(pixels: np.ndarray) -> Box | None:
+def inside_borders(pixels: np.ndarray) -> Frame | None:
     """Return the box of what stands within plain borders, as on screenshots and scans; None without such borders."""
     size = len(pixels)
     edge = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
@@ -83,7 +84,7 @@ def inside_borders(pixels: np.ndarray) -> Box | None:
     return left / size, top / size, right / size, bottom / size
 
 
-def cut_out(pixels: np.ndarray, box: Box) -> np.ndarray:
+def cut_out(pixels: np.ndarray, box: Frame) -> np.ndarray:
     """Return what is in a box, scaled to the whole size."""
     left, top, right, bottom = (round(share * len(pixels)) for share in box)
     inside = Image.fromarray(pixels[top:bottom, left:right].astype(np.uint8))

@@ -8,12 +8,11 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from dog_breeds.client_pictures import CONVERTED
+from dog_breeds.client_pictures import SUFFIXES
 from dog_breeds.console import progress
 from dog_breeds.workers import in_processes
 
 HEADER = b"file,breed,probability,known,error\r\n"  # known: yes or no; error: a code of the handler, then no breed
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", *CONVERTED)
 BATCH = 16  # photos that a process gets at once, half a second's work, and whose rows are written at once
 
 
@@ -21,13 +20,16 @@ def classify_folder(folder: Path, table: Path, classify: Callable, *arguments: o
     """Append to a CSV file a row for each photo in a folder and below; return how often each breed or error came up.
 
     classify(*arguments, folder, names), called in processes of its own, gives the rows of some photos, as in HEADER.
-    Photos that have a row are left out, and a row that a killed run left half is made again.
+    Photos that have a row are left out, and a row that a killed run left half is made again. Raises ValueError where
+    the table has rows of photos that the folder lacks.
     """
-    there, total, counts = names_in(table), sum(1 for _ in photos(folder)), Counter()
+    there, names, counts = names_in(table), set(photos(folder)), Counter()
+    if there - names:
+        raise ValueError(f"{table} is about another folder: {folder} has no {min(there - names)}; name another table")
     left = (name for name in photos(folder) if name not in there)
     tasks = ((*arguments, folder, batch) for batch in iter(lambda: list(itertools.islice(left, BATCH)), []))
     done = len(there)
-    with open(table, "ab", buffering=0) as file, progress(table.name, total, done, "photos", 1) as show:
+    with open(table, "ab", buffering=0) as file, progress(table.name, len(names), done, "photos", 1) as show:
         if not file.tell():
             file.write(HEADER)
         for rows in in_processes(classify, tasks):

@@ -3,17 +3,18 @@
 import contextlib
 import unicodedata
 import warnings
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from dog_breeds.client_pictures import SUFFIXES
 from dog_breeds.console import progress
+from dog_breeds.duplicates import COLUMNS, ROWS
 from dog_breeds.pixels import model_pixels
+from dog_breeds.safe_pictures import MAX_PIXELS
 from dog_breeds.workers import in_threads
-
-ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".avif", ".heic", ".heif", ".gif", ".bmp")
-MAX_PIXELS = 50_000_000  # of a picture: the service refuses larger ones
 
 Pictures = dict[str, list[Path]]  # of each class; classes and paths sorted
 
@@ -43,25 +44,25 @@ def list_pictures(root: Path, fewest: int = 2) -> Pictures:
         nested = next((path for path in files if path.is_dir()), None)
         if nested:
             raise ValueError(f"{printable(nested)} is a folder in a class; put its pictures directly into {folder}")
-        pictures[name] = [path for path in files if path.suffix.lower() in ENDINGS]
+        pictures[name] = [path for path in files if path.suffix.lower() in SUFFIXES]
         if len(files) > len(pictures[name]):
             other = len(files) - len(pictures[name])
             print(f"left out: {other} of {len(files)} files in {folder}, no pictures by their names")
     return {name: pictures[name] for name in sorted(pictures)}
 
 
-def check_numbers(pictures: Pictures, fewest: int, of: str) -> None:
-    """Raise ValueError where a class has fewer pictures, `of` some kind, than are needed."""
+def check_numbers(pictures: Mapping[str, Collection], fewest: int, what: str) -> None:
+    """Raise ValueError where a class has fewer pictures, of a kind named `what`, than are needed."""
     short = [f"{name!r} has {len(paths)}" for name, paths in pictures.items() if len(paths) < fewest]
     if short:
         more = f" and {len(short) - 3} more classes have too few" if len(short) > 3 else ""
-        raise ValueError(f"a class needs at least {fewest} {of}; {', '.join(short[:3])}{more}")
+        raise ValueError(f"a class needs at least {fewest} {what}; {', '.join(short[:3])}{more}")
 
 
 def look_at(pictures: Pictures) -> tuple[Pictures, np.ndarray, dict[str, str]]:
     """Decode each picture, small, before anything that takes long.
 
-    Returns the readable pictures, their thumbnails, gray uint8 [n, 32, 36], and of the others what is wrong with each.
+    Returns the readable pictures, their thumbnails, grey uint8 [n, ROWS, COLUMNS], and of the others what is wrong.
     """
     with contextlib.suppress(ImportError):
         from pillow_heif import register_heif_opener
@@ -80,15 +81,17 @@ def look_at(pictures: Pictures) -> tuple[Pictures, np.ndarray, dict[str, str]]:
 
 
 def thumbnail(path: Path) -> np.ndarray | str:
-    """Return a picture's thumbnail, gray uint8 [32, 36], squashed, or why it cannot be read."""
+    """Return a picture's thumbnail, grey uint8 [ROWS, COLUMNS], squashed, or why it cannot be read."""
     try:
         with Image.open(path) as image:
             if image.width * image.height > MAX_PIXELS:
-                return f"it has {image.width * image.height / 1e6:.0f} million pixels, 50 are allowed"
+                return (
+                    f"it has {image.width * image.height / 1e6:.0f} million pixels, {MAX_PIXELS / 1e6:.0f} are allowed"
+                )
             pixels = model_pixels(image, 64)
     except Exception as error:  # Pillow raises nearly anything for a damaged file
         return reason(path, error)
-    return np.asarray(Image.fromarray(pixels).convert("L").resize((36, 32), Image.Resampling.BOX))
+    return np.asarray(Image.fromarray(pixels).convert("L").resize((COLUMNS, ROWS), Image.Resampling.BOX))
 
 
 def reason(path: Path, error: Exception) -> str:

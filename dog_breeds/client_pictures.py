@@ -6,10 +6,13 @@ from pathlib import Path
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-MAX_BYTES = 4_000_000  # of what is sent: Lambda takes 6 MB a request, and base64 adds a third
+from dog_breeds.pixels import opaque
+
+MAX_SENT = 4_000_000  # of what is sent: Lambda takes 6 MB a request, and base64 adds a third
 SMALLER = 2000  # pixels on the longer side of what is sent instead of a larger file; the model sees some 300
 SENT_AS_THEY_ARE = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP")  # MPO: a JPEG with more behind it, from some phones
 CONVERTED = (".heic", ".heif", ".avif")  # endings of files that the service does not take
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", *CONVERTED)  # of files in folders that are pictures
 DARK = 0.27  # how bright what did not speak for the breed stays
 
 
@@ -18,7 +21,7 @@ def picture_to_send(file: Path) -> bytes:
 
     Raises ValueError, with a sentence for the user, if it is no picture.
     """
-    if picture_format(file) in SENT_AS_THEY_ARE and file.stat().st_size <= MAX_BYTES:
+    if picture_format(file) in SENT_AS_THEY_ARE and file.stat().st_size <= MAX_SENT:
         return file.read_bytes()
     buffer = io.BytesIO()
     upright_picture(file, SMALLER).save(buffer, "JPEG", quality=90)
@@ -30,11 +33,7 @@ def upright_picture(file: Path, side: int) -> Image.Image:
     with open_picture(file) as image:
         try:
             image.draft("RGB", (side, side))
-            image = ImageOps.exif_transpose(image)
-            if image.has_transparency_data:
-                image = image.convert("RGBA")
-                image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-            image = image.convert("RGB")
+            image = opaque(ImageOps.exif_transpose(image)).convert("RGB")
         except (OSError, SyntaxError, ValueError):
             raise ValueError(f"{file} is damaged or incomplete") from None
     image.thumbnail((side, side))

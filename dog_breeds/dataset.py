@@ -14,6 +14,7 @@ import numpy as np
 from dog_breeds import recipe
 
 DATA_DIR = Path("data")
+TOP = 10  # breeds, by number of images: those of the original model
 MAX_XML = 2**16  # bytes; real annotations have 1 or 2 kB
 PARTS = ("train", "validation", "test")
 USUAL_NAMES = {  # of breeds that people call otherwise than the data set does
@@ -80,27 +81,27 @@ class Task(NamedTuple):
 
 def images_dir(data_dir: Path) -> Path:
     """Return the folder of the photos: <wnid-Name>/<id>.jpg."""
-    return Path(data_dir) / "raw" / "Images"
+    return data_dir / "raw" / "Images"
 
 
 def annotation_dir(data_dir: Path) -> Path:
     """Return the folder of the Pascal VOC XML files: <wnid-Name>/<id>, without extension."""
-    return Path(data_dir) / "raw" / "Annotation"
+    return data_dir / "raw" / "Annotation"
 
 
 def weights_path(data_dir: Path) -> Path:
     """Return the file of the weights of keras.applications.Xception(include_top=False), trained on ImageNet."""
-    return Path(data_dir) / "weights" / "xception_imagenet_notop.weights.h5"
+    return data_dir / "weights" / "xception_imagenet_notop.weights.h5"
 
 
 def backbone_path(data_dir: Path, size: int = recipe.SIZE) -> Path:
     """Return the file of the backbone in int8 for pictures of this size, which training.py makes once."""
-    return Path(data_dir) / "weights" / f"xception_int8{'' if size == recipe.SIZE else f'_{size}'}.tflite"
+    return data_dir / "weights" / f"xception_int8{'' if size == recipe.SIZE else f'_{size}'}.tflite"
 
 
 def processed_dir(data_dir: Path) -> Path:
     """Return the folder of the crops: <breed>/<id>.jpg for a photo's first box, <id>_2.jpg ... for further ones."""
-    return Path(data_dir) / "processed"
+    return data_dir / "processed"
 
 
 # --- Breeds ----------------------------------------------------------------------------------------------------------
@@ -127,9 +128,9 @@ def count_images(data_dir: Path) -> dict[str, int]:
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 
-def top_breeds(data_dir: Path, number: int = 10) -> list[str]:
-    """Return the breeds with most photos, alphabetical."""
-    return sorted(list(count_images(data_dir))[:number])
+def top_breeds(data_dir: Path) -> list[str]:
+    """Return the TOP breeds with most photos, alphabetical."""
+    return sorted(list(count_images(data_dir))[:TOP])
 
 
 def choose_breeds(data_dir: Path, names: list[str]) -> list[str]:

@@ -59,13 +59,11 @@ DEMO_BREEDS = {
         "coat": (190, 120, 56), "light": (222, 164, 96), "ears": "drop", "ear": (50, 36, 30), "tail": "low",
         "mane": 0.17, "mask": (38, 30, 28),
     },
-}  # fmt: skip  # fmt: skip
+}  # fmt: skip
 GROUND = 0.95  # where the paws stand on the canvas
 CANVAS = 640  # pixels; a dog ends up at about half of this, which smooths its edges
 
 Colour = tuple[int, int, int]
-
-
 Point = tuple[float, float]
 
 

@@ -6,7 +6,6 @@ of one scene mostly don't count, mirrored, turned and cut pictures don't at all.
 """
 
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,7 @@ from PIL import Image
 
 from dog_breeds.console import progress
 from dog_breeds.dataset import Task, images_dir
-from dog_breeds.workers import cpu_count
+from dog_breeds.workers import in_threads
 
 ROWS, COLUMNS = 32, 36  # of a thumbnail: 4 x 4 cells for each of the 8 x 9 of the hash
 DISTANCE = 10  # bits of 64: of the pairs among the 20,580 photos two in 100,000 are as near
@@ -44,8 +43,8 @@ def without_copies(task: Task, images: Sequence[str]) -> list[str]:
 def thumbnails(paths: Sequence[Path]) -> np.ndarray:
     """Return small grey pictures, uint8 [n, 32, 36]; of files that cannot be read, black ones."""
     result = np.zeros((len(paths), ROWS, COLUMNS), np.uint8)
-    with ThreadPoolExecutor(cpu_count()) as pool, progress("thumbnails", len(paths), unit="photos", scale=1) as show:
-        for done, pixels in enumerate(pool.map(_thumbnail, paths)):
+    with progress("thumbnails", len(paths), unit="photos", scale=1) as show:
+        for done, pixels in enumerate(in_threads(_thumbnail, paths)):
             result[done] = pixels
             show(done + 1)
     return result

@@ -176,6 +176,7 @@ def load(endpoint: str, event: dict, seconds: float, auth: Callable | None, numb
     (first,) = client(range(1))
     start = time.monotonic()
     with ThreadPoolExecutor(clients) as pool:
+        # All clients draw from one counter until `number` are drawn.
         shares = [itertools.takewhile(number.__gt__, left) for _ in range(clients)]
         replies = [reply for some in pool.map(client, shares) for reply in some]
     rate = number / (time.monotonic() - start)

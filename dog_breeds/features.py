@@ -91,6 +91,15 @@ def load_pixels(view: View, size: int = recipe.SIZE) -> np.ndarray:
     return pixels
 
 
+def is_readable(view: View) -> bool:
+    """Return whether a view's picture can be read."""
+    try:
+        load_pixels(view)
+    except OSError:
+        return False
+    return True
+
+
 # --- The backbone ----------------------------------------------------------------------------------------------------
 
 
@@ -99,8 +108,6 @@ def make_backbone(task: Task) -> None:
     path = backbone_path(task.data_dir, task.size)
     if path.exists():
         return
-    if not weights_path(task.data_dir).exists():
-        raise FileNotFoundError(f"no weights in {weights_path(task.data_dir)}; run make_dataset.py first")
     print(f"{path}: converting Xception to int8, once ...", flush=True)
     arguments = weights_path(task.data_dir), task.size, calibration_views(task), "int8", path
     call_elsewhere("dog_breeds.xception", "write_backbone", *arguments)
@@ -114,7 +121,7 @@ def calibration_views(task: Task) -> list[View]:
 
 def evenly(items: Sequence, most: int) -> Sequence:
     """Return at most so many of the items, evenly chosen."""
-    return items[:: -(-len(items) // most)]
+    return items[:: -(-len(items) // most)] if most else items[:0]
 
 
 def extract_features(views: Sequence[View], data_dir: Path, size: int = recipe.SIZE) -> np.ndarray:
@@ -164,7 +171,7 @@ def features_by(backbone: Path, views: Sequence[View], data_dir: Path, size: int
 
 
 def view_keys(views: Sequence[View]) -> list[bytes]:
-    """Return a digest for each view, of the file's content and of what is done to the picture."""
+    """Return a digest for each view, of the file's content and of what is done to the picture; not of its decoder."""
     contents = {path: hashlib.sha256(path.read_bytes()).digest() for path in {view.path for view in views}}
     return [hashlib.sha256(contents[path] + repr(how).encode()).digest() for path, *how in views]
 
@@ -207,7 +214,7 @@ def plain_set(task: Task, part: str) -> dict[str, Examples]:
 def upright_set(task: Task) -> Examples:
     """Return some of the whole photos to train on, augmented: upright with label 1, and turned with label 0."""
     images = evenly(task.images("train"), recipe.TURNED_PHOTOS)
-    number = recipe.CROP_VIEWS  # of an image's first whole photo among its views: the cache has it
+    number = recipe.CROP_VIEWS  # what training_views gives the first whole photo: its features are in the cache
     upright = [augmented(photo_view(task.data_dir, image), task.seed, number, image) for image in images]
     features = extract_features([*upright, *map(turned, upright)], task.data_dir, task.size)
     return Examples(features, np.repeat([1, 0], len(images)), np.tile(images, 2))

@@ -24,6 +24,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 INVOCATIONS = "/2015-03-31/functions/function/invocations"
 MAX_EVENT = 6_291_456  # bytes of an event, and of a response: what Lambda takes and gives
+TOO_LARGE = {"Message": f"Request must be smaller than {MAX_EVENT} bytes for the InvokeFunction operation"}
 MAX_UNREAD = 100_000_000  # bytes of a body that is too large, read only so that the client sees the answer
 SECONDS = 60  # for an invocation, and for a client that says nothing
 OURS = ("connection", "content-length", "date", "keep-alive", "server", "transfer-encoding")  # not the function's
@@ -121,16 +122,16 @@ def http_answer(payload: str, response: Any) -> tuple[int, list[tuple[str, str]]
 
 
 class Gateway(http.server.ThreadingHTTPServer):
-    """Answers each client in a thread; `invocations` lets one request after the other through to the emulator."""
+    """Answers each client in a thread; `one_at_a_time` lets one request after the other through to the emulator."""
 
     daemon_threads = True
     request_queue_size = 128
 
     def __init__(self, address: tuple[str, int], emulator: str, payload: str = "2.0") -> None:
         """Listen at an address, (host, port), in front of an emulator's URL."""
-        super().__init__(address, Request)
+        super().__init__(address, Handler)
         self.emulator, self.payload = emulator.rstrip("/").removesuffix(INVOCATIONS) + INVOCATIONS, payload
-        self.invocations = ThreadPoolExecutor(1)
+        self.one_at_a_time = ThreadPoolExecutor(1)
         self.direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
     def invoke(self, event: bytes) -> Any:
@@ -147,7 +148,7 @@ class Gateway(http.server.ThreadingHTTPServer):
             super().handle_error(request, client_address)
 
 
-class Request(http.server.BaseHTTPRequestHandler):
+class Handler(http.server.BaseHTTPRequestHandler):
     """A request: read, passed on, answered."""
 
     server: Gateway
@@ -164,12 +165,10 @@ class Request(http.server.BaseHTTPRequestHandler):
         payload, client = self.server.payload, self.client_address[0]
         event = json.dumps(event_for(payload, self.command, self.path, self.headers, body, client)).encode()
         if len(event) > MAX_EVENT:
-            self.send(
-                413, {"Message": f"Request must be smaller than {MAX_EVENT} bytes for the InvokeFunction operation"}
-            )
+            self.send(413, TOO_LARGE)
             return
         try:
-            self.send(*http_answer(payload, self.server.invocations.submit(self.server.invoke, event).result()))
+            self.send(*http_answer(payload, self.server.one_at_a_time.submit(self.server.invoke, event).result()))
         except (OSError, ValueError, http.client.HTTPException) as error:
             print(f"gateway: no answer of the function: {error}", file=sys.stderr, flush=True)
             self.send(502, {"Message": "Internal Server Error"})
@@ -189,7 +188,7 @@ class Request(http.server.BaseHTTPRequestHandler):
         self.close_connection = left > MAX_UNREAD
         while 0 < left <= MAX_UNREAD and (block := self.rfile.read(min(left, 2**16))):
             left -= len(block)
-        self.send(413, {"Message": f"Request must be smaller than {MAX_EVENT} bytes for the InvokeFunction operation"})
+        self.send(413, TOO_LARGE)
         return None
 
     def send(self, status: int, headers: list[tuple[str, str]] | dict, body: bytes = b"") -> None:

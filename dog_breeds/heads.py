@@ -21,7 +21,7 @@ class Classifier(NamedTuple):
     means: np.ndarray  # float32 [classes, 2048]: mean features of each class, of length 1
     threshold: float  # similarity from which a picture counts as a known breed
     upright: list[np.ndarray]  # kernel [2048, 1] and bias [1] of a score: below 0 a picture seems to be turned
-    turned_noticed: float  # share of turned pictures for which it is, 0..1
+    turned_noticed: float  # share of turned pictures, held out, whose score is below 0
 
 
 class Search(NamedTuple):
@@ -121,13 +121,13 @@ def gradients_of(
     kept = (rng.random(hidden.shape, np.float32) >= dropout) / np.float32(1 - dropout)
     dropped = hidden * kept
     logarithms, rows = log_softmax(dropped @ kernel + bias), np.arange(len(x))
-    slope = np.exp(logarithms)
-    slope[rows, labels] -= 1
-    slope *= importance[:, None] / np.float32(len(x))
-    gradients = [dropped.T @ slope, slope.sum(axis=0)]
+    error = np.exp(logarithms)
+    error[rows, labels] -= 1
+    error *= importance[:, None] / np.float32(len(x))
+    gradients = [dropped.T @ error, error.sum(axis=0)]
     if inner:
-        inner_slope = (slope @ kernel.T) * kept * (hidden > 0)
-        gradients = [x.T @ inner_slope, inner_slope.sum(axis=0), *gradients]
+        inner_error = (error @ kernel.T) * kept * (hidden > 0)
+        gradients = [x.T @ inner_error, inner_error.sum(axis=0), *gradients]
     return -float((importance * logarithms[rows, labels]).mean()), gradients
 
 
@@ -162,7 +162,7 @@ def search(
     The trials are short, and a few hundred validation pictures are too few to tell the best of them apart: the
     finalists are trained longer, and judged on all the pictures of both sets. The winner is then trained on both.
     """
-    validation = join(*validation.values())
+    held_out = join(*validation.values())
     print("learning rate  inner size  dropout  epochs  val loss  val accuracy", flush=True)
 
     def show(result: dict) -> dict:
@@ -176,11 +176,11 @@ def search(
     epochs = epochs_for(len(train.labels), recipe.TRIAL_STEPS, recipe.TRIAL_EPOCHS)
     settings = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
     with threadpool_limits(1, "blas"):  # a thread for each head does twice as much as all threads for one
-        heads = in_threads(lambda trial: train_head(train, trial, classes, seed, epochs, validation)[0], settings)
+        heads = in_threads(lambda trial: train_head(train, trial, classes, seed, epochs, held_out)[0], settings)
         trials = [{"trial": number} | show(trial) for number, trial in enumerate(heads)]
     trials.sort(key=by_loss)
     print(f"the best of each inner size, in {recipe.FOLDS}-fold cross-validation:", flush=True)
-    both = join(train, validation)
+    both = join(train, held_out)
     finalists, logits = [], {}
     for size in grid["inner_size"]:
         best = next(trial for trial in trials if trial["inner_size"] == size)

@@ -31,7 +31,7 @@ def teach(examples: Examples, upright: Examples, seed: int) -> Lesson:
     temperature = fit_temperature(logits, labels)
     weights = train(examples, classes, seed)
     means = class_means(examples)
-    threshold, rule = unknown_rule(examples, means, 0, seed)
+    threshold, rule = unknown_rule(examples, means, 0, 1.0, seed)
     calibrated = [*weights[:-2], *(array / np.float32(temperature) for array in weights[-2:])]
     classifier = Classifier(calibrated, temperature, means, threshold, *fit_upright(upright, seed))
     return classifier, logits / temperature, rule
@@ -49,13 +49,15 @@ def teach_beside(examples: Examples, old: Classifier, seed: int) -> Lesson:
     labels, n = examples.labels + len(bias), len(bias)
     classes = labels.max() + 1
 
-    def extended(some: Examples, seed: int) -> list[np.ndarray]:
+    def extended(some: Examples, fold_seed: int) -> list[np.ndarray]:
         shown = some.features.mean(axis=0)
         times = max(1, len(some.labels) // (classes - n))  # as many as a new class has pictures
         old_features = np.repeat(old.means * np.linalg.norm(shown), times, axis=0)
         numbers = np.repeat(np.arange(n), times)
         both = join(Examples(old_features, numbers, numbers), some._replace(labels=some.labels + n))
-        new_kernel, new_bias = (array[..., n:] / np.float32(old.temperature) for array in train(both, classes, seed))
+        new_kernel, new_bias = (
+            array[..., n:] / np.float32(old.temperature) for array in train(both, classes, fold_seed)
+        )
         return [np.concatenate([kernel, new_kernel], axis=1), np.concatenate([bias, new_bias])]
 
     logits, parts = np.empty((len(labels), classes), np.float32), folds(examples, seed)
@@ -63,23 +65,22 @@ def teach_beside(examples: Examples, old: Classifier, seed: int) -> Lesson:
         weights = extended(Examples(*(column[parts != part] for column in examples)), seed + part)
         logits[parts == part] = apply_head(weights, examples.features[parts == part])
     means = np.concatenate([old.means, class_means(examples)])
-    threshold, rule = unknown_rule(examples, means, n, seed)
-    rule["threshold"] = threshold = min(threshold, old.threshold)
+    threshold, rule = unknown_rule(examples, means, n, old.threshold, seed)
     classifier = old._replace(weights=extended(examples, seed), means=means, threshold=threshold)
     return classifier, logits, rule
 
 
 def train(examples: Examples, classes: int, seed: int) -> list[np.ndarray]:
-    """Return the weights of a head."""
+    """Train a head with recipe.PLAIN_TRIAL on all the examples; return its weights."""
     epochs = epochs_for(len(examples.labels), recipe.STEPS, recipe.EPOCHS)
     return train_head(examples, recipe.PLAIN_TRIAL, classes, seed, epochs)[1]
 
 
-def unknown_rule(examples: Examples, means: np.ndarray, first: int, seed: int) -> tuple[float, dict]:
+def unknown_rule(examples: Examples, means: np.ndarray, first: int, highest: float, seed: int) -> tuple[float, dict]:
     """Return the similarity from which pictures count as known, and what the file and the report say of that.
 
-    `first` is the row of `means` at which those of the examples begin. How many pictures of unknown classes pass is
-    measured with each class as the unknown one.
+    `first` is the row of `means` at which those of the examples begin; the threshold is `highest` at most. How many
+    pictures of unknown classes pass is measured with each class as the unknown one.
     """
     features, labels, _ = examples
     parts, scores = folds(examples, seed), np.empty(len(labels))
@@ -87,7 +88,7 @@ def unknown_rule(examples: Examples, means: np.ndarray, first: int, seed: int) -
         seen = class_means(Examples(*(column[parts != part] for column in examples)))
         seen = np.concatenate([means[:first], seen])
         scores[parts == part] = similarity(features[parts == part], seen)
-    threshold = float(np.quantile(scores, 1 - recipe.KNOWN_SHARE))
+    threshold = min(float(np.quantile(scores, 1 - recipe.KNOWN_SHARE)), highest)
     unknown = np.concatenate(
         [similarity(features[labels == k], np.delete(means, first + k, axis=0)) for k in range(labels.max() + 1)]
     )

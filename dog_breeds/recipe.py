@@ -19,8 +19,8 @@ GRID = {"learning_rate": (1e-3, 2e-3, 4e-3), "inner_size": (0, 100, 1000), "drop
 QUICK_GRID = {"learning_rate": (2e-3, 4e-3), "inner_size": (0, 100), "dropout": (0.5,)}
 PLAIN_TRIAL = {"learning_rate": 2e-3, "inner_size": 0, "dropout": 0.5}  # teach.py's; a search gains nothing
 FOLDS = 5  # of the cross-validation
-WEIGHT_DECAY, MAX_DECAY = 20_000, 30  # of the weights at each step, times the learning rate: divided by the number of
-# training views, as the pull of a Gaussian prior is; at most MAX_DECAY
+WEIGHT_DECAY = 20_000  # of AdamW, divided by the number of training views, as the pull of a Gaussian prior is
+MAX_DECAY = 30  # of that quotient
 BATCH_SIZE = 512  # smaller ones are no better, and three times slower for the large inner layer
 TRIAL_STEPS, TRIAL_EPOCHS = 40, 5  # a head of the search is trained for at least so many
 STEPS, EPOCHS = 120, 10  # and one that is cross-validated or kept for at least so many

@@ -1,5 +1,6 @@
 """Pictures from a bucket of S3: for batches, which name objects that the function's role may read."""
 
+import contextlib
 import functools
 from typing import Any
 
@@ -19,7 +20,7 @@ def read_object(bucket: Any, key: Any) -> bytes:
         raise RequestError("download_failed", "reading from S3 needs boto3, which is in AWS's image") from None
     try:
         found = s3.get_object(Bucket=bucket, Key=key)
-        with found["Body"] as body:
+        with contextlib.closing(found["Body"]) as body:
             if found["ContentLength"] > MAX_BYTES:
                 raise RequestError("too_large", f"the picture has more than {MAX_BYTES:,} bytes")
             return body.read()

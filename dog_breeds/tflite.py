@@ -14,18 +14,20 @@ from dog_breeds.console import quiet
 from dog_breeds.workers import cpu_count, in_threads
 
 RUNTIME = "ai_edge_litert"  # the one that serves
+FIRST_OF_HEAD = (b"inner_kernel", b"kernel")  # the tensor with which a head begins
+DENSE = ("inner_kernel", "inner_bias", "kernel", "bias", "upright_kernel", "upright_bias")
 
 
 # --- Run -------------------------------------------------------------------------------------------------------------
 
 
-def load_file(file: Path, runtime: str = RUNTIME, threads: int = 1) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
-    """Return a function from pixels [size, size, 3], RGB 0..255, to the outputs of a model file by name, float32 [...].
+def load_file(file: Path, runtime: str = RUNTIME) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
+    """Return a function from pixels [size, size, 3], RGB 0..255, to a model file's outputs by name, without batch axis.
 
-    Each has its own interpreter: not for two threads at once.
+    Each has an interpreter, of one thread, of its own: not for two threads at once.
     """
     with quiet():  # it announces its delegate
-        interpreter = importlib.import_module(f"{runtime}.interpreter").Interpreter(str(file), num_threads=threads)
+        interpreter = importlib.import_module(f"{runtime}.interpreter").Interpreter(str(file), num_threads=1)
         interpreter.allocate_tensors()
     pixels = interpreter.get_input_details()[0]["index"]
     outputs = {output["name"]: output["index"] for output in interpreter.get_output_details()}
@@ -75,10 +77,8 @@ def join_head(backbone: bytes, head: Sequence[np.ndarray], means: np.ndarray, up
     model = flatbuffer_utils.convert_bytearray_to_object(bytearray(backbone))
     graph = model.subgraphs[0]
     outputs = {graph.tensors[index].name.decode(): index for index in graph.outputs}
-    if not {"features", "map"} <= outputs.keys() or list(graph.tensors[outputs["features"]].shape) != [
-        1,
-        means.shape[1],
-    ]:
+    shape = list(graph.tensors[outputs["features"]].shape) if "features" in outputs else []
+    if "map" not in outputs or shape != [1, means.shape[1]]:
         raise ValueError(f"no backbone: the outputs are {', '.join(sorted(outputs))}")
     features = outputs["features"]
     cut_head(model, features)
@@ -114,18 +114,18 @@ def join_head(backbone: bytes, head: Sequence[np.ndarray], means: np.ndarray, up
     logits = operator("FULLY_CONNECTED", dense(), inputs, "logits", (1, n))
     probabilities = operator("SOFTMAX", schema.SoftmaxOptionsT(beta=1.0), [logits], "probabilities", (1, n))
     unit = operator("L2_NORMALIZATION", schema.L2NormOptionsT(), [features], "unit", (1, means.shape[1]))
-    half = constant("means", means, np.float16)  # enough for cosines, and half as large
-    whole = operator("DEQUANTIZE", schema.DequantizeOptionsT(), [half], "whole_means", means.shape)
-    cosines = operator("FULLY_CONNECTED", dense(), [unit, whole, -1], "cosines", (1, n))
+    means16 = constant("means", means, np.float16)  # enough for cosines, and half as large
+    means32 = operator("DEQUANTIZE", schema.DequantizeOptionsT(), [means16], "whole_means", means.shape)
+    cosines = operator("FULLY_CONNECTED", dense(), [unit, means32, -1], "cosines", (1, n))
     axis = tensor("last_axis", (1,), np.array([1], np.int32))
     highest = schema.ReducerOptionsT(keepDims=True)
     similarity = operator("REDUCE_MAX", highest, [cosines, axis], "similarity", (1, 1))
 
     upright_kernel, upright_bias = upright
     inputs = [features, constant("upright_kernel", upright_kernel.T), constant("upright_bias", upright_bias)]
-    stands = operator("FULLY_CONNECTED", dense(), inputs, "upright", (1, 1))
+    upright_score = operator("FULLY_CONNECTED", dense(), inputs, "upright", (1, 1))
 
-    graph.outputs = [probabilities, similarity, stands, features, outputs["map"]]
+    graph.outputs = [probabilities, similarity, upright_score, features, outputs["map"]]
     names = ("probabilities", "similarity", "upright", "features", "map")
     model.signatureDefs[0].outputs = [schema.TensorMapT(*pair) for pair in zip(names, graph.outputs, strict=True)]
     return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
@@ -134,17 +134,13 @@ def join_head(backbone: bytes, head: Sequence[np.ndarray], means: np.ndarray, up
 def cut_head(model: schema.ModelT, features: int) -> None:
     """Take away what `join_head` has put behind the tensor of the features: it stands at the end of every list."""
     graph = model.subgraphs[0]
-    first = next((i for i, tensor in enumerate(graph.tensors) if tensor.name in HEAD), None)
+    first = next((i for i, tensor in enumerate(graph.tensors) if tensor.name in FIRST_OF_HEAD), None)
     if first is None:
         return
     last = next(i for i, operator in enumerate(graph.operators) if features in operator.outputs)
     buffers = [tensor.buffer for tensor in graph.tensors[first:] if tensor.buffer]
     del graph.operators[last + 1 :], graph.tensors[first:], model.buffers[min(buffers) :]
     del model.operatorCodes[1 + max(operator.opcodeIndex for operator in graph.operators) :]
-
-
-HEAD = (b"inner_kernel", b"kernel")  # the first tensor that a head adds
-DENSE = ("inner_kernel", "inner_bias", "kernel", "bias", "upright_kernel", "upright_bias")
 
 
 def read_head(file: Path) -> tuple[list[np.ndarray], np.ndarray, list[np.ndarray]]:

@@ -113,7 +113,9 @@ def at_port(port: int) -> None:
 
 
 def with_bucket(objects: dict[str, bytes]) -> None:
-    """A bucket of S3 on this machine; for a key that names an error ("403 AccessDenied") it answers that."""
+    """A bucket of S3 on this machine. For a key that names an error ("403 AccessDenied") it answers that; of an object
+    that is named "cut" it sends a byte too few.
+    """
 
     class Bucket(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -121,7 +123,7 @@ def with_bucket(objects: dict[str, bytes]) -> None:
             status, _, code = key.partition(" ") if key[:3].isdecimal() else ("404", "", "NoSuchKey")
             body = objects.get(key, f"<Error><Code>{code}</Code></Error>".encode())
             self.send_response(200 if key in objects else int(status))
-            self.send_header("Content-Length", str(len(body)))
+            self.send_header("Content-Length", str(len(body) + ("cut" in key)))
             self.end_headers()
             with contextlib.suppress(OSError):
                 self.wfile.write(body)

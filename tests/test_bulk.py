@@ -66,9 +66,9 @@ def test_odd_names_and_files(colour_model, tmp_path):
     os.mkfifo(folder / "pipe.jpg")
     done = run(folder, table, colour_model)
     assert done.returncode == 0, done.stderr
-    errors = {"text.jpg": "unsupported_type", "empty.png": "unsupported_type", "large.png": "too_large"}
+    errors = {"text.jpg": "unsupported_type", "empty.png": "unsupported_type"}
     found = {row["file"]: row["breed"] or row["error"] for row in rows(table)}
-    assert found == {**dict.fromkeys(ODD, "leonberg"), **errors}
+    assert found == {**dict.fromkeys([*ODD, "large.png"], "leonberg"), **errors}
     assert len(rows(table)) == len(found)
     assert {row["known"] for row in rows(table)} == {"yes", ""}
     assert f"{len(ODD):9,}  leonberg" in done.stdout.splitlines()
@@ -132,3 +132,14 @@ def test_wrong_arguments_are_one_line(colour_model, tmp_path):
     assert done.returncode == 1 and "missing is no folder" in done.stderr and not (tmp_path / "out.csv").exists()
     done = subprocess.run([sys.executable, "test.py", "--folder", "."], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2 and "--folder and --csv belong together" in done.stderr
+
+
+def test_a_table_of_another_folder_is_refused(colour_model, tmp_path):
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        photos_in(tmp_path / name, 3 if name == "a" else 2)
+    assert run(tmp_path / "a", tmp_path / "out.csv", colour_model).returncode == 0
+    before = (tmp_path / "out.csv").read_bytes()
+    done = run(tmp_path / "b", tmp_path / "out.csv", colour_model)
+    assert done.returncode == 1 and "is about another folder" in done.stderr and "has no 0/2.jpg" in done.stderr
+    assert (tmp_path / "out.csv").read_bytes() == before

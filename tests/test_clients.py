@@ -18,6 +18,8 @@ from handler_fixtures import Silent, local_server
 from odd_pictures import BREED, orientation_exif, picture, saved
 from PIL import Image
 
+from dog_breeds import client_pictures
+
 pytest_plugins = ["handler_fixtures"]
 ROOT = Path(__file__).parent.parent
 
@@ -200,3 +202,10 @@ def test_help_shows_the_photo_and_the_endpoint():
     text = "".join(run("test.py", "--help").stdout.split())
     assert "https://images.unsplash.com/photo-1636496430627-a7b203b4cc58" in text
     assert "http://localhost:8080/2015-03-31/functions/function/invocations" in text
+
+
+def test_a_large_picture_of_16_bits_keeps_its_greys(tmp_path):
+    rng = np.random.default_rng(0)
+    Image.fromarray(rng.integers(28_000, 32_000, (1600, 1600), np.uint16)).save(tmp_path / "large.png")
+    with Image.open(io.BytesIO(client_pictures.picture_to_send(tmp_path / "large.png"))) as sent:
+        assert sent.format == "JPEG" and abs(np.asarray(sent).mean() - 30_000 / 257) < 1

@@ -78,7 +78,7 @@ def test_list_keeps_order_and_has_an_answer_or_error_for_each(stack):
     assert answers[8:] == [error("invalid_request", NO_TEXT)] * 2
 
 
-ONE_OF = "the request must have one of url, image, urls and images"
+ONE_OF = "the request must have one of url, image, urls, images, key"
 TOP_K, NO_TEXT = "top_k must be a whole number from 1 to 10", "image must be base64 text"
 
 

@@ -11,7 +11,8 @@ MODULES = {file.stem: file for file in (ROOT / "dog_breeds").glob("*.py")}
 MAY_IMPORT = {  # modules that are not named import nothing of the package
     "archives": {"console"},
     "bulk": {"client_pictures", "console", "workers"},
-    "class_folders": {"console", "pixels", "workers"},
+    "client_pictures": {"pixels"},
+    "class_folders": {"client_pictures", "console", "duplicates", "pixels", "safe_pictures", "workers"},
     "dataset": {"recipe", "console"},
     "demo": {"archives", "console", "demo_dogs"},
     "duplicates": {"dataset", "workers", "console"},

@@ -12,6 +12,7 @@ OBJECTS = {
     "photos/a dog & ü+1.jpg": saved(picture(500, 375), format="JPEG"),
     "photos/": b"",
     "photos/text.txt": b"a dog",
+    "photos/cut.jpg": saved(picture(), format="JPEG"),
     "photos/large.png": saved(picture(), format="PNG") + bytes(web_pictures.MAX_BYTES),
 }
 
@@ -39,6 +40,7 @@ def test_an_object_is_answered_as_a_photo_and_its_name_is_not_logged(ask):
         ("bucket", "photos/", "unsupported_type"),
         ("bucket", "photos/text.txt", "unsupported_type"),
         ("bucket", "photos/large.png", "too_large"),
+        ("bucket", "photos/cut.jpg", "download_failed"),
         ("bucket", "", "download_failed"),
         ("bucket", "\ud800", "download_failed"),
         ("a/b", "photos/a.jpg", "download_failed"),

@@ -106,7 +106,7 @@ def test_pictures_of_a_camera_that_stands_still_are_no_copies(tmp_path, monkeypa
     assert not group_copies(thumbnails).any()
     monkeypatch.setattr(teach, "features_by", lambda _, views, *more: np.resize(features, (len(views), 2048)))
     pictures = {name: [Path(f"{i}.png") for i in range(12)] for name in ("good", "scratched")}
-    examples, upright = teach.examples_of(pictures, thumbnails, teach.BACKBONE, tmp_path)
+    examples, upright = teach.examples_of(pictures, thumbnails, teach.BACKBONE, tmp_path, 1000)
     assert (examples.images == np.arange(24)).all() and (upright.images == np.tile(np.arange(24), 2)).all()
 
 

@@ -188,3 +188,16 @@ def test_real_breeds_are_learned_from_few_pictures(demo, real_data, elsewhere, t
     assert report["test_accuracy"] >= 0.92  # measured: 0.975
     assert report["test_accuracy_whole_photos"] >= 0.88  # measured: 0.95
     assert report["test"]["unknown_breeds"]["auroc_whole_photos"] >= 0.9
+
+
+def test_photos_of_other_breeds_that_cannot_be_read_are_passed_over(small, tmp_path):
+    shutil.copytree(small[0].data_dir, tmp_path / "data", copy_function=os.link)
+    task = small[0]._replace(data_dir=tmp_path / "data")
+    others = sorted((tmp_path / "data/raw/Images").glob("*/*.jpg"))
+    others = [path for path in others if dataset.breed_name(path.parent.name) not in task.classes]
+    for path in others[10:]:
+        path.unlink()
+        path.write_bytes(b"no picture")
+    (others[0].parent / ".DS_Store").write_bytes(b"")
+    found = training.unknown_photos(task, 100)
+    assert sorted(found) == [f"{path.parent.name}/{path.name}" for path in others[:10]]
