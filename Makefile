@@ -3,16 +3,17 @@
 #                                address that is printed
 # make teach IMAGES=my_pictures  a model file of your own classes, my_classes.tflite (or OUTPUT=...), from a folder with a
 #                                sub-folder of pictures for each; then make serve MODEL=my_classes.tflite
+# make install                   the environment of the scripts, .venv
 # make demo                      every script in order on a small drawn data set, in a folder of its own, to a served
 #                                prediction
-# make image                     build the image for AWS Lambda with docker, podman or buildah
+# make image                     build the image for AWS Lambda with docker, podman or buildah; MODEL=FILE if not of ten breeds
 # make push REMOTE_URI=...       send it to a registry, as ACCOUNT.dkr.ecr.REGION.amazonaws.com/dog-breeds:v1
 # make deploy                    build and deploy template.yaml with AWS SAM; PARAMETERS="MemorySize=1769 ..." if wanted
 # make test, make lint           all tests; ruff, cfn-lint and hadolint
 # make lock                      the packages of the image, with their hashes, anew
 # make clean                     remove the environments and the demo
 #
-# predict, serve and teach set up .venv-serving, 200 MB, the others .venv, 2 GB. Another Python: make PYTHON=python3.12 ...
+# predict, serve and teach set up .venv-serving, 200 MB; install, demo, test, lint and lock .venv, 2 GB. Another Python: make PYTHON=python3.12 ...
 
 PYTHON ?= python3
 MODEL ?= dog_breeds_120.tflite
@@ -37,7 +38,7 @@ wait = for i in $$(seq 50); do \
 # free,BIN,PORTS: whether nobody listens there
 free = $(1)/python -c "import socket; [socket.create_server(('127.0.0.1', int(port))).close() for port in '$(2)'.split()]" 2>/dev/null
 
-.PHONY: help demo test predict teach serve lint image push deploy lock clean
+.PHONY: help install demo test predict teach serve lint image push deploy lock clean
 .DELETE_ON_ERROR:
 
 help:
@@ -48,6 +49,8 @@ help:
 .venv/installed: requirements.txt
 	@echo "--- environment: .venv, with the packages of requirements.txt (2 GB, a minute or two)"
 	@$(call install,.venv,$<)
+
+install: .venv/installed
 
 .venv-serving/installed: requirements-serving.txt
 	@echo "--- environment: .venv-serving, with the packages of requirements-serving.txt (200 MB, some 10 seconds)"
@@ -156,7 +159,7 @@ local_podman = localhost/$(TAG)
 local_buildah = localhost/$(TAG)
 
 image:
-	$(build_$(ENGINE)) $(BUILD_FLAGS) -t $(local_$(ENGINE)) .
+	$(build_$(ENGINE)) $(if $(filter command% environment,$(origin MODEL)),--build-arg MODEL=$(MODEL)) $(BUILD_FLAGS) -t $(local_$(ENGINE)) .
 
 push:
 	@test -n "$(REMOTE_URI)" || { echo "name the place: make push REMOTE_URI=123456789012.dkr.ecr.eu-west-1.amazonaws.com/dog-breeds:v1"; exit 1; }

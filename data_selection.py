@@ -3,7 +3,7 @@
 Reads   data/raw (made by make_dataset.py): photos, and an XML file per photo with a box around each dog.
 Writes  data/processed/<breed>/<id>.jpg: the dog in its box, 299 x 299 RGB. data/processed/skipped.csv: what failed.
 
-    python data_selection.py                                    # all 120 breeds, 20,580 crops: half a minute on 2 cores
+    python data_selection.py                                    # all 120 breeds, 20,580 crops: 20 seconds on 2 cores
     python data_selection.py --breeds top10                     # the ten breeds with most photos
     python data_selection.py --breeds pug "Great Pyrenees" --objects all   # every box of a photo, not only the first
 

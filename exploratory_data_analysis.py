@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import MaxNLocator, MultipleLocator, PercentFormatter
 
 from dog_breeds.dataset import (
     DATA_DIR,
@@ -175,6 +175,7 @@ def plot_box_coverage(coverage: np.ndarray) -> Figure:
     axes.axvline(median, color=INK, linewidth=1.2, linestyle="--")
     axes.set(xlim=(0, 1), xlabel="share of the photo covered", ylabel="share of the photos")
     axes.xaxis.set_major_formatter(PercentFormatter(1))
+    axes.yaxis.set_major_locator(MultipleLocator(0.05))
     axes.yaxis.set_major_formatter(PercentFormatter(1, 0))
     axes.grid(axis="y")
     return figure

@@ -6,7 +6,7 @@
     python test.py --file photo.jpg                   # sends the file itself; large ones, HEIC and AVIF as a JPEG
     python test.py --file photo.jpg --explain out.png # also draws where the model looked
     python test.py --file photo.jpg --model top_10_dog_breeds.tflite    # no container: runs the handler here
-    python test.py --folder DIR --csv OUT.csv         # so too, for all photos in a folder and below, on all CPUs
+    python test.py --folder DIR --csv OUT.csv --model dog_breeds_120.tflite    # all photos of a folder, on all CPUs
 
 Prints the breeds, best first, after some 0.1 s for a file. A folder run again after it was stopped goes on.
 """

@@ -73,8 +73,8 @@ def plot_hyper_parameters(trials: Sequence[dict], winner: dict, measure: str = "
     """The same trials three times, by the values of each hyper-parameter; lines join trials that differ in it alone."""
     parameters = ("learning_rate", "inner_size", "dropout")
     rates = sorted({trial["learning_rate"] for trial in trials})
-    note = "Each dot is a trained head, coloured by learning rate; the ring is the chosen one. A line joins heads that "
-    note += "differ in this setting alone: where the lines rise or fall together, the setting matters."
+    note = "Each dot is a trained head, coloured by learning rate; the ring is what cross-validation chose. A line "
+    note += "joins heads that differ in this setting alone: where lines rise or fall together, the setting matters."
     figure, all_axes = new_plot(2.9, f"{words(measure).capitalize()} by setting", note, len(parameters))
     for axes, parameter in zip(all_axes, parameters, strict=True):
         values = sorted({trial[parameter] for trial in trials})
@@ -179,7 +179,7 @@ def plot_reliability(logits: np.ndarray, labels: np.ndarray, temperature: float)
     note = "A disc for each bin of confidence, its area the number of pictures, the line its 95 % interval. On the "
     note += "dashed line a model that says 80 % is right in 80 % of the cases."
     figure, all_axes = new_plot(3.4, "Can the probabilities be believed?", note, 2)
-    panels = (("before", logits * temperature), (f"after, temperature {temperature:.2f}", logits))
+    panels = (("before temperature scaling", logits * temperature), (f"after, temperature {temperature:.2f}", logits))
     for axes, (name, these) in zip(all_axes, panels, strict=True):
         pictures, confidence, correct = reliability(these, labels).T
         axes.plot([0, 1], [0, 1], color=GRAY, linewidth=0.8, linestyle="--")
