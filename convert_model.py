@@ -48,7 +48,7 @@ def to_tflite(task: Task, model_path: Path, quantization: str, folder: Path) -> 
     """Return the model as a flatbuffer: its head, on the backbone in this format. Puts its other files in `folder`."""
     backbone = backbone_path(task.data_dir, task.size)
     if quantization != "int8":
-        backbone = folder / f"xception_{quantization}.tflite"
+        backbone = folder / f"backbone_{quantization}.tflite"
         arguments = weights_path(task.data_dir), task.size, [], quantization, backbone
         call_elsewhere("dog_breeds.xception", "write_backbone", *arguments)
     return join_head(backbone.read_bytes(), *read_h5(model_path))

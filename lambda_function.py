@@ -2,7 +2,7 @@
 
 Reads   top_10_dog_breeds.tflite beside this file, or the file that the variable MODEL_FILE names, once, at start.
 Takes   {"url": U}, {"image": base64}, {"urls": [...]} or {"images": [...]}, with "top_k" if wanted, from a direct
-        invocation or over HTTP (API Gateway, function URL, Application Load Balancer), where the body may also be the
+        invocation or over HTTP (dog_breeds/http_events.py says by which services), where the body may also be the
         picture itself and GET takes ?url=...&top_k=...; a browser that asks for / gets a page. From a direct invocation
         also {"bucket": B, "key": K}, an object of S3
 Gives   {"prediction": {breed: probability}, "known": true}, best first; for lists {"predictions": [one for each]};

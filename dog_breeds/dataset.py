@@ -90,13 +90,14 @@ def annotation_dir(data_dir: Path) -> Path:
 
 
 def weights_path(data_dir: Path) -> Path:
-    """Return the file of the weights of keras.applications.Xception(include_top=False), trained on ImageNet."""
-    return data_dir / "weights" / "xception_imagenet_notop.weights.h5"
+    """Return the file of the backbone's weights without its top (include_top=False), trained on ImageNet."""
+    return data_dir / "weights" / f"{recipe.BACKBONE.lower()}_imagenet_notop.weights.h5"
 
 
 def backbone_path(data_dir: Path, size: int = recipe.SIZE) -> Path:
     """Return the file of the backbone in int8 for pictures of this size, which training.py makes once."""
-    return data_dir / "weights" / f"xception_int8{'' if size == recipe.SIZE else f'_{size}'}.tflite"
+    suffix = "" if size == recipe.SIZE else f"_{size}"
+    return data_dir / "weights" / f"{recipe.BACKBONE.lower()}_int8{suffix}.tflite"
 
 
 def processed_dir(data_dir: Path) -> Path:

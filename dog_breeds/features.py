@@ -1,4 +1,4 @@
-"""What Xception's frozen backbone makes of the pictures: their views, their features, and the cache of these.
+"""What the frozen backbone makes of the pictures: their views, their features, and the cache of these.
 
 The backbone is the file that serves: it is made once, and whatever is trained is trained on what it gives.
 """
@@ -18,7 +18,7 @@ from dog_breeds import recipe
 from dog_breeds.console import progress, written_whole
 from dog_breeds.dataset import Task, backbone_path, breed_name, images_dir, processed_dir, weights_path
 from dog_breeds.pixels import read_pixels
-from dog_breeds.tflite import run_file
+from dog_breeds.tflite import load_file, run_file
 from dog_breeds.workers import call_elsewhere
 
 
@@ -108,7 +108,7 @@ def make_backbone(task: Task) -> None:
     path = backbone_path(task.data_dir, task.size)
     if path.exists():
         return
-    print(f"{path}: converting Xception to int8, once ...", flush=True)
+    print(f"{path}: converting {recipe.BACKBONE} to int8, once ...", flush=True)
     arguments = weights_path(task.data_dir), task.size, calibration_views(task), "int8", path
     call_elsewhere("dog_breeds.xception", "write_backbone", *arguments)
 
@@ -130,7 +130,7 @@ def extract_features(views: Sequence[View], data_dir: Path, size: int = recipe.S
 
 
 def features_by(backbone: Path, views: Sequence[View], data_dir: Path, size: int) -> np.ndarray:
-    """Return the features of the views, float32 [len(views), 2048], from the cache as far as it has them.
+    """Return the features of the views, float32 [len(views), D], from the cache as far as it has them.
 
     The cache, data/features/, is a folder of shards for each backbone file; a row is found by its view's key. Raises
     OSError, with the file's name, for a picture that cannot be read.
@@ -141,7 +141,8 @@ def features_by(backbone: Path, views: Sequence[View], data_dir: Path, size: int
     for row, key in enumerate(view_keys(views)):
         wanted.setdefault(key, []).append(row)
 
-    features = np.empty((len(views), 2048), np.float32)
+    one = load_file(backbone)(np.zeros((size, size, 3), np.uint8))["features"]
+    features = np.empty((len(views), len(one)), np.float32)
     missing = dict(wanted)
     for shard in sorted(cache.glob("[!.]*.npz")):
         try:
@@ -189,7 +190,7 @@ def save_shard(cache: Path, keys: Sequence[bytes], rows: np.ndarray) -> None:
 class Examples(NamedTuple):
     """What heads are trained and judged on: a row for each view."""
 
-    features: np.ndarray  # float32 [n, 2048]
+    features: np.ndarray  # float32 [n, D]
     labels: np.ndarray  # int [n]
     images: np.ndarray  # str [n]: the image that the view shows
 

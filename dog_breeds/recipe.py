@@ -1,9 +1,12 @@
-"""Every setting of training, with the reason for its value. Benchmarks and tests change one by setting it here.
+"""Every setting of training, with the reason for its value. Benchmarks and tests change one by setting it here; but the
+process in which TensorFlow runs reads this file itself.
 
 benchmarks/accuracy.py compares those that were chosen by accuracy.
 """
 
-SIZE = 299  # pixels a side of what the model sees: the input size of Xception
+BACKBONE = "Xception"  # of keras.applications; weights, backbone file and model file are named after it
+SIZE = 299  # pixels a side of what the model sees: its input size
+RESCALING = 1 / 127.5, -1.0  # factor and offset that make of pixels 0..255 what it wants
 SEED = 33
 VALIDATION_SHARE = TEST_SHARE = 0.15  # of each breed's images
 

@@ -12,6 +12,7 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema  # like flatbuffer_utils free of the runtime
 from ai_edge_litert.tools import flatbuffer_utils
 
+from dog_breeds import recipe
 from dog_breeds.console import progress, quiet, written_whole
 from dog_breeds.features import View, load_pixels
 
@@ -46,10 +47,9 @@ def write_backbone(weights: Path, size: int, views: Sequence[View], quantization
 
 
 def load_xception(weights: Path, size: int) -> keras.Model:
-    """Return Xception without its top, for pictures of size x size pixels scaled to -1..1."""
-    xception = keras.applications.Xception(
-        weights=None, include_top=False, input_shape=(size, size, 3), name="xception"
-    )
+    """Return the recipe's backbone without its top, for pictures of size x size pixels that are rescaled."""
+    build = getattr(keras.applications, recipe.BACKBONE)
+    xception = build(weights=None, include_top=False, input_shape=(size, size, 3))
     xception.load_weights(weights)
     xception.trainable = False
     return xception
@@ -57,7 +57,7 @@ def load_xception(weights: Path, size: int) -> keras.Model:
 
 def features_and_map(xception: keras.Model, pixels: keras.KerasTensor) -> tuple[keras.KerasTensor, keras.KerasTensor]:
     """Return what the backbone makes of pixels 0..255."""
-    scaled = keras.layers.Rescaling(1 / 127.5, offset=-1.0, name="scale")(pixels)
+    scaled = keras.layers.Rescaling(*recipe.RESCALING, name="scale")(pixels)
     maps = xception(scaled)
     return keras.layers.GlobalAveragePooling2D(name="features")(maps), maps
 
@@ -91,8 +91,8 @@ def calm_half(xception: keras.Model, views: Sequence[View]) -> list[View]:
     """
     sums = [layer.output for layer in xception.layers if isinstance(layer, keras.layers.Add)]  # one a block
     blocks = keras.Model(xception.input, sums)
-    size = xception.input.shape[1]
-    inputs = (load_pixels(view, size)[None] / np.float32(127.5) - 1 for view in views)
+    size, scale = xception.input.shape[1], keras.layers.Rescaling(*recipe.RESCALING)
+    inputs = (scale(load_pixels(view, size)[None]) for view in views)
     peaks = [max(np.abs(output).max() for output in blocks.predict_on_batch(x)) for x in inputs]
     return [views[i] for i in np.argsort(peaks)[: len(views) // 2]]
 

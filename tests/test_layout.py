@@ -28,7 +28,7 @@ MAY_IMPORT = {  # modules that are not named import nothing of the package
     "s3_pictures": {"http_events", "web_pictures"},
     "tflite": {"workers", "console"},
     "web_pictures": {"http_events"},
-    "xception": {"features", "console"},
+    "xception": {"features", "console", "recipe"},
 }
 
 
