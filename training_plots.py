@@ -156,8 +156,8 @@ def plot_breeds(result: dict) -> Figure:
     """Precision and recall of each breed, the worst first; `result` is what metrics.evaluate returns."""
     precision, recall = result["precision"], result["recall"]
     breeds = sorted(recall, key=lambda breed: recall[breed] + precision[breed])
-    note = "Recall: of this breed's pictures, how many are recognised. Precision: of the pictures taken for it, how "
-    note += "many are it."
+    note = "Recall: of this breed's pictures, how many are recognised. Precision: of the pictures predicted as this "
+    note += "breed, how many are right."
     figure, [axes] = new_plot(0.3 * len(breeds) + 0.9, "Precision and recall by breed", note)
     for row, breed in enumerate(breeds):
         axes.plot([precision[breed], recall[breed]], [row, row], color=PALE, linewidth=3, zorder=1)
