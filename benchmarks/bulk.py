@@ -1,15 +1,15 @@
 """How fast test.py --folder is, beside the bare inference of its model on all CPUs, and what it takes and withstands.
 
-Draws 100 photos of 500 x 375, which the model is told to know, and 10,000 names for them. Prints photos a second of
---folder and of bare inference (a process with a one-thread interpreter for each CPU), measured in turns; the memory of
-all processes early and at the end of the 10,000; rows lost and doubled by a run that was killed five times.
+Draws one photo of 500 x 375, which the model is told to know, and gives 100 copies of it, no two as long, 10,000 names.
+Prints photos a second of --folder and of bare inference (a process with a one-thread interpreter for each CPU), in
+turns; the memory of all processes early and at the end of the 10,000; rows lost and doubled by a run that was killed
+five times. Needs Linux.
 
-    python benchmarks/bulk.py --json bulk.json            # needs Linux
+    python benchmarks/bulk.py --json bulk.json
+    python benchmarks/bulk.py --photos 400                # does it work? Its figures say little
 """
 
-import argparse
 import csv
-import json
 import os
 import random
 import signal
@@ -19,15 +19,17 @@ import sys
 import tempfile
 import time
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from handler import KNOWN, ROOT, photo
+from common import MODEL, ROOT, Figure, command_line, memory, report
+from handler import KNOWN, photo
 
 from dog_breeds.facts import append_facts, read_facts
 
 SIZE = (500, 375)
 TURNS, TURN = 4, 2000  # times that both are measured, of so many photos
+KILLS = 5
 BARE = """
 import os, sys, time
 sys.path.insert(0, sys.argv[1])
@@ -95,74 +97,78 @@ def bulk(model: Path, folder: Path, table: Path, watch: Callable[[subprocess.Pop
     return (last[1] - first[1]) / (last[0] - first[0])
 
 
-def memory(process: subprocess.Popen) -> float:
-    """Return the memory of a process and its children in MB, what they share counted once."""
-    tasks = Path(f"/proc/{process.pid}/task").glob("*/children")
-    pids = [process.pid, *(int(pid) for children in tasks for pid in children.read_text().split())]
-    lines = [Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines() for pid in pids]
-    return sum(int(line.split()[1]) for some in lines for line in some if line.startswith("Pss:")) / 1000
+def name_photos(place: Path, *counts: int) -> Iterator[Path]:
+    """Yield folders with so many names of the same 100 files."""
+    content, drawn = photo(*SIZE, 2), place / "drawn"
+    drawn.mkdir()
+    for number in range(100):
+        (drawn / f"{number}.jpg").write_bytes(content + bytes(number))
+    for turn, count in enumerate(counts):
+        folder = place / f"photos_{turn}"
+        folder.mkdir()
+        for number in range(count):
+            os.link(drawn / f"{number % 100}.jpg", folder / f"{number:06}.jpg")
+        yield folder
+
+
+def measure_rates(model: Path, folder: Path, place: Path) -> Iterator[Figure]:
+    """Photos a second of bare inference and of --folder."""
+    rates = {"bare_inference_per_s": [], "folder_per_s": []}
+    for turn in range(TURNS):
+        rates["bare_inference_per_s"].append(bare(model, len(os.listdir(folder))))
+        rates["folder_per_s"].append(bulk(model, folder, place / f"{turn}.csv", lambda *_: False))
+    for name, values in rates.items():
+        yield name, statistics.median(values), "1/s"
+    shares = [one / other for one, other in zip(rates["folder_per_s"], rates["bare_inference_per_s"], strict=True)]
+    yield "folder_to_bare_inference", statistics.median(shares), ""
+
+
+def measure_kills(model: Path, folder: Path, table: Path) -> Iterator[Figure]:
+    """What a run that is killed again and again loses and doubles, and the memory of its last part."""
+    photos, used = len(os.listdir(folder)), {}
+    ends = sorted(random.Random(0).sample(range(photos // 20, photos // 2), KILLS))
+
+    def watch(process: subprocess.Popen, rows: int) -> bool:
+        if ends and rows >= ends[0]:
+            ends.pop(0)
+            process.send_signal(signal.SIGKILL)
+            return True
+        if not ends and process.poll() is None:
+            for name, share in (("early", 0.55), ("at_end", 0.98)):
+                if rows >= share * photos and name not in used:
+                    used[name] = memory(process.pid)
+        return False
+
+    while not (table.exists() and "at_end" in used):
+        bulk(model, folder, table, watch)
+    with open(table, newline="") as file:
+        names = [row["file"] for row in csv.DictReader(file)]
+    yield "photos", photos, ""
+    yield "killed", KILLS, ""
+    yield "rows_lost", photos - len(set(names)), ""
+    yield "rows_doubled", len(names) - len(set(names)), ""
+    for name, value in used.items():
+        yield f"memory_{name}_mb", value / 1e6, "MB"
+    yield "memory_growth", used["at_end"] / used["early"] - 1, ""
+
+
+def measure(model: Path, photos: int) -> Iterator[Figure]:
+    """Measure everything in a temporary folder."""
+    with tempfile.TemporaryDirectory() as name:
+        place = Path(name)
+        model = knowing_all(model.resolve(), place / "model.tflite")
+        turns, every = name_photos(place, min(TURN, photos), photos)
+        yield from measure_rates(model, turns, place)
+        yield from measure_kills(model, every, place / "every.csv")
 
 
 def main() -> None:
-    """Measure, print, and write JSON if asked to."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, default=ROOT / "top_10_dog_breeds.tflite", help="default: %(default)s")
+    """Measure, print."""
+    parser = command_line(__doc__)
+    parser.add_argument("--model", type=Path, default=MODEL, help="default: %(default)s")
     parser.add_argument("--photos", type=int, default=10_000, help="default: %(default)s")
-    parser.add_argument("--json", type=Path, help="file for the figures")
     args = parser.parse_args()
-    results = {}
-
-    def note(name: str, value: float, unit: str = "") -> None:
-        results[name] = value
-        print(f"{name} = {value:.4g} {unit}".rstrip(), flush=True)
-
-    with tempfile.TemporaryDirectory() as place:
-        model = knowing_all(args.model.resolve(), Path(place, "model.tflite"))
-        drawn, turns, every = Path(place, "drawn"), Path(place, "turns"), Path(place, "every")
-        for folder in (drawn, turns, every):
-            folder.mkdir()
-        content = photo(*SIZE, 2)
-        for number in range(100):
-            (drawn / f"{number}.jpg").write_bytes(content + bytes(number))
-        for folder, count in ((turns, min(TURN, args.photos)), (every, args.photos)):
-            for number in range(count):
-                os.link(drawn / f"{number % 100}.jpg", folder / f"{number:06}.jpg")
-        rates = {"bare_inference_per_s": [], "folder_per_s": []}
-        for turn in range(TURNS):
-            rates["bare_inference_per_s"].append(bare(model, min(TURN, args.photos)))
-            rates["folder_per_s"].append(bulk(model, turns, Path(place, f"{turn}.csv"), lambda *_: False))
-        for name, values in rates.items():
-            note(name, statistics.median(values), "1/s")
-        shares = [one / other for one, other in zip(rates["folder_per_s"], rates["bare_inference_per_s"], strict=True)]
-        note("folder_to_bare_inference", statistics.median(shares))
-
-        table, used, kills, chance = Path(place, "every.csv"), {}, 5, random.Random(0)
-        ends = sorted(chance.sample(range(args.photos // 20, args.photos // 2), kills))
-
-        def watch(process: subprocess.Popen, rows: int) -> bool:
-            if ends and rows >= ends[0]:
-                ends.pop(0)
-                process.send_signal(signal.SIGKILL)
-                return True
-            if not ends and process.poll() is None:
-                for name, share in (("early", 0.55), ("at_end", 0.98)):
-                    if rows >= share * args.photos and name not in used:
-                        used[name] = memory(process)
-            return False
-
-        while not (table.exists() and "at_end" in used):
-            bulk(model, every, table, watch)
-        with open(table, newline="") as file:
-            names = [row["file"] for row in csv.DictReader(file)]
-        note("photos", args.photos)
-        note("killed", kills)
-        note("rows_lost", args.photos - len(set(names)))
-        note("rows_doubled", len(names) - len(set(names)))
-        for name, value in used.items():
-            note(f"memory_{name}_mb", value, "MB")
-        note("memory_growth", used["at_end"] / used["early"] - 1)
-    if args.json:
-        args.json.write_text(json.dumps(results, indent=1) + "\n")
+    report(measure(args.model, args.photos), args.json)
 
 
 if __name__ == "__main__":

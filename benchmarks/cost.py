@@ -4,13 +4,12 @@ Lambda gives a function with M MB the share M / 1769 of a CPU. This script runs 
 and prints: from the start of Python to the first answer; the mean of warm calls about pictures as they are, and about
 one that seems to be turned, which is looked at four times; the most memory. With the prices below: what a million
 predictions and a thousand cold starts cost, and what provisioned concurrency does. Graviton is not measured here: its
-rows take the times of this machine, times --arm-time. Needs root on Linux, for the cgroup.
+figures take the times of this machine, times --arm-time. Needs root on Linux, for the cgroup.
 
     python benchmarks/cost.py --json cost.json            # uses top_10_dog_breeds.tflite
-    python benchmarks/cost.py --price-x86 0.0000195       # prices of another region
+    python benchmarks/cost.py --prices prices.json        # of another region: {"x86": 0.0000195, "requests": 0.24}
 """
 
-import argparse
 import contextlib
 import json
 import os
@@ -22,7 +21,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from handler import ROOT, photo
+from common import MODEL, ROOT, Figure, command_line, report, with_units
+from handler import photo
 
 PRICES = {  # dollars in us-east-1, first tier, as listed in August 2025: https://aws.amazon.com/lambda/pricing/
     "x86": 0.0000166667,  # a GB-second
@@ -58,7 +58,7 @@ print("answered", flush=True)
 times = [[ask(event) for _ in range(int(calls))] for event in events]
 times.append([ask(events[0], lambda pixels: (*look(pixels)[:2], -1.0)) for _ in range(int(calls))])
 peak = next(line for line in open("/proc/self/status") if line.startswith("VmHWM"))
-print(json.dumps([[sum(some) / max(len(some), 1) for some in times], int(peak.split()[1]) / 1000]))
+print(json.dumps([[sum(some) / max(len(some), 1) for some in times], int(peak.split()[1]) * 1024 / 1e6]))
 """
 
 
@@ -104,56 +104,57 @@ def measure(model: Path, files: list[Path], share: float) -> dict[str, float]:
     return {"first_answer_ms": statistics.median(starts), **times, "peak_mb": peak}
 
 
-def dollars(prices: dict[str, float], size: int, milliseconds: float, first: float, kind: str) -> dict[str, float]:
-    """Return what a memory size costs on x86 or arm, given the mean of a call and the time to a first answer."""
+def dollars(prices: dict[str, float], size: int, milliseconds: float, first: float, kind: str) -> Iterator[Figure]:
+    """Yield what a memory size costs on x86 or arm, given the mean of a call and the time to a first answer."""
+    name = f"{size}_mb_{kind}"
     second = size / 1024 * prices[kind]
     million = 1e6 * milliseconds / 1000 * second + prices["requests"]
     ready = size / 1024 * prices[f"{kind}_provisioned"]
     saved = second - size / 1024 * prices[f"{kind}_provisioned_use"]
-    return {
-        "usd_a_million": million,
-        "usd_a_thousand_cold_starts": 1000 * first / 1000 * second,
-        "usd_a_month_of_one_provisioned": ready * 3600 * 730,
-        "provisioned_pays_above": ready / saved,
-    }
+    yield f"{name}_usd_a_million", million, "USD"
+    yield f"{name}_usd_a_thousand_cold_starts", 1000 * first / 1000 * second, "USD"
+    yield f"{name}_usd_a_month_of_one_provisioned", ready * 3600 * 730, "USD"
+    yield f"{name}_provisioned_pays_above", ready / saved, "of the time"
 
 
-def main() -> None:
-    """Measure, print, and write JSON if asked to."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, default=ROOT / "top_10_dog_breeds.tflite", help="default: %(default)s")
-    parser.add_argument(
-        "--arm-time", type=float, default=1.0, help="Graviton's time to this one's (default: %(default)s)"
-    )
-    parser.add_argument("--json", type=Path, help="file for the figures")
-    for name, price in PRICES.items():
-        option = f"--price-{name.replace('_', '-')}"
-        parser.add_argument(option, dest=name, type=float, default=price, help="USD (default: %(default).10f)")
-    args = parser.parse_args()
-    prices, results = {name: getattr(args, name) for name in PRICES}, {}
+def read_prices(file: Path | None) -> dict[str, float]:
+    """Return the prices, those in the file instead of PRICES. Raises ValueError, or OSError, for a wrong file."""
+    given = json.loads(file.read_text()) if file else {}
+    if not isinstance(given, dict) or given.keys() - PRICES.keys():
+        raise ValueError(f"{file}: give an object of dollars with any of the names {', '.join(PRICES)}")
+    return PRICES | {name: float(price) for name, price in given.items()}
 
-    def note(figures: dict[str, float], name: str) -> None:
-        for key, value in figures.items():
-            unit = "USD" if key.startswith("usd") else key.split("_")[-1].replace("mb", "MB")
-            unit = {"above": "of the time", "s": "1/s"}.get(unit, unit)
-            results[f"{name}_{key}"] = value
-            print(f"{name}_{key} = {value:.4g} {unit}", flush=True)
 
+def measure_sizes(model: Path, prices: dict[str, float], arm_time: float) -> Iterator[Figure]:
+    """Times, memory and costs at every memory size."""
     with tempfile.TemporaryDirectory() as folder:
         files = [Path(folder) / "500x375.jpg", Path(folder) / "12_megapixels.jpg"]
         files[0].write_bytes(photo(500, 375, 2))
         files[1].write_bytes(photo(4032, 3024, 2))
         for size in SIZES:
             try:
-                figures = measure(args.model.resolve(), files, size / FULL)
+                times = measure(model.resolve(), files, size / FULL)
             except (OSError, RuntimeError) as error:
                 sys.exit(f"cost.py: {error}; it needs root, a cgroup for CPUs and a model file")
-            note({**figures, "requests_per_s": 1000 / figures["500x375_ms"]}, f"{size}_mb")
-            for kind, ratio in (("x86", 1.0), ("arm", args.arm_time)):
-                times = (figures["500x375_ms"] * ratio, figures["first_answer_ms"] * ratio)
-                note(dollars(prices, size, *times, kind), f"{size}_mb_{kind}")
-    if args.json:
-        args.json.write_text(json.dumps(results, indent=1) + "\n")
+            yield from with_units({**times, "requests_per_s": 1000 / times["500x375_ms"]}, f"{size}_mb_")
+            for kind, ratio in (("x86", 1.0), ("arm", arm_time)):
+                yield from dollars(prices, size, times["500x375_ms"] * ratio, times["first_answer_ms"] * ratio, kind)
+
+
+def main() -> None:
+    """Measure, print."""
+    parser = command_line(__doc__)
+    parser.add_argument("--model", type=Path, default=MODEL, help="default: %(default)s")
+    parser.add_argument(
+        "--arm-time", type=float, default=1.0, help="Graviton's time to this one's (default: %(default)s)"
+    )
+    parser.add_argument("--prices", type=Path, metavar="FILE", help=f"JSON: dollars by name, of {', '.join(PRICES)}")
+    args = parser.parse_args()
+    try:
+        prices = read_prices(args.prices)
+    except (OSError, TypeError, ValueError) as error:
+        parser.error(str(error))
+    report(measure_sizes(args.model, prices, args.arm_time), args.json)
 
 
 if __name__ == "__main__":

@@ -1,28 +1,26 @@
 """Where the model looked: how much of what spoke for the breed lies inside the dog's box.
 
 Reads   data/raw, made by make_dataset.py, a model file, and a split whose test photos it asks about.
-Prints  a figure a line: of the tenth of the cells of the class activation map that spoke most for the given breed, the
-        share inside a box of the photo's XML file, beside the share of all cells, which chance would give; and what an
-        explanation adds to a warm call, in percent of an inference.
+Prints  a figure a line, of 300 photos: of the tenth of the cells of the class activation map that spoke most for the
+        breed that the model answered, the share inside a box of the photo's XML file, beside the share of all cells,
+        which chance would give; and what an explanation adds to a warm call, in percent of an inference.
 
-    python benchmarks/explanation.py --data-dir data [--model dog_breeds_120.tflite] [--split CSV] [--json FILE]
+    python benchmarks/explanation.py --data-dir data --json explanation.json
+    python benchmarks/explanation.py --data-dir data --model dog_breeds_120.tflite --split-file all.csv
 """
 
-import argparse
-import json
 import os
 import statistics
-import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+from common import MODEL, SPLIT_FILE, SPLIT_HELP, Figure, command_line, report
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-from dog_breeds.dataset import DATA_DIR, annotation_dir, images_dir, read_annotation, read_split  # noqa: E402
-from dog_breeds.explanation import class_activation_map  # noqa: E402
-from dog_breeds.pixels import read_pixels  # noqa: E402
+from dog_breeds.dataset import DATA_DIR, annotation_dir, images_dir, read_annotation, read_split
+from dog_breeds.explanation import class_activation_map
+from dog_breeds.pixels import read_pixels
 
 PHOTOS = 300
 
@@ -39,22 +37,16 @@ def cells_in_boxes(xml: Path, share: float, cells: int) -> np.ndarray:
     return np.any(inside, axis=0)
 
 
-def main() -> None:
-    """Ask, compare, print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data-dir", type=Path, default=DATA_DIR, help="default: %(default)s")
-    parser.add_argument("--model", type=Path, default=ROOT / "top_10_dog_breeds.tflite")
-    parser.add_argument("--split", type=Path, default=ROOT / "benchmarks" / "official_split.csv", metavar="CSV")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to this file too")
-    args = parser.parse_args()
-    os.environ["MODEL_FILE"] = str(args.model)
+def measure(model: Path, data_dir: Path, split_file: Path) -> Iterator[Figure]:
+    """Ask about photos, and compare what spoke for the answers with the boxes."""
+    os.environ["MODEL_FILE"] = str(model)
     import lambda_function as handler
 
-    test = sorted(image for image, part in read_split(args.split).items() if part == "test")
+    test = sorted(image for image, part in read_split(split_file).items() if part == "test")
     chosen = np.random.default_rng(0).permutation(test)[:PHOTOS].tolist()
     top, boxes, inferences, maps = [], [], [], []
     for image in chosen:
-        photo = images_dir(args.data_dir) / image
+        photo = images_dir(data_dir) / image
         pixels = read_pixels(photo, handler.MODEL.size, handler.MODEL.share).astype(np.float32)
         start = time.perf_counter()
         probabilities, *_ = handler.run_model(pixels)
@@ -62,20 +54,24 @@ def main() -> None:
         start = time.perf_counter()
         cells = np.array(class_activation_map(handler.MODEL.interpreter, int(probabilities.argmax())))
         maps.append(time.perf_counter() - start)
-        xml = annotation_dir(args.data_dir) / image.removesuffix(".jpg")
+        xml = annotation_dir(data_dir) / image.removesuffix(".jpg")
         inside = cells_in_boxes(xml, handler.MODEL.share, len(cells))
         strongest = np.argsort(cells, axis=None)[-cells.size // 10 :]
         top.append(inside.ravel()[strongest].mean())
         boxes.append(inside.mean())
-    figures = {
-        "explanation_strongest_tenth_in_box": (100 * np.mean(top), "%"),
-        "explanation_cells_in_box": (100 * np.mean(boxes), "%"),
-        "explanation_cost": (100 * statistics.median(maps) / statistics.median(inferences), "%"),
-    }
-    for name, (value, unit) in figures.items():
-        print(f"{name} = {value:.4g} {unit}")
-    if args.json:
-        args.json.write_text(json.dumps({name: float(value) for name, (value, _) in figures.items()}, indent=1) + "\n")
+    yield "explanation_strongest_tenth_in_box", 100 * np.mean(top), "%"
+    yield "explanation_cells_in_box", 100 * np.mean(boxes), "%"
+    yield "explanation_cost", 100 * statistics.median(maps) / statistics.median(inferences), "%"
+
+
+def main() -> None:
+    """Ask, compare, print."""
+    parser = command_line(__doc__)
+    parser.add_argument("--data-dir", type=Path, default=DATA_DIR, help="default: %(default)s")
+    parser.add_argument("--model", type=Path, default=MODEL, help="default: %(default)s")
+    parser.add_argument("--split-file", type=Path, default=SPLIT_FILE, metavar="CSV", help=SPLIT_HELP)
+    args = parser.parse_args()
+    report(measure(args.model, args.data_dir, args.split_file), args.json)
 
 
 if __name__ == "__main__":

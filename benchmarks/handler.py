@@ -1,16 +1,16 @@
 """What lambda_function.py costs around the inference of its model, and what it withstands.
 
-Prints  the time of a warm call for a small and a 12-megapixel JPEG that are known, and for the small one if it is not,
-        beside the bare inference and beside what the original's handler did (NEAREST to 150 or 299 px, float32,
-        tflite-runtime), all with one thread; the time from the start of a process to its first answer; time and memory
-        of hostile pictures; memory over 2,000 requests to AWS's emulator. Draws its pictures itself. Needs Linux, the
-        packages of requirements.txt, and tests/.
+Prints  the time of a warm call for a small and a 12-megapixel JPEG that are known (handler_500x375_ms and so on), for
+        the small one if it is unknown but stands upright, one inference (handler_unknown_*), and if it seems to be
+        turned, four (handler_turned_*), beside the bare inference and beside what the original's handler did (NEAREST
+        to 150 or 299 px, float32, tflite-runtime), all with one thread; the time from the start of a process to its
+        first answer; time and memory of hostile pictures; memory over 2,000 requests to AWS's emulator. Draws its
+        pictures itself. Needs Linux, the packages of requirements.txt, and tests/.
 
     python benchmarks/handler.py --json handler.json            # some 3 minutes; uses top_10_dog_breeds.tflite
     python benchmarks/handler.py --model other.tflite
 """
 
-import argparse
 import base64
 import functools
 import io
@@ -22,14 +22,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+from common import MODEL, ROOT, Figure, command_line, report, with_units
 from PIL import Image
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 CALLS = 100  # of which the median is taken
 REQUESTS = 2000
 KNOWN, UNKNOWN = -1.0, 2.0  # thresholds of similarity from which any picture, or none, is known
@@ -228,38 +227,30 @@ def many_requests(model: str, small: str) -> dict[str, float]:
     }
 
 
-def main() -> None:
-    """Measure, print, and write JSON if asked to."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, default=ROOT / "top_10_dog_breeds.tflite", help="default: %(default)s")
-    parser.add_argument("--json", type=Path, help="file for the figures")
-    args = parser.parse_args()
-    if not args.model.exists():
-        sys.exit(f"handler.py: no {args.model}; make it with convert_model.py, or name another one with --model")
-    model, results = args.model.resolve(), {}
-
-    def note(figures: dict[str, float]) -> None:
-        results.update(figures)
-        for name, value in figures.items():
-            unit = {"ms": " ms", "s": " 1/s" if name.endswith("per_s") else " s", "mb": " MB"}.get(
-                name.split("_")[-1], ""
-            )
-            print(f"{name} = {value:.4g}{unit}" if isinstance(value, float) else f"{name} = {value}{unit}", flush=True)
-
+def measure(model: Path) -> Iterator[Figure]:
+    """Draw the pictures, and measure everything on them."""
     with tempfile.TemporaryDirectory() as folder:
         files = [Path(folder) / f"{name}.jpg" for name in ("500x375", "12_megapixels", "12_megapixels_of_detail")]
         for file, *size_and_noise in zip(files, (500, 4032, 4032), (375, 3024, 3024), (2, 2, 6), strict=True):
             file.write_bytes(photo(*size_and_noise))
-            note({f"jpeg_{file.stem}_mb": file.stat().st_size / 1e6})
-        note(in_process(warm_calls, model, *files))
+            yield f"jpeg_{file.stem}_mb", file.stat().st_size / 1e6, "MB"
+        yield from with_units(in_process(warm_calls, model, *files))
         for size in (150, 299):
             in_process(original_model, size, Path(folder) / "original.tflite")
-            note(in_process(original_calls, size, Path(folder) / "original.tflite", *files))
-        note(fresh_process(str(model), str(files[0])))
-        note(hostile_pictures(str(model)))
-        note(many_requests(str(model), str(files[0])))
-    if args.json:
-        args.json.write_text(json.dumps(results, indent=1) + "\n")
+            yield from with_units(in_process(original_calls, size, Path(folder) / "original.tflite", *files))
+        yield from with_units(fresh_process(str(model), str(files[0])))
+        yield from with_units(hostile_pictures(str(model)))
+        yield from with_units(many_requests(str(model), str(files[0])))
+
+
+def main() -> None:
+    """Measure, print."""
+    parser = command_line(__doc__)
+    parser.add_argument("--model", type=Path, default=MODEL, help="default: %(default)s")
+    args = parser.parse_args()
+    if not args.model.exists():
+        sys.exit(f"handler.py: no {args.model}; make it with convert_model.py, or name another one with --model")
+    report(measure(args.model.resolve()), args.json)
 
 
 if __name__ == "__main__":

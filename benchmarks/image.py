@@ -9,7 +9,6 @@ resized by NEAREST, on the same runtime (tflite-runtime has no release for this 
     LAMBDA_BASE_BUILD=build.sh python benchmarks/image.py --json image.json            # some 5 minutes
 """
 
-import argparse
 import base64
 import json
 import os
@@ -17,16 +16,16 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from bulk import knowing_all
-from cost import FULL, share_of_cpu
-from handler import ROOT, in_process, original_model, photo
-
-sys.path.insert(0, str(ROOT / "tests"))
+from common import MODEL, ROOT, Figure, command_line, report, with_units
 from container import BASE, in_lambda
+from cost import FULL, share_of_cpu
+from handler import in_process, original_model, photo
 
-MODEL = "top_10_dog_breeds.tflite"
+IN_IMAGE = f"/var/task/{MODEL.name}"
 STARTS, CALLS = 10, 20
 INVOCATIONS = "/2015-03-31/functions/function/invocations"
 CLIENT = """
@@ -45,7 +44,7 @@ import base64, io
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 from PIL import Image
-interpreter = Interpreter("/var/task/top_10_dog_breeds.tflite")
+interpreter = Interpreter("MODEL")
 interpreter.allocate_tensors()
 (inputs,), (outputs,) = interpreter.get_input_details(), interpreter.get_output_details()
 size = int(inputs["shape"][1])
@@ -97,56 +96,56 @@ def starts(container: str, request: Path, share: float, cold: bool) -> dict[str,
     return {"first_answer_ms": statistics.median(first), "warm_call_ms": statistics.median(warm)}
 
 
-def main() -> None:
-    """Measure, print, and write JSON if asked to."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path, help="file for the figures")
-    args = parser.parse_args()
-    if "LAMBDA_BASE_BUILD" not in os.environ:
-        sys.exit("image.py: set LAMBDA_BASE_BUILD to a script that builds a base image like AWS's with buildah")
+def sizes(base: Path, ours: Path) -> Iterator[Figure]:
+    """What our layers add to the base image, and the four largest things among it."""
+    yield "layers_mb", megabytes(ours) - megabytes(base), "MB"
+    parts = {path.name: megabytes(path) for path in (ours / "var/task").iterdir()}
+    parts["numpy"] += parts.pop("numpy.libs")
+    parts["PIL"] += parts.pop("pillow.libs")
+    for name in sorted(parts, key=parts.get)[:-5:-1]:
+        yield f"part_{name.split('.')[0]}_mb", parts[name], "MB"
+
+
+def fill(ours: str, original: str, folder: Path) -> None:
+    """Put a model to which every picture is known into the one container, what the original serves into the other."""
+    model, code = folder / "model.tflite", folder / "original.py"
+    run("buildah", "copy", ours, knowing_all(MODEL, model), IN_IMAGE)
+    in_process(original_model, 150, model)
+    code.write_text(ORIGINAL.replace("MODEL", IN_IMAGE))
+    run("buildah", "copy", original, model, IN_IMAGE)
+    run("buildah", "copy", original, code, "/var/task/lambda_function.py")
+
+
+def measure() -> Iterator[Figure]:
+    """Build the image, look at its files, and start it again and again."""
     run(os.environ["LAMBDA_BASE_BUILD"], BASE)
-    results = {}
-
-    def note(figures: dict[str, float], name: str = "") -> None:
-        for key, value in figures.items():
-            results[name + key] = value
-            unit = key.split("_")[-1].replace("mb", "MB")
-            print(f"{name}{key} = {value:.4g} {unit}", flush=True)
-
     flags = ["--layers", "--isolation", "chroot", "--network", "host", "--build-arg", f"BASE_IMAGE={BASE}"]
     run("buildah", "build", *flags, "-t", "localhost/dog-breeds-benchmark", ROOT)
     containers = [run("buildah", "from", name) for name in (BASE, *["localhost/dog-breeds-benchmark"] * 2)]
     base, ours, original = containers
     try:
         with tempfile.TemporaryDirectory() as folder:
-            request, model, code = (Path(folder, name) for name in ("request", "model.tflite", "original.py"))
+            request = Path(folder, "request")
             body = json.dumps({"image": base64.b64encode(photo(500, 375, 2)).decode()})
-            head = (
-                "POST /2015-03-31/functions/function/invocations HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
-            )
+            head = f"POST {INVOCATIONS} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
             request.write_text(f"{head}Content-Length: {len(body)}\r\n\r\n{body}")
-            run("buildah", "copy", ours, knowing_all(ROOT / MODEL, model), f"/var/task/{MODEL}")
-            in_process(original_model, 150, model)
-            code.write_text(ORIGINAL)
-            run("buildah", "copy", original, model, f"/var/task/{MODEL}")
-            run("buildah", "copy", original, code, "/var/task/lambda_function.py")
-            roots = [Path(run("buildah", "mount", container)) for container in (base, ours)]
-            task = roots[1] / "var/task"
-            sizes = {path.name: megabytes(path) for path in task.iterdir()}
-            sizes["numpy"] += sizes.pop("numpy.libs")
-            sizes["PIL"] += sizes.pop("pillow.libs")
-            note({"layers_mb": megabytes(roots[1]) - megabytes(roots[0])})
-            for name in sorted(sizes, key=sizes.get)[:-5:-1]:
-                note({f"{name.split('.')[0]}_mb": sizes[name]}, "part_")
+            fill(ours, original, Path(folder))
+            yield from sizes(*(Path(run("buildah", "mount", container)) for container in (base, ours)))
             for name, container in (("ours", ours), ("original", original)):
                 for place, share in (("full_cpu", 1.0), ("512_mb", 512 / FULL)):
                     for cache, cold in (("cached", False), ("uncached", True)):
-                        note(starts(container, request, share, cold), f"{name}_{place}_{cache}_")
+                        yield from with_units(starts(container, request, share, cold), f"{name}_{place}_{cache}_")
     finally:
         for container in containers:
             run("buildah", "rm", container)
-    if args.json:
-        args.json.write_text(json.dumps(results, indent=1) + "\n")
+
+
+def main() -> None:
+    """Measure, print."""
+    args = command_line(__doc__).parse_args()
+    if "LAMBDA_BASE_BUILD" not in os.environ:
+        sys.exit("image.py: set LAMBDA_BASE_BUILD to a script that builds a base image like AWS's with buildah")
+    report(measure(), args.json)
 
 
 if __name__ == "__main__":

@@ -6,14 +6,12 @@ Prints  a figure a line: megabytes; milliseconds of an inference at one and two 
         calibration and AUROC of the unknown-breed rule, and what of Keras' they lose; time to the first answer of a
         process with the image's packages.
 
-    python benchmarks/model_file.py --model xception_v1_31_0.966.h5 --json model_file.json     # some 20 minutes
-    python benchmarks/model_file.py --only speed       # or accuracy, or start: one part alone
+    python benchmarks/model_file.py --model MODEL.h5 --json model_file.json     # some 20 minutes
+    python benchmarks/model_file.py --model MODEL.h5 --only speed               # or accuracy, or start: one part alone
 
 Makes two environments in a temporary folder, one with ONNX Runtime, one with the packages of requirements-lambda.txt.
 """
 
-import argparse
-import json
 import statistics
 import subprocess
 import sys
@@ -23,21 +21,19 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from unittest import mock
 
+import handler
 import numpy as np
+from common import ROOT, Figure, command_line, report, with_units
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
-import handler  # noqa: E402
-
-import convert_model  # noqa: E402
-from data_selection import crop_breeds  # noqa: E402
-from dog_breeds.dataset import Task, breed_name, read_split, weights_path  # noqa: E402
-from dog_breeds.facts import append_facts  # noqa: E402
-from dog_breeds.features import KINDS, calibration_views, load_pixels  # noqa: E402
-from dog_breeds.metrics import auroc  # noqa: E402
-from dog_breeds.tflite import join_head  # noqa: E402
-from dog_breeds.workers import call_elsewhere, in_processes  # noqa: E402
-from training import read_report, unknown_photos  # noqa: E402
+import convert_model
+from data_selection import crop_breeds
+from dog_breeds.dataset import Task, breed_name, read_split, weights_path
+from dog_breeds.facts import append_facts
+from dog_breeds.features import KINDS, calibration_views, load_pixels
+from dog_breeds.metrics import auroc
+from dog_breeds.tflite import join_head
+from dog_breeds.workers import call_elsewhere, in_processes
+from training import read_report, unknown_photos
 
 ONNX_PACKAGES = ("onnxruntime==1.23.2", "onnx==1.23.2", "tf2onnx==1.17.0", "sympy==1.14.0")
 ROUNDS, CALLS, WARM_UP = 5, 10, 3  # in each round every file gets a new process, so that noise meets all of them
@@ -46,8 +42,6 @@ PLAIN = "plain_int8"  # as TensorFlow's converter makes it: ranges of all calibr
 FORMATS = ("float32", "float16", "dynamic", "int8")
 FILES = (*FORMATS, PLAIN)
 UNKNOWN_PHOTOS = 300  # of breeds that the model does not know
-
-Figure = tuple[str, float, str]  # name, value, unit
 
 TIMER = """
 import importlib, sys, time
@@ -229,8 +223,7 @@ def measure_start(folder: Path) -> Iterator[Figure]:
     python = make_environment(folder / "image", "-r", str(ROOT / "requirements-lambda.txt"))
     photo = folder / "photo.jpg"
     photo.write_bytes(handler.photo(500, 375, 2))
-    for name, value in handler.fresh_process(str(folder / "served.tflite"), str(photo), str(python)).items():
-        yield name, value, name.rsplit("_", 1)[1]
+    yield from with_units(handler.fresh_process(str(folder / "served.tflite"), str(photo), str(python)))
 
 
 # --- command line ----------------------------------------------------------------------------------------------------
@@ -238,38 +231,29 @@ def measure_start(folder: Path) -> Iterator[Figure]:
 PARTS = ("speed", "accuracy", "start")
 
 
-def main() -> None:
-    """Measure, print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, metavar="MODEL.h5", required=True)
-    parser.add_argument("--only", choices=PARTS, help="measure this part alone")
-    parser.add_argument("--formats", nargs="+", choices=FILES, default=FILES, help="to measure the accuracy of")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to this file too")
-    args = parser.parse_args()
-    parts = [args.only] if args.only else PARTS
-    report = read_report(args.model)
-    figures: dict[str, float] = {}
-
-    def show(name: str, value: float, unit: str) -> None:
-        figures[name] = float(value)
-        print(f"{name} = {value:.4g} {unit}".rstrip(), flush=True)
-
+def measure(model_path: Path, parts: tuple[str, ...], formats: tuple[str, ...]) -> Iterator[Figure]:
+    """Write the files, and measure the parts that are asked for."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        make_files(args.model, folder)
+        make_files(model_path, folder)
         if "speed" in parts:
             python = make_environment(folder / "onnx", *ONNX_PACKAGES)
             make_onnx_files(python, folder)
-            for figure in measure_speed(folder, python, report["size"]):
-                show(*figure)
+            yield from measure_speed(folder, python, read_report(model_path)["size"])
         if "accuracy" in parts:
-            for figure in measure_accuracy(args.model, folder, tuple(args.formats)):
-                show(*figure)
+            yield from measure_accuracy(model_path, folder, formats)
         if "start" in parts:
-            for figure in measure_start(folder):
-                show(*figure)
-    if args.json:
-        args.json.write_text(json.dumps(figures, indent=1) + "\n")
+            yield from measure_start(folder)
+
+
+def main() -> None:
+    """Measure, print."""
+    parser = command_line(__doc__)
+    parser.add_argument("--model", type=Path, metavar="MODEL.h5", required=True)
+    parser.add_argument("--only", choices=PARTS, help="measure this part alone")
+    parser.add_argument("--formats", nargs="+", choices=FILES, default=FILES, help="to measure the accuracy of")
+    args = parser.parse_args()
+    report(measure(args.model, (args.only,) if args.only else PARTS, tuple(args.formats)), args.json)
 
 
 if __name__ == "__main__":
