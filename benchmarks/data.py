@@ -9,31 +9,23 @@ Prints  rates against the loops of the original recipe (tarfile.extractall; one 
     python benchmarks/data.py --archives FOLDER         # existing archives, for instance the real ones
 """
 
-import argparse
-import contextlib
 import filecmp
 import io
-import json
-import os
-import subprocess
-import sys
 import tarfile
 import tempfile
-import time
-from collections.abc import Callable, Iterator
-from itertools import chain
+from collections.abc import Iterator
 from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
+from common import Figure, command_line, report, run_watched, timed
 from PIL import Image
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-from data_selection import JPEG, crop_dogs  # noqa: E402
-from dog_breeds.dataset import annotation_dir, breed_folders, images_dir, processed_dir  # noqa: E402
-from dog_breeds.recipe import SIZE  # noqa: E402
+from data_selection import JPEG, crop_dogs
+from dog_breeds.dataset import annotation_dir, breed_folders, images_dir, processed_dir
+from dog_breeds.recipe import SIZE
 
+LOOKS = 0.5  # seconds between two looks at memory: the crops take few
 BREEDS, PICTURES, WIDTH, HEIGHT = 120, 20_580, 500, 375
 DISTINCT = 300  # different pictures; the archive repeats them under other names
 XML = """<annotation>
@@ -125,51 +117,6 @@ def crop_one_by_one(data_dir: Path, target: Path, breeds: list[tuple[str, str]])
 # --- Measuring -------------------------------------------------------------------------------------------------------
 
 
-def timed(function: Callable, *arguments: object) -> float:
-    """Seconds that a call takes, begun with nothing left to write to the disk."""
-    os.sync()
-    start = time.perf_counter()
-    function(*arguments)
-    return time.perf_counter() - start
-
-
-def run_watched(command: list[str]) -> tuple[float, float]:
-    """Run a command; its seconds, and the peak memory of it and its children together in MB."""
-    os.sync()
-    start, peak = time.perf_counter(), 0
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
-    while process.returncode is None:
-        peak = max(peak, sum(memory(pid) for pid in family(process.pid)))  # rarely: it costs milliseconds
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(timeout=0.5)
-    seconds = time.perf_counter() - start
-    if process.returncode:
-        raise RuntimeError(f"{' '.join(command)} failed")
-    return seconds, peak / 1e6
-
-
-def family(pid: int) -> Iterator[int]:
-    """Ids of a process and of all its descendants."""
-    yield pid
-    try:
-        for task in os.listdir(f"/proc/{pid}/task"):
-            for child in Path(f"/proc/{pid}/task/{task}/children").read_text().split():
-                yield from family(int(child))
-    except FileNotFoundError:  # it has just ended
-        return
-
-
-def memory(pid: int) -> int:
-    """Bytes of main memory a process holds; pages shared between n processes count 1/n in each."""
-    try:
-        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-            if line.startswith("Pss:"):
-                return int(line.split()[1]) * 1024
-    except (FileNotFoundError, ProcessLookupError):
-        pass
-    return 0
-
-
 def visible_loss(crops: list[Image.Image], quality: int, subsampling: str) -> tuple[float, float, float]:
     """What JPEG does to crops: PSNR in dB, % of pixels off by more than 2.3 CIELAB units, mean size in kB.
 
@@ -199,40 +146,40 @@ def cielab(rgb: np.ndarray) -> np.ndarray:
 # --- The benchmark ---------------------------------------------------------------------------------------------------
 
 
-def measure_extraction(archives: Path, target: Path, data_dir: Path) -> Iterator[tuple[str, float, str]]:
+def measure_extraction(archives: Path, target: Path, data_dir: Path) -> Iterator[Figure]:
     """make_dataset.py's checked extraction into `data_dir`, against tarfile.extractall, which writes to `target`."""
     data_dir.mkdir()
     seconds_serial = timed(extract_all, archives, target)
     make_raw = "import pathlib, sys, make_dataset; make_dataset.make_raw(pathlib.Path(sys.argv[1]), sys.argv[2])"
-    seconds, peak = run_watched([sys.executable, "-c", make_raw, str(data_dir), str(archives)])
+    seconds, peak = run_watched(["-c", make_raw, data_dir, archives], LOOKS)
     count = sum(1 for _ in images_dir(data_dir).glob("*/*.jpg"))
     yield "pictures", count, ""
     yield "extract_rate", count / seconds, "images/s"
     yield "extract_rate_tarfile", count / seconds_serial, "images/s"
     yield "extract_speedup", seconds_serial / seconds, "x"
-    yield "extract_peak_memory", peak, "MB"
+    yield "extract_peak_memory", peak / 1e6, "MB"
 
 
-def measure_crops(data_dir: Path, target: Path) -> Iterator[tuple[str, float, str]]:
+def measure_crops(data_dir: Path, target: Path) -> Iterator[Figure]:
     """data_selection.py against the serial loop, which writes to `target`; then a second run with nothing to do."""
-    command = [sys.executable, "data_selection.py", "--data-dir", str(data_dir)]
+    command = ["data_selection.py", "--data-dir", data_dir]
     count = sum(1 for _ in images_dir(data_dir).glob("*/*.jpg"))
     breeds = list(breed_folders(data_dir).items())
     # Half of the serial loop before and half after, so that a machine that gets slower or faster favours nobody.
     seconds_serial = timed(crop_one_by_one, data_dir, target, breeds[::2])
-    seconds, peak = run_watched(command)
+    seconds, peak = run_watched(command, LOOKS)
     seconds_serial += timed(crop_one_by_one, data_dir, target, breeds[1::2])
     yield "crop_rate", count / seconds, "images/s"
     yield "crop_rate_serial", count / seconds_serial, "images/s"
     yield "crop_speedup", seconds_serial / seconds, "x"
-    yield "crop_peak_memory", peak, "MB"
+    yield "crop_peak_memory", peak / 1e6, "MB"
     pairs = [(path, processed_dir(data_dir) / path.relative_to(target)) for path in target.glob("*/*.jpg")]
     yield "crop_files_differing", sum(not filecmp.cmp(*pair, shallow=False) for pair in pairs), ""
     yield "second_run_time", run_watched(command)[0], "s"
     yield "second_run_time_all_objects", run_watched([*command, "--objects", "all"])[0], "s"
 
 
-def measure_jpeg(data_dir: Path) -> Iterator[tuple[str, float, str]]:
+def measure_jpeg(data_dir: Path) -> Iterator[Figure]:
     """Loss of JPEG settings on 100 crops, the project's own among them."""
     photos = sorted(images_dir(data_dir).glob("*/*.jpg"))
     photos = photos[:: max(len(photos) // 100, 1)]
@@ -245,25 +192,24 @@ def measure_jpeg(data_dir: Path) -> Iterator[tuple[str, float, str]]:
         yield f"{name}_size", size, "kB"
 
 
-def main() -> None:
-    """Make the archives, measure, print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pictures", type=int, default=PICTURES, help="size of the archive (default: %(default)s)")
-    parser.add_argument("--archives", type=Path, help="folder of existing archives to use instead")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to this file too")
-    args = parser.parse_args()
-    figures = {}
+def measure(archives: Path | None, pictures: int) -> Iterator[Figure]:
+    """Make the archives, unless there are some, and measure."""
     with tempfile.TemporaryDirectory() as folder:
         work, data_dir = Path(folder), Path(folder) / "data"
-        archives = args.archives or work
-        if not args.archives:
-            make_archives(work, args.pictures)
-        extraction = measure_extraction(archives, work / "extractall", data_dir)
-        for name, value, unit in chain(extraction, measure_crops(data_dir, work / "serial"), measure_jpeg(data_dir)):
-            figures[name] = round(float(value), 3)
-            print(f"{name} = {figures[name]:g} {unit}".rstrip(), flush=True)
-    if args.json:
-        args.json.write_text(json.dumps(figures, indent=1) + "\n")
+        if not archives:
+            make_archives(work, pictures)
+        yield from measure_extraction(archives or work, work / "extractall", data_dir)
+        yield from measure_crops(data_dir, work / "serial")
+        yield from measure_jpeg(data_dir)
+
+
+def main() -> None:
+    """Measure, print."""
+    parser = command_line(__doc__)
+    parser.add_argument("--pictures", type=int, default=PICTURES, help="size of the archive (default: %(default)s)")
+    parser.add_argument("--archives", type=Path, help="folder of existing archives to use instead")
+    args = parser.parse_args()
+    report(measure(args.archives, args.pictures), args.json)
 
 
 if __name__ == "__main__":

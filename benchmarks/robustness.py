@@ -7,36 +7,31 @@ Prints  accuracy and share taken as known for each change of the photos, with th
 
     python benchmarks/robustness.py --data-dir data                            # 400 photos, 4 minutes on 2 cores
     python benchmarks/robustness.py --data-dir data --markdown --photos 1233   # all of the ten breeds, as a table
-    python benchmarks/robustness.py --model other.tflite --split SPLIT.csv --others FOLDER_WITH_FOLDERS_OF_PHOTOS
+    python benchmarks/robustness.py --model other.tflite --split-file all.csv --others FOLDER_WITH_FOLDERS_OF_PHOTOS
 """
 
 import argparse
 import functools
 import importlib
 import io
-import json
 import math
 import os
 import random
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
 
 import numpy as np
+from common import MODEL, SPLIT_FILE, SPLIT_HELP, Figure, command_line, report
+from drawings import DRAWINGS, as_jpeg
 from PIL import Image, ImageDraw, ImageEnhance, ImageFilter
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from dog_breeds.console import progress
 from dog_breeds.dataset import DATA_DIR, breed_folders, breed_name, images_dir, read_split
-from dog_breeds.demo import draw_photo
-from dog_breeds.demo_dogs import DEMO_BREEDS
 from dog_breeds.facts import read_facts
 from dog_breeds.workers import in_processes
 
-ROOT = Path(__file__).resolve().parents[1]
 GREY = (128, 128, 128)
 SURE = 0.99  # a probability that claims to be no guess
 
@@ -80,13 +75,6 @@ def screenshot(image: Image.Image) -> Image.Image:
     return screen
 
 
-def as_jpeg(image: Image.Image, quality: int = 90) -> bytes:
-    """Return a picture as the content of a JPEG file."""
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=quality)
-    return buffer.getvalue()
-
-
 CHANGES: dict[str, Callable[[Image.Image], Image.Image]] = {
     "jpeg_quality_30": lambda image: Image.open(io.BytesIO(as_jpeg(image, 30))),
     "thumbnail_100_px": lambda image: thumbnail(image, 100),
@@ -117,54 +105,6 @@ def side_by_side(left: Path, right: Path) -> bytes:
     both.paste(photos[0], (0, 0))
     both.paste(photos[1], (photos[0].width, 0))
     return as_jpeg(both)
-
-
-def page_of_text(number: int) -> bytes:
-    """Return a page of words, in another size with each number."""
-    rng = np.random.default_rng(number)
-    page = Image.new("RGB", (600, 800), "white")
-    size = int(rng.integers(14, 40))
-    words = rng.permutation(["dog", "breed", "with", "a", "long", "coat", "and", "large", "ears"] * 33).tolist()
-    per_line = 1000 // size // 4
-    lines = [" ".join(words[i : i + per_line]) for i in range(0, len(words), per_line)]
-    ImageDraw.Draw(page).multiline_text((40, 40), "\n".join(lines[: 500 // size]), "black", font_size=size)
-    return as_jpeg(page)
-
-
-def drawn_dog(number: int) -> bytes:
-    """Return a picture of the demo set, which was not drawn for the model at hand."""
-    breeds = list(DEMO_BREEDS.values())
-    return as_jpeg(draw_photo(breeds[number % len(breeds)], random.Random(number))[0])
-
-
-def drawn_thing(number: int) -> bytes:
-    """Return a drawing: by turns a person, a house, a tree with a ball, a chart."""
-    rng = np.random.default_rng(number)
-    ground, sky, ink = (tuple(map(int, rng.integers(low, 256, 3))) for low in (0, 120, 0))
-    image = Image.new("RGB", (500, 375), sky)
-    draw = ImageDraw.Draw(image)
-    draw.rectangle((0, 260, 500, 375), ground)
-    x, y = int(rng.integers(80, 300)), int(rng.integers(60, 120))
-    if number % 4 == 0:
-        draw.ellipse((x, y - 40, x + 60, y + 20), (230, 190, 160), ink, 3)
-        draw.rounded_rectangle((x - 20, y + 20, x + 80, y + 140), 20, ink)
-        for dx in (0, 40):
-            draw.rectangle((x + dx, y + 140, x + dx + 20, y + 240), ground, ink, 3)
-    elif number % 4 == 1:
-        draw.rectangle((x, y + 60, x + 160, y + 200), (200, 180, 150), ink, 3)
-        draw.polygon([(x - 20, y + 60), (x + 80, y - 30), (x + 180, y + 60)], ink)
-        draw.rectangle((x + 60, y + 120, x + 100, y + 200), ground)
-    elif number % 4 == 2:
-        draw.rectangle((x + 50, y + 60, x + 80, y + 220), (110, 70, 30))
-        draw.ellipse((x, y - 50, x + 130, y + 100), (40, 140, 50))
-        draw.ellipse((x + 150, y + 190, x + 200, y + 240), ink)
-    else:
-        for i, height in enumerate(rng.integers(30, 250, 8).tolist()):
-            draw.rectangle((60 + 50 * i, 330 - height, 95 + 50 * i, 330), ink)
-    return as_jpeg(image)
-
-
-DRAWINGS = {"drawn_dogs": drawn_dog, "drawn_people_and_things": drawn_thing, "pages_of_text": page_of_text}
 
 
 # --- Answers ---------------------------------------------------------------------------------------------------------
@@ -224,8 +164,7 @@ def sample(items: Sequence, number: int) -> list:
 def questions(args: argparse.Namespace) -> dict[str, list[tuple]]:
     """Return what to make the pictures of each group of, in the form of the arguments of `ask` behind the model."""
     classes, folder = read_facts(args.model)["classes"], images_dir(args.data_dir)
-    split = read_split(args.split)
-    test = sorted(image for image, part in split.items() if part == "test")
+    test = sorted(image for image, part in read_split(args.split_file).items() if part == "test")
     test = [image for image in test if breed_name(image.split("/")[0]) in classes]
     photos = [folder / image for image in sample(test, args.photos)]
     groups = {name or "as_they_are": [(changed, photo, name) for photo in photos] for name in ("", *CHANGES)}
@@ -274,21 +213,11 @@ def table(results: dict[str, dict[str, float]], sizes: dict[str, int]) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
-    """Ask, and print the figures."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, default=ROOT / "top_10_dog_breeds.tflite", help="default: %(default)s")
-    parser.add_argument("--data-dir", type=Path, default=DATA_DIR)
-    parser.add_argument("--split", type=Path, default=ROOT / "benchmarks" / "official_split.csv", metavar="CSV")
-    parser.add_argument("--photos", type=int, default=400, metavar="N", help="at most, of a kind (default: 400)")
-    parser.add_argument("--others", type=Path, metavar="FOLDER", help="with folders of photos of anything else")
-    parser.add_argument("--markdown", action="store_true", help="print tables, too")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures as one JSON object")
-    args = parser.parse_args()
-    args.model = args.model.resolve()
+def measure(args: argparse.Namespace) -> Iterator[Figure]:
+    """Ask about every group of pictures; print tables at the end if they are wanted."""
     groups = questions(args)
-    tasks = [(args.model, *question) for group in groups.values() for question in group]
-    results, sizes, answers = {}, {name: len(group) for name, group in groups.items()}, in_processes(ask, tasks)
+    answers = in_processes(ask, [(args.model, *question) for group in groups.values() for question in group])
+    results, sizes = {}, {name: len(group) for name, group in groups.items()}
     for name, group in groups.items():
         mine = []
         with progress(name.replace("_", " "), len(group), unit="pictures", scale=1) as show:
@@ -296,13 +225,23 @@ def main() -> None:
                 mine.append(next(answers))
                 show(len(mine))
         results[name] = figures(name, group, mine)
-        for key, value in results[name].items():
-            print(f"{name}_{key} = {value:.2f} %", flush=True)
+        yield from ((f"{name}_{key}", value, "%") for key, value in results[name].items())
     if args.markdown:
         print(f"\n{table(results, sizes)}")
-    if args.json:
-        flat = {f"{name}_{key}": value for name, result in results.items() for key, value in result.items()}
-        args.json.write_text(json.dumps(flat, indent=1) + "\n")
+
+
+def main() -> None:
+    """Ask, and print the figures."""
+    parser = command_line(__doc__)
+    parser.add_argument("--model", type=Path, default=MODEL, help="default: %(default)s")
+    parser.add_argument("--data-dir", type=Path, default=DATA_DIR, help="default: %(default)s")
+    parser.add_argument("--split-file", type=Path, default=SPLIT_FILE, metavar="CSV", help=SPLIT_HELP)
+    parser.add_argument("--photos", type=int, default=400, metavar="N", help="at most, of a kind (default: 400)")
+    parser.add_argument("--others", type=Path, metavar="FOLDER", help="with folders of photos of anything else")
+    parser.add_argument("--markdown", action="store_true", help="print tables, too")
+    args = parser.parse_args()
+    args.model = args.model.resolve()
+    report(measure(args), args.json)
 
 
 if __name__ == "__main__":

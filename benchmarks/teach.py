@@ -1,13 +1,16 @@
 """What teach.py gives: accuracy on breeds, drawn shapes and digits, its time and memory, and its rule for the unknown.
 
 Reads   a data folder with photos (make_dataset.py) and a split of them; for the digits a package that pip fetches.
-Prints  a figure a line. A file is taught in a process of its own, and run on pictures that it was not taught.
+Prints  a figure a line: seconds and peak memory of teaching, accuracy in cross-validation and on pictures that were not
+        taught; of breeds that were not taught, the share taken as known; what --add loses against learning at once. A
+        file is taught in a process of its own.
 
-    python benchmarks/teach.py --data-dir data --official-split benchmarks/official_split.csv --json teach.json
-    python benchmarks/teach.py --data-dir data120 --official-split data120.csv --breeds all --model breeds_120.tflite
+    python benchmarks/teach.py --data-dir data --json teach.json
+    python benchmarks/teach.py --data-dir data --breeds all --split-file all.csv --model dog_breeds_120.tflite
     python benchmarks/teach.py --only shapes digits        # or breeds, unknown, added
 
 Ten breeds, shapes and digits take three minutes on 2 cores that do nothing else, 120 breeds a quarter of an hour.
+MODEL_CARD.md tells of all.csv.
 """
 
 import argparse
@@ -25,36 +28,23 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+from accuracy import accuracy_of, split_task
+from common import ROOT, SPLIT_FILE, SPLIT_HELP, Figure, command_line, report
+from drawn_shapes import draw_shapes
 from PIL import Image
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
-from drawn_shapes import draw_shapes  # noqa: E402
-
-import teach  # noqa: E402
-from data_selection import crop_breeds  # noqa: E402
-from dog_breeds.dataset import (  # noqa: E402
-    DATA_DIR,
-    Task,
-    apply_split,
-    breed_name,
-    choose_breeds,
-    images_dir,
-    list_images,
-    read_split,
-)
-from dog_breeds.facts import read_facts  # noqa: E402
-from dog_breeds.features import KINDS, Examples, View, features_by, load_pixels, photo_view  # noqa: E402
-from dog_breeds.heads import apply_head, similarity  # noqa: E402
-from dog_breeds.metrics import accuracy  # noqa: E402
-from dog_breeds.tflite import run_file  # noqa: E402
+import teach
+from dog_breeds import own_classes
+from dog_breeds.dataset import DATA_DIR, Task, breed_name, images_dir
+from dog_breeds.facts import read_facts
+from dog_breeds.features import KINDS, Examples, View, features_by, photo_view
+from dog_breeds.heads import apply_head, similarity
+from dog_breeds.metrics import accuracy
 
 PARTS = ("shapes", "digits", "breeds", "unknown", "added")
 KNOWN = (5, 10, 60)  # classes, of which all others are unknown
 DRAWS = 5  # of so many classes: some have a near relative among the others
 DIGITS = "scikit-learn==1.7.2"
-
-Figure = tuple[str, float, str]  # name, value, unit
 
 
 def run_teach(name: str, images: Path, file: Path, data_dir: Path) -> Iterator[Figure]:
@@ -66,20 +56,12 @@ def run_teach(name: str, images: Path, file: Path, data_dir: Path) -> Iterator[F
     if status:
         sys.exit(f"benchmarks/teach.py: teach.py failed on {images}")
     yield f"{name}_seconds", time.monotonic() - began, "s"
-    yield f"{name}_peak_memory", usage.ru_maxrss / 1000, "MB"
+    yield f"{name}_peak_memory", usage.ru_maxrss * 1024 / 1e6, "MB"
     report = json.loads(file.with_suffix(".json").read_text())
     low, high = report["cross_validation"]["accuracy_interval_95"]
     yield f"{name}_cross_validated_accuracy", 100 * report["cross_validation"]["accuracy"], "%"
     yield f"{name}_cross_validated_lowest", 100 * low, "%"
     yield f"{name}_cross_validated_highest", 100 * high, "%"
-
-
-def accuracy_of(file: Path, views: list[View], classes: list[str]) -> float:
-    """Return the share, in percent, of the views that a file recognises; `classes` are the true ones."""
-    facts = read_facts(file)
-    rows = run_file(file, views, lambda view: load_pixels(view, facts["input"]["height"]), ["probabilities"])
-    guesses = [facts["classes"][probabilities.argmax()] for (probabilities,) in rows]
-    return 100 * float(np.mean([guess == name for guess, name in zip(guesses, classes, strict=True)]))
 
 
 def measure_folders(name: str, learned: Path, fresh: Path, folder: Path) -> Iterator[Figure]:
@@ -89,7 +71,7 @@ def measure_folders(name: str, learned: Path, fresh: Path, folder: Path) -> Iter
     paths = sorted(fresh.glob("*/*.png"))
     share = read_facts(file)["photo_share"]
     views, classes = [View(path, share) for path in paths], [path.parent.name for path in paths]
-    yield f"{name}_accuracy", accuracy_of(file, views, classes), "%"
+    yield f"{name}_accuracy", accuracy_of(file, views, classes, read_facts(file)["classes"]), "%"
 
 
 def measure_shapes(folder: Path) -> Iterator[Figure]:
@@ -126,7 +108,8 @@ def measure_breeds(task: Task, model: Path, folder: Path) -> Iterator[Figure]:
     images = task.images("test")
     classes = [task.classes[label] for label in task.labels(images)]
     for kind, view in KINDS.items():
-        yield f"{name}_accuracy_{kind}", accuracy_of(file, [view(task.data_dir, i) for i in images], classes), "%"
+        views = [view(task.data_dir, image) for image in images]
+        yield f"{name}_accuracy_{kind}", accuracy_of(file, views, classes, task.classes), "%"
         facts = read_facts(model)
         if facts["classes"] == task.classes and facts.get("test"):
             yield f"{name}_accuracy_{kind}_of_training.py", 100 * facts["test"][kind]["accuracy"], "%"
@@ -140,10 +123,10 @@ def photo_examples(task: Task, *parts: str) -> Examples:
     return Examples(features, task.labels(images), np.arange(len(images)))
 
 
-def taught(examples: Examples, seed: int) -> teach.Lesson:
+def taught(examples: Examples, seed: int) -> own_classes.Lesson:
     """Teach classes; for the score of upright pictures, which is not asked for here, a few rows must do."""
     few = Examples(*(column[:100] for column in examples))
-    return teach.teach(examples, few._replace(labels=np.arange(len(few.labels)) % 2), seed)
+    return own_classes.teach(examples, few._replace(labels=np.arange(len(few.labels)) % 2), seed)
 
 
 def measure_added(task: Task) -> Iterator[Figure]:
@@ -159,7 +142,7 @@ def measure_added(task: Task) -> Iterator[Figure]:
             Examples(*(column[rows] for column in learned)) for rows in (learned.labels != new, learned.labels == new)
         )
         before, _, _ = taught(old._replace(labels=place[old.labels]), task.seed)
-        after, _, _ = teach.teach_beside(added._replace(labels=np.zeros(len(added.labels), int)), before, task.seed)
+        after, _, _ = own_classes.teach_beside(added._replace(labels=np.zeros(len(added.labels), int)), before, task.seed)
         right = apply_head(after.weights, asked.features).argmax(axis=1) == place[asked.labels]
         at_once_right = apply_head(at_once.weights, asked.features).argmax(axis=1) == asked.labels
         rows = asked.labels == new
@@ -191,35 +174,30 @@ def measure_unknown(task: Task) -> Iterator[Figure]:
                 yield f"teach_{number}_of_{breeds}_{name}_highest", column.max(), "%"
 
 
-def main() -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data-dir", type=Path, default=DATA_DIR)
-    parser.add_argument("--official-split", type=Path, metavar="CSV", help="rows of image,split")
-    parser.add_argument("--breeds", default="top10", help="top10 or all (default: top10)")
-    parser.add_argument("--model", type=Path, default=teach.BACKBONE, help="file of training.py to compare with")
-    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures as one JSON object")
-    args = parser.parse_args()
-    figures = {}
+def measure(args: argparse.Namespace) -> Iterator[Figure]:
+    """The figures of the parts that are asked for."""
+    of_breeds = {"breeds", "unknown", "added"} & {*args.only}
+    task = split_task(args.data_dir, [args.breeds], args.split_file) if of_breeds else None
     for part in args.only:
         with tempfile.TemporaryDirectory() as folder:
-            if part in ("shapes", "digits"):
-                found = {"shapes": measure_shapes, "digits": measure_digits}[part](Path(folder))
+            if part == "breeds":
+                yield from measure_breeds(task, args.model, Path(folder))
+            elif part in of_breeds:
+                yield from {"unknown": measure_unknown, "added": measure_added}[part](task)
             else:
-                classes = choose_breeds(args.data_dir, [args.breeds])
-                crop_breeds(args.data_dir, classes)
-                split = apply_split(list_images(args.data_dir, classes), read_split(args.official_split), 33)
-                task = Task(args.data_dir, classes, split)
-                if part == "breeds":
-                    found = measure_breeds(task, args.model, Path(folder))
-                else:
-                    found = {"unknown": measure_unknown, "added": measure_added}[part](task)
-            for name, value, unit in found:
-                figures[name] = float(value)
-                print(f"{name} = {value:.4g} {unit}", flush=True)
-    if args.json:
-        args.json.write_text(json.dumps(figures, indent=1) + "\n")
+                yield from {"shapes": measure_shapes, "digits": measure_digits}[part](Path(folder))
+
+
+def main() -> None:
+    """Measure, print."""
+    parser = command_line(__doc__)
+    parser.add_argument("--data-dir", type=Path, default=DATA_DIR, help="default: %(default)s")
+    parser.add_argument("--split-file", type=Path, default=SPLIT_FILE, metavar="CSV", help=SPLIT_HELP)
+    parser.add_argument("--breeds", default="top10", help="top10 or all (default: top10)")
+    parser.add_argument("--model", type=Path, default=teach.BACKBONE, help="file of training.py to compare with")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="measure these parts alone")
+    args = parser.parse_args()
+    report(measure(args), args.json)
 
 
 if __name__ == "__main__":

@@ -1,37 +1,33 @@
 """How long training takes: against the original recipe, against the bare backbone, and a second time.
 
 Reads   a data folder with photos and weights (made by make_dataset.py). Changes nothing in it.
-Prints  a figure a line. Both recipes get the ten breeds with most images, split 70/15/15, and their crops. The
-        original's first epoch, which also compiles, is not counted; ours begins with no backbone file and no features,
-        and ends with the finished .tflite. peak_memory is that of all processes together, what they share counted once.
+Prints  a figure a line. Both recipes get the ten breeds with most images, split 70/15/15, and their crops. Of the
+        original two epochs are measured, after a first one that also compiles; original_search is extrapolated from
+        them: it is their mean times the 260 epochs of its whole search, which is not run. Ours is measured whole: it
+        begins with no backbone file and no features, and ends with the finished .tflite. peak_memory is that of all
+        processes together, what they share counted once.
 
     python benchmarks/training.py --json training.json     # some 8 minutes on 2 cores that do nothing else
-    python benchmarks/training.py --only ours --breeds all --split-file official_split.csv
+    python benchmarks/training.py --only ours --breeds all --split-file all.csv     # MODEL_CARD.md tells of all.csv
     python benchmarks/training.py --limit 10               # ten photos a breed: does it work? Its figures say nothing
 """
 
-import argparse
 import contextlib
 import io
-import json
-import os
 import shutil
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+from common import Figure, command_line, report, run_watched, timed
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-import training  # noqa: E402
-from data_selection import crop_breeds  # noqa: E402
-from dog_breeds import recipe  # noqa: E402
-from dog_breeds.dataset import (  # noqa: E402
+import training
+from data_selection import crop_breeds
+from dog_breeds import recipe
+from dog_breeds.dataset import (
     DATA_DIR,
     annotation_dir,
     backbone_path,
@@ -43,9 +39,9 @@ from dog_breeds.dataset import (  # noqa: E402
     top_breeds,
     weights_path,
 )
-from dog_breeds.features import View, crop_view, extract_features, load_pixels  # noqa: E402
-from dog_breeds.tflite import run_file  # noqa: E402
-from dog_breeds.workers import in_processes  # noqa: E402
+from dog_breeds.features import View, crop_view, extract_features, load_pixels
+from dog_breeds.tflite import run_file
+from dog_breeds.workers import in_processes
 
 ORIGINAL_EPOCHS = 260  # of its whole search, one setting after the other
 ORIGINAL_SIZE = 150
@@ -53,8 +49,6 @@ EPOCHS = 2  # measured, after one that is not
 ROUNDS = 9  # of the comparison with the bare backbone: short turns, since a machine's speed changes within a minute
 PICTURES = 256  # in each of these rounds
 BATCH = 16  # of these in Keras
-
-Figure = tuple[str, float, str]  # name, value, unit
 
 
 def link_data(source: Path, data_dir: Path, limit: int | None) -> None:
@@ -73,7 +67,7 @@ def link_data(source: Path, data_dir: Path, limit: int | None) -> None:
 
 
 def measure_original(data_dir: Path) -> Iterator[Figure]:
-    """The seconds of an epoch of the original, training and validation, and of its whole search."""
+    """The seconds of an epoch of the original, training and validation, and what its whole search would take."""
     from dog_breeds.xception import keras
 
     breeds = top_breeds(data_dir)
@@ -134,9 +128,9 @@ def measure_ours(data_dir: Path, breeds: list[str], split_file: Path | None) -> 
     command = ["training.py", "--data-dir", data_dir, "--breeds", *breeds]
     command += ["--split-file", split_file.resolve()] if split_file else []
     (seconds, memory), (again, _), (conversion, more) = (
-        run(*command, "--output-dir", data_dir / "first"),
-        run(*command, "--output-dir", data_dir / "second"),  # the features are in the cache
-        run("convert_model.py", *data_dir.glob("first/*.h5"), "--output", data_dir / "model.tflite"),
+        run_watched([*command, "--output-dir", data_dir / "first"]),
+        run_watched([*command, "--output-dir", data_dir / "second"]),  # the features are in the cache
+        run_watched(["convert_model.py", *data_dir.glob("first/*.h5"), "--output", data_dir / "model.tflite"]),
     )
     models = [training.find_best_model(data_dir / run) for run in ("first", "second")]
     report, second = map(training.read_report, models)
@@ -151,36 +145,7 @@ def measure_ours(data_dir: Path, breeds: list[str], split_file: Path | None) -> 
     yield "conversion", conversion, "s"
     yield "crops_to_tflite", seconds + conversion, "s"
     yield "search_share", 100 * report["seconds_of_search"] / (seconds + conversion), "%"
-    yield "peak_memory", max(memory, more), "GB"
-
-
-def run(*words: object) -> tuple[float, float]:
-    """Run a script; return its seconds, and the peak of the memory in GB of it and its processes."""
-    start, peak = time.perf_counter(), 0.0
-    command = [sys.executable, *map(str, words)]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, start_new_session=True)
-    try:
-        while process.poll() is None:
-            peak = max(peak, memory_of_group(process.pid))
-            with contextlib.suppress(subprocess.TimeoutExpired):  # to look more often would slow it down
-                process.wait(1)
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, 9)
-    if process.returncode:
-        sys.exit(f"benchmarks/training.py: {words[0]} failed")
-    return time.perf_counter() - start, peak
-
-
-def memory_of_group(group: int) -> float:
-    """Return the GB of memory of a process group, each page that several share counted once (PSS)."""
-    kilobytes = 0
-    for process in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):  # it has ended
-            if os.getpgid(int(process.name)) == group:
-                lines = (process / "smaps_rollup").read_text().splitlines()
-                kilobytes += sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
-    return kilobytes * 1024 / 1e9
+    yield "peak_memory", max(memory, more) / 1e9, "GB"
 
 
 # --- the bare backbone -----------------------------------------------------------------------------------------------
@@ -228,13 +193,6 @@ def measure_keras(data_dir: Path) -> Iterator[Figure]:
     yield "keras_rate", statistics.median(rounds), "images/s"
 
 
-def timed(function: Callable) -> float:
-    """Seconds that a call takes."""
-    start = time.perf_counter()
-    function()
-    return time.perf_counter() - start
-
-
 # --- command line ----------------------------------------------------------------------------------------------------
 
 PARTS = {
@@ -245,40 +203,40 @@ PARTS = {
 }
 
 
-def measure(part: str, data_dir: Path) -> list[Figure]:
+def measure_part(part: str, *arguments: object) -> list[Figure]:
     """Return the figures of a part that loads TensorFlow, for which it needs a process of its own."""
-    return list(PARTS[part](data_dir))
+    return list(PARTS[part](*arguments))
+
+
+def measure(data_dir: Path, parts: Sequence[str], limit: int | None, *ours: object) -> Iterator[Figure]:
+    """The figures of the parts, each in a data folder of its own; `ours` are the other arguments of measure_ours."""
+    seconds = {}
+    for part in parts:
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            link_data(data_dir, folder, limit)
+            if part in ("original", "keras"):
+                [figures] = in_processes(measure_part, [(part, folder)])
+            else:
+                figures = PARTS[part](folder, *(ours if part == "ours" else ()))
+            for figure in figures:
+                seconds[figure[0]] = figure[1]
+                yield figure
+    if {"original_search", "training"} <= seconds.keys():
+        yield "speedup", seconds["original_search"] / seconds["training"], "x"
 
 
 def main() -> None:
     """Measure, print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__)
     parser.add_argument("--data-dir", type=Path, default=DATA_DIR, help="where raw/ is (default: %(default)s)")
     parser.add_argument("--only", choices=PARTS, help="measure this part alone")
     parser.add_argument("--breeds", nargs="+", default=["top10"], metavar="BREED", help="for ours (default: top10)")
-    parser.add_argument("--split-file", type=Path, metavar="CSV", help="for ours: rows of image,split")
+    parser.add_argument("--split-file", type=Path, metavar="CSV", help="for ours: rows of image,split (default: none)")
     parser.add_argument("--limit", type=int, metavar="N", help="use only N photos of each breed")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to this file too")
     args = parser.parse_args()
-    figures = {}
-
-    def show(name: str, value: float, unit: str) -> None:
-        figures[name] = round(float(value), 3)
-        print(f"{name} = {figures[name]:g} {unit}".rstrip(), flush=True)
-
-    for part in [args.only] if args.only else PARTS:
-        with tempfile.TemporaryDirectory() as folder:
-            link_data(args.data_dir, Path(folder), args.limit)
-            if part in ("original", "keras"):
-                [results] = in_processes(measure, [(part, Path(folder))])
-            else:
-                results = PARTS[part](Path(folder), *([args.breeds, args.split_file] if part == "ours" else []))
-            for figure in results:
-                show(*figure)
-    if not args.only:
-        show("speedup", figures["original_search"] / figures["training"], "x")
-    if args.json:
-        args.json.write_text(json.dumps(figures, indent=1) + "\n")
+    parts = [args.only] if args.only else list(PARTS)
+    report(measure(args.data_dir, parts, args.limit, args.breeds, args.split_file), args.json)
 
 
 if __name__ == "__main__":

@@ -58,13 +58,12 @@ def named(*start: str) -> list[list[str]]:
 
 
 def options(script: Path) -> set[str]:
-    """The options that a script takes, with those of test.py for test_cloud.py."""
+    """The options that a script takes, with those of test.py for test_cloud.py and those that benchmarks share."""
     calls = [node for node in ast.walk(ast.parse(script.read_text())) if isinstance(node, ast.Call)]
     calls = [call for call in calls if isinstance(call.func, ast.Attribute) and call.func.attr == "add_argument"]
     own = {word.value for call in calls for word in call.args if isinstance(word, ast.Constant)}
-    own |= (
-        {f"--price-{kind}" for kind in ("x86", "arm")} if script.name == "cost.py" else set()
-    )  # of its table of prices
+    if script.parent.name == "benchmarks" and script.name != "common.py":
+        own |= options(ROOT / "benchmarks/common.py")
     return own | (options(ROOT / "test.py") if script.name == "test_cloud.py" else set())
 
 
