@@ -142,7 +142,8 @@ def measure_added(task: Task) -> Iterator[Figure]:
             Examples(*(column[rows] for column in learned)) for rows in (learned.labels != new, learned.labels == new)
         )
         before, _, _ = taught(old._replace(labels=place[old.labels]), task.seed)
-        after, _, _ = own_classes.teach_beside(added._replace(labels=np.zeros(len(added.labels), int)), before, task.seed)
+        alone = added._replace(labels=np.zeros(len(added.labels), int))
+        after, _, _ = own_classes.teach_beside(alone, before, task.seed)
         right = apply_head(after.weights, asked.features).argmax(axis=1) == place[asked.labels]
         at_once_right = apply_head(at_once.weights, asked.features).argmax(axis=1) == asked.labels
         rows = asked.labels == new
