@@ -18,14 +18,11 @@ import subprocess
 import sys
 import tempfile
 import time
-import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from common import MODEL, ROOT, Figure, command_line, memory, report
-from handler import KNOWN, photo
-
-from dog_breeds.facts import append_facts, read_facts
+from handler import knowing_all, photo
 
 SIZE = (500, 375)
 TURNS, TURN = 4, 2000  # times that both are measured, of so many photos
@@ -46,16 +43,6 @@ for _ in range(int(sys.argv[3])):
         interpreter.get_tensor(output)
 print("done", flush=True)
 """
-
-
-def knowing_all(model: Path, file: Path) -> Path:
-    """Write a model file to which every picture is known: a drawn one would be looked at more than once."""
-    facts = read_facts(model)
-    with zipfile.ZipFile(model) as archive:
-        length = min(entry.header_offset for entry in archive.infolist())
-    file.write_bytes(model.read_bytes()[:length])
-    append_facts(file, facts | {"unknown_rule": facts["unknown_rule"] | {"threshold": KNOWN}})
-    return file
 
 
 def bare(model: Path, number: int) -> float:

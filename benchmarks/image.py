@@ -19,11 +19,10 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from bulk import knowing_all
 from common import MODEL, ROOT, Figure, command_line, report, with_units
 from container import BASE, in_lambda
 from cost import FULL, share_of_cpu
-from handler import in_process, original_model, photo
+from handler import in_process, knowing_all, original_model, photo
 
 IN_IMAGE = f"/var/task/{MODEL.name}"
 STARTS, CALLS = 10, 20

@@ -113,6 +113,7 @@ def make_files(model_path: Path, folder: Path) -> None:
     served = folder / "served.tflite"
     served.write_bytes((folder / "int8.tflite").read_bytes())
     append_facts(served, convert_model.collect_facts(model_path, read_report(model_path), "int8", {}))
+    handler.knowing_all(served, served)
 
 
 def write_plain_backbone(task: Task, path: Path) -> None:
