@@ -85,7 +85,7 @@ def _serve(pipe: Any, model: str, patch: Callable | None, args: tuple) -> None:
             raised = repr(error)
         seconds = time.process_time() - start
         peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
-        pipe.send((answer, raised, printed.getvalue(), seconds, int(peak.split()[1]) / 1000))
+        pipe.send((answer, raised, printed.getvalue(), seconds, int(peak.split()[1]) * 1024 / 1e6))
 
 
 def without_network() -> None:
