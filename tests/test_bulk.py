@@ -16,7 +16,6 @@ from odd_pictures import picture, saved
 
 from dog_breeds import bulk
 
-pytest_plugins = ["handler_fixtures"]
 ODD = [
     "a,b.jpg",
     'quo"te.jpg',

@@ -1,34 +1,22 @@
 """test.py and test_cloud.py, run as a user runs them, against the real stack."""
 
-import base64
 import io
-import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pillow_heif
 import pytest
 from colour_model import COLOURS
-from conftest import NOT_PUBLIC, needs_guard
+from conftest import NOT_PUBLIC, needs_guard, run
 from emulator import free_ports
-from handler_fixtures import Silent, local_server
-from odd_pictures import BREED, orientation_exif, picture, saved
+from handler_fixtures import local_gateway, local_server
+from handler_process import Silent
+from odd_pictures import BREED, orientation_exif, picture
 from PIL import Image
 
 from dog_breeds import client_pictures
-
-pytest_plugins = ["handler_fixtures"]
-ROOT = Path(__file__).parent.parent
-
-
-def run(script: str, *arguments: object, **env: str) -> subprocess.CompletedProcess:
-    """Run a client in the project's folder."""
-    env = {**{key: value for key, value in os.environ.items() if key != "DOG_BREEDS_ENDPOINT"}, **env}
-    command = [sys.executable, script, *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=60)
 
 
 def complaint(done: subprocess.CompletedProcess) -> str:
@@ -38,41 +26,14 @@ def complaint(done: subprocess.CompletedProcess) -> str:
     return done.stderr.strip()
 
 
-@pytest.fixture
-def photo(tmp_path) -> Path:
-    file = tmp_path / "photo.jpg"
-    file.write_bytes(saved(picture(500, 375), format="JPEG"))
-    return file
-
-
 @pytest.fixture(scope="module")
 def gateway(stack):
-    """What an API Gateway does: turns HTTP into events, and responses of the handler into HTTP."""
-
-    class Gateway(Silent):
-        def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["Content-Length"]))
-            event = {
-                "version": "2.0",
-                "rawPath": self.path,
-                "headers": {key.lower(): value for key, value in self.headers.items()},
-                "requestContext": {"http": {"method": "POST", "path": self.path}, "stage": "prod"},
-                "body": base64.b64encode(body).decode(),
-                "isBase64Encoded": True,
-            }
-            response = stack.invoke(event) if self.path.startswith("/prod") else {"statusCode": 403, "headers": {}}
-            self.send_response(response["statusCode"])
-            for key, value in response["headers"].items():
-                self.send_header(key, value)
-            self.end_headers()
-            self.wfile.write(response.get("body", '{"message":"Forbidden"}').encode())
-
-    with local_server(Gateway) as port:
-        yield f"http://127.0.0.1:{port}"
+    with local_gateway(stack.endpoint) as address:
+        yield address
 
 
 def test_prints_breeds_with_bars_best_first(stack, gateway, colour_model, photo):
-    cloud = f"{gateway}/prod/predict"
+    cloud = f"{gateway}/predict"
     for done in (
         run("test.py", "--file", photo, "--endpoint", stack.endpoint),
         run("test.py", "--file", photo, "--model", colour_model),
@@ -161,6 +122,19 @@ def files(tmp_path, photo) -> Path:
     return tmp_path
 
 
+@pytest.fixture(scope="module")
+def forbidden():
+    """A place of AWS's that is not this service."""
+
+    class Forbidden(Silent):
+        def do_POST(self) -> None:
+            self.read()
+            self.reply(b'{"message":"Forbidden"}', 403)
+
+    with local_server(Forbidden) as address:
+        yield address
+
+
 @pytest.mark.parametrize(
     ("arguments", "part"),
     [
@@ -174,15 +148,15 @@ def files(tmp_path, photo) -> Path:
         ("--file photo.jpg --explain out.jpg", "test.py: this model file cannot explain"),
         ("--url http://10.0.0.1/dog.jpg", NOT_PUBLIC),
         pytest.param("--url dog.jpg", "the URL must be http or https", marks=needs_guard),
-        ("--file photo.jpg --endpoint GATEWAY", '{"message":"Forbidden"}'),
+        ("--file photo.jpg --endpoint FORBIDDEN", '{"message":"Forbidden"}'),
         ("--file photo.jpg --endpoint NOWHERE", "start the container: docker run -it --rm -p 8080:8080 dog-breeds"),
         ("--file photo.jpg --endpoint nonsense", "no answer from nonsense (MissingSchema)"),
         ("--file photo.jpg --model bad.tflite", "bad.tflite is damaged"),
         ("--file photo.jpg --model missing.tflite", "test.py: there is no model file FOLDER/missing.tflite"),
     ],
 )
-def test_one_line_and_status_1_when_something_is_wrong(stack, gateway, files, arguments, part):
-    places = {"GATEWAY": gateway, "NOWHERE": f"http://127.0.0.1:{free_ports()[0]}/"}
+def test_one_line_and_status_1_when_something_is_wrong(stack, forbidden, files, arguments, part):
+    places = {"FORBIDDEN": forbidden, "NOWHERE": f"http://127.0.0.1:{free_ports()[0]}/"}
     words = [places.get(word, word) for word in arguments.split()]
     if words[0] == "--file":
         words = [files / word if re.search(r"^\.$|\.(jpg|heic|tflite)$", word) else word for word in words]
@@ -192,9 +166,9 @@ def test_one_line_and_status_1_when_something_is_wrong(stack, gateway, files, ar
 
 def test_cloud_client_needs_an_endpoint_and_passes_errors_on(gateway, files):
     assert "set DOG_BREEDS_ENDPOINT" in complaint(run("test_cloud.py"))
-    said = complaint(run("test_cloud.py", "--file", files / "text.jpg", "--endpoint", f"{gateway}/prod/predict"))
+    said = complaint(run("test_cloud.py", "--file", files / "text.jpg", "--endpoint", f"{gateway}/predict"))
     assert said.startswith(f"test_cloud.py: {files / 'text.jpg'} is no picture that can be read")
-    said = complaint(run("test_cloud.py", "--file", files / "photo.jpg", "--endpoint", f"{gateway}/prod/other"))
+    said = complaint(run("test_cloud.py", "--file", files / "photo.jpg", "--endpoint", f"{gateway}/other"))
     assert said == "test_cloud.py: there is nothing at this path; use / or /predict"
 
 

@@ -18,7 +18,6 @@ from container import BASE, in_image, in_lambda
 from handler_process import ROOT, run_python
 from odd_pictures import BREED, picture, saved
 
-pytest_plugins = ["handler_fixtures"]
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
 TAG = "dog-breeds-test"
 IMAGE = f"localhost/{TAG}:latest"

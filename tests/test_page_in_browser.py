@@ -20,7 +20,6 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 if not CHROMIUM:
     pytest.skip("no chromium on this machine; see CONTRIBUTING.md", allow_module_level=True)
 
-pytest_plugins = ["handler_fixtures"]
 NAME = BREED.replace("_", " ").title()
 PHONE = {"viewport": {"width": 390, "height": 844}, "color_scheme": "dark", "is_mobile": True, "has_touch": True}
 JPEG = {"name": "dog.jpg", "mimeType": "image/jpeg", "buffer": saved(picture(500, 375), format="JPEG")}

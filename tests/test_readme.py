@@ -20,7 +20,6 @@ from odd_pictures import BREED, picture, saved
 
 from dog_breeds.gateway import Gateway
 
-pytest_plugins = ["handler_fixtures"]
 VARIABLES = {
     "ACCOUNT": "123456789012",
     "REGION": "eu-west-1",

@@ -11,7 +11,6 @@ import pytest
 from handler_process import ROOT, handler_process, with_bucket
 from odd_pictures import picture, saved
 
-pytest_plugins = ["handler_fixtures"]
 LINT = ROOT / ".venv/lint/bin"
 TEMPLATE = ROOT / "template.yaml"
 

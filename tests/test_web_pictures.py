@@ -16,7 +16,6 @@ from handler_process import at_port, handler_process, run_python, with_local_ser
 from odd_pictures import BREED
 from services import SERVICES, function_url, response
 
-pytest_plugins = ["handler_fixtures"]
 DOG = {"prediction": {BREED: 1.0}, "known": True}
 
 
