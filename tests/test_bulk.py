@@ -5,13 +5,12 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 from colour_model import COLOURS
-from handler_process import ROOT
+from conftest import command, run
 from odd_pictures import picture, saved
 
 from dog_breeds import bulk
@@ -26,12 +25,8 @@ ODD = [
 ]
 
 
-def command(folder: Path, table: Path, model: Path) -> list:
-    return [sys.executable, "test.py", "--folder", folder, "--csv", table, "--model", model]
-
-
-def run(folder: Path, table: Path, model: Path) -> subprocess.CompletedProcess:
-    return subprocess.run(command(folder, table, model), cwd=ROOT, capture_output=True, text=True, timeout=120)
+def classify(folder: Path, table: Path, model: Path) -> subprocess.CompletedProcess:
+    return run("test.py", "--folder", folder, "--csv", table, "--model", model)
 
 
 def rows(table: Path) -> list[dict]:
@@ -63,7 +58,7 @@ def test_odd_names_and_files(colour_model, tmp_path):
     (folder / "folder.jpg").mkdir()
     (folder / "nowhere.jpg").symlink_to("missing")
     os.mkfifo(folder / "pipe.jpg")
-    done = run(folder, table, colour_model)
+    done = classify(folder, table, colour_model)
     assert done.returncode == 0, done.stderr
     errors = {"text.jpg": "unsupported_type", "empty.png": "unsupported_type"}
     found = {row["file"]: row["breed"] or row["error"] for row in rows(table)}
@@ -72,7 +67,7 @@ def test_odd_names_and_files(colour_model, tmp_path):
     assert {row["known"] for row in rows(table)} == {"yes", ""}
     assert f"{len(ODD):9,}  leonberg" in done.stdout.splitlines()
     before = table.read_bytes()
-    assert "0 photos more" in run(folder, table, colour_model).stdout and table.read_bytes() == before
+    assert "0 photos more" in classify(folder, table, colour_model).stdout and table.read_bytes() == before
 
 
 def test_killed_again_and_again_no_row_is_lost_or_doubled(colour_model, tmp_path):
@@ -81,7 +76,8 @@ def test_killed_again_and_again_no_row_is_lost_or_doubled(colour_model, tmp_path
     breeds = photos_in(folder, 3000)
     chance, sizes = random.Random(0), []
     for _ in range(3):
-        process = subprocess.Popen(command(folder, table, colour_model), cwd=ROOT, stdout=subprocess.DEVNULL)
+        words = command("test.py", "--folder", folder, "--csv", table, "--model", colour_model)
+        process = subprocess.Popen(words, stdout=subprocess.DEVNULL)
         size = table.stat().st_size if table.exists() else 0
         while (not table.exists() or table.stat().st_size < size + 5000) and process.poll() is None:
             time.sleep(0.005)
@@ -92,7 +88,7 @@ def test_killed_again_and_again_no_row_is_lost_or_doubled(colour_model, tmp_path
             file.truncate(table.stat().st_size - chance.randrange(40))
         sizes.append(table.stat().st_size)
     assert sizes == sorted(sizes) and sizes[0] < sizes[-1]
-    assert run(folder, table, colour_model).returncode == 0
+    assert classify(folder, table, colour_model).returncode == 0
     found = rows(table)
     assert len(found) == 3000 and {row["file"]: row["breed"] for row in found} == breeds
     assert [row["file"] for row in found] == list(bulk.photos(folder)), "in their order"
@@ -102,7 +98,7 @@ def test_killed_again_and_again_no_row_is_lost_or_doubled(colour_model, tmp_path
 def test_a_file_of_another_kind_is_left_alone(colour_model, tmp_path, content):
     (tmp_path / "photos").mkdir()
     (tmp_path / "out.csv").write_bytes(content)
-    done = run(tmp_path / "photos", tmp_path / "out.csv", colour_model)
+    done = classify(tmp_path / "photos", tmp_path / "out.csv", colour_model)
     assert done.returncode == 1 and done.stderr.count("\n") == 1
     assert "is no table of this program" in done.stderr and (tmp_path / "out.csv").read_bytes() == content
 
@@ -127,9 +123,9 @@ def test_a_half_row_is_cut_off(tmp_path, left, names):
 
 
 def test_wrong_arguments_are_one_line(colour_model, tmp_path):
-    done = run(tmp_path / "missing", tmp_path / "out.csv", colour_model)
+    done = classify(tmp_path / "missing", tmp_path / "out.csv", colour_model)
     assert done.returncode == 1 and "missing is no folder" in done.stderr and not (tmp_path / "out.csv").exists()
-    done = subprocess.run([sys.executable, "test.py", "--folder", "."], cwd=ROOT, capture_output=True, text=True)
+    done = run("test.py", "--folder", ".")
     assert done.returncode == 2 and "--folder and --csv belong together" in done.stderr
 
 

@@ -23,7 +23,7 @@ from dog_breeds.tflite import load_file
 @pytest.fixture
 def lab(small, tmp_path) -> Path:
     """A data folder with three of the demo breeds, cropped, and the backbone for SIZE, without any cached feature."""
-    data_dir = small[0].data_dir
+    data_dir = small.task.data_dir
     for name in ("raw", "processed", "weights"):
         shutil.copytree(data_dir / name, tmp_path / name, copy_function=os.link)
     return tmp_path

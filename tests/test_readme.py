@@ -3,22 +3,17 @@
 import ast
 import functools
 import json
-import os
 import re
 import shlex
-import subprocess
-import sys
-import threading
 from pathlib import Path
 
 import botocore.session
 import pytest
 from botocore.validate import validate_parameters
-from conftest import ROOT, make
+from conftest import ROOT, make, run
+from handler_fixtures import local_gateway
 from markdown_it import MarkdownIt
-from odd_pictures import BREED, picture, saved
-
-from dog_breeds.gateway import Gateway
+from odd_pictures import BREED, JPEG
 
 VARIABLES = {
     "ACCOUNT": "123456789012",
@@ -61,9 +56,8 @@ def options(script: Path) -> set[str]:
     calls = [node for node in ast.walk(ast.parse(script.read_text())) if isinstance(node, ast.Call)]
     calls = [call for call in calls if isinstance(call.func, ast.Attribute) and call.func.attr == "add_argument"]
     own = {word.value for call in calls for word in call.args if isinstance(word, ast.Constant)}
-    own |= (
-        {f"--price-{kind}" for kind in ("x86", "arm")} if script.name == "cost.py" else set()
-    )  # of its table of prices
+    if script.name == "cost.py":  # of its table of prices
+        own |= {"--price-x86", "--price-arm"}
     return own | (options(ROOT / "test.py") if script.name == "test_cloud.py" else set())
 
 
@@ -113,6 +107,7 @@ def test_aws_knows_its_parameters(command):
 def test_docker_builds_tags_and_pushes_one_image():
     (build, *others) = named("docker", "buildx", "build")
     assert all(other == build for other in others)
+    assert all(" ".join(build) in (ROOT / file).read_text() for file in ("README.md", "Dockerfile"))
     assert build[3:] == ["--platform", "linux/amd64", "--provenance=false", "-t", "dog-breeds", "."]
     for command in named("docker", "run"):
         assert command[2:] == ["-it", "--rm", "-p", "8080:8080", "dog-breeds"]
@@ -121,15 +116,13 @@ def test_docker_builds_tags_and_pushes_one_image():
     assert all(command[2:] == [place] for command in named("docker", "push"))
 
 
-def test_clients_answer_as_written(stack, colour_model, tmp_path):
+def test_clients_answer_as_written(stack, colour_model, photo, tmp_path):
     """Every way to call test.py and test_cloud.py with a file or a folder, with a photo of this name beside."""
-    (tmp_path / "photo.jpg").write_bytes(saved(picture(500, 375), format="JPEG"))
     (tmp_path / "DIR").mkdir()
-    (tmp_path / "DIR/photo.jpg").write_bytes(saved(picture(500, 375), format="JPEG"))
+    (tmp_path / "DIR/photo.jpg").write_bytes(JPEG)
     seen = set()
-    with Gateway(("127.0.0.1", 0), stack.endpoint) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        env = {**os.environ, "DOG_BREEDS_ENDPOINT": f"http://127.0.0.1:{server.server_port}/predict"}
+    with local_gateway(stack.endpoint) as address:
+        env = {"DOG_BREEDS_ENDPOINT": f"{address}/predict"}
         env |= {"AWS_ACCESS_KEY_ID": "AKID", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_REGION": "eu-west-1"}
         for command in [*named("python", "test.py"), *named("python", "test_cloud.py")]:
             words = [str(colour_model) if word.endswith(".tflite") else word for word in command[1:]]
@@ -141,11 +134,9 @@ def test_clients_answer_as_written(stack, colour_model, tmp_path):
             elif words[0] == "test.py" and "--model" not in words:
                 words += ["--endpoint", stack.endpoint]
             words = [word if word != "400" else "20" for word in words]
-            words = [sys.executable, ROOT / words[0], *words[1:]]
-            done = subprocess.run(words, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60)
+            done = run(*words, cwd=tmp_path, **env)
             assert done.returncode == 0, (command, done.stderr)
             assert BREED in done.stdout or "ok = 20" in done.stdout, command
-        server.shutdown()
     assert len(seen) >= 5
 
 

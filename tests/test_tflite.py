@@ -17,14 +17,14 @@ from dog_breeds.tflite import join_head, load_file, read_head
 @pytest.fixture(scope="module")
 def backbone(small):
     """The int8 backbone at SIZE pixels."""
-    return backbone_path(small[0].data_dir, SIZE)
+    return backbone_path(small.task.data_dir, SIZE)
 
 
 @pytest.fixture(scope="module")
 def again(small, elsewhere, tmp_path_factory):
     """The same made again: once finished, and as it was before its RELUs were fused."""
     files = [tmp_path_factory.mktemp("again") / f"{name}.tflite" for name in ("finished", "unfused")]
-    task = small[0]
+    task = small.task
     elsewhere(
         "keras_side", "write_unfused", weights_path(task.data_dir), SIZE, features.calibration_views(task), *files
     )
@@ -34,7 +34,7 @@ def again(small, elsewhere, tmp_path_factory):
 @pytest.fixture(scope="module")
 def pixels(small):
     """The crops of some test pictures."""
-    task = small[0]
+    task = small.task
     return [features.load_pixels(features.crop_view(task.data_dir, image), SIZE) for image in task.images("test")[:6]]
 
 
@@ -100,8 +100,8 @@ def test_fused_relus_are_gone_and_are_the_relus_of_the_same_sums(backbone, again
 
 
 def test_calm_half_leaves_wild_pictures_out(small, elsewhere):
-    views = features.calibration_views(small[0])[:6]
-    calm = elsewhere("keras_side", "calm_half", weights_path(small[0].data_dir), SIZE, views, views[2])
+    views = features.calibration_views(small.task)[:6]
+    calm = elsewhere("keras_side", "calm_half", weights_path(small.task.data_dir), SIZE, views, views[2])
     assert len(calm) == 3 and views[2] not in calm and set(calm) < set(views)
 
 

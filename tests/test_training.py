@@ -5,13 +5,11 @@ import json
 import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import COMMITTED, MIRROR, ROOT, TEN
+from conftest import COMMITTED, MIRROR, TEN, ending, run
 from PIL import Image
 
 import training
@@ -119,17 +117,6 @@ def test_models_of_different_tasks_are_not_compared(tmp_path, other):
 # --- Command line ----------------------------------------------------------------------------------------------------
 
 
-def complaint(monkeypatch, *arguments):
-    """The one line with which training.py ends."""
-    monkeypatch.setattr(sys, "argv", ["training.py", *map(str, arguments)])
-    with pytest.raises(SystemExit) as ending:
-        training.main()
-    message = ending.value.code  # a text: printed to stderr, with exit status 1
-    assert message.startswith("training.py: ")
-    assert len(message.splitlines()) == 1
-    return message
-
-
 def test_mistakes_get_one_line(demo, tmp_path, monkeypatch):
     empty, output = tmp_path / "empty", tmp_path / "output"
     bad, other = tmp_path / "bad.csv", tmp_path / "other.csv"
@@ -139,7 +126,7 @@ def test_mistakes_get_one_line(demo, tmp_path, monkeypatch):
     shutil.copytree(demo / "raw", unfetched / "raw", copy_function=os.link)
 
     def said(*arguments):
-        return complaint(monkeypatch, "--output-dir", output, *arguments)
+        return ending(monkeypatch, training, "--output-dir", output, *arguments)
 
     assert "run make_dataset.py first" in said("--data-dir", empty)
     assert "did you mean samoyed?" in said("--data-dir", demo, "--breeds", "samoyd", "maltese_dog")
@@ -154,8 +141,7 @@ def test_mistakes_get_one_line(demo, tmp_path, monkeypatch):
 
 
 def test_a_mistake_ends_the_process_with_status_1_and_no_traceback(tmp_path):
-    command = [sys.executable, str(ROOT / "training.py"), "--data-dir", str(tmp_path / "empty")]
-    result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    result = run("training.py", "--data-dir", tmp_path / "empty", cwd=tmp_path)
     assert result.returncode == 1
     assert result.stdout == ""
     assert re.fullmatch(r"training\.py: no photos in .*; run make_dataset\.py first\n", result.stderr)
