@@ -133,8 +133,8 @@ def test_a_table_of_another_folder_is_refused(colour_model, tmp_path):
     for name in "ab":
         (tmp_path / name).mkdir()
         photos_in(tmp_path / name, 3 if name == "a" else 2)
-    assert run(tmp_path / "a", tmp_path / "out.csv", colour_model).returncode == 0
+    assert classify(tmp_path / "a", tmp_path / "out.csv", colour_model).returncode == 0
     before = (tmp_path / "out.csv").read_bytes()
-    done = run(tmp_path / "b", tmp_path / "out.csv", colour_model)
+    done = classify(tmp_path / "b", tmp_path / "out.csv", colour_model)
     assert done.returncode == 1 and "is about another folder" in done.stderr and "has no 0/2.jpg" in done.stderr
     assert (tmp_path / "out.csv").read_bytes() == before

@@ -177,8 +177,8 @@ def test_real_breeds_are_learned_from_few_pictures(demo, real_data, elsewhere, t
 
 
 def test_photos_of_other_breeds_that_cannot_be_read_are_passed_over(small, tmp_path):
-    shutil.copytree(small[0].data_dir, tmp_path / "data", copy_function=os.link)
-    task = small[0]._replace(data_dir=tmp_path / "data")
+    shutil.copytree(small.task.data_dir, tmp_path / "data", copy_function=os.link)
+    task = small.task._replace(data_dir=tmp_path / "data")
     others = sorted((tmp_path / "data/raw/Images").glob("*/*.jpg"))
     others = [path for path in others if dataset.breed_name(path.parent.name) not in task.classes]
     for path in others[10:]:
