@@ -12,6 +12,8 @@ import pytest
 from colour_model import COLOURS
 from conftest import command, run
 from odd_pictures import picture, saved
+from test_clients import saved_heic
+from test_data_selection import family
 
 from dog_breeds import bulk
 
@@ -54,18 +56,22 @@ def test_odd_names_and_files(colour_model, tmp_path):
     (folder / "text.jpg").write_text("a dog")
     (folder / "empty.png").write_bytes(b"")
     (folder / "large.png").write_bytes(saved(picture(), format="PNG") + bytes(10_000_000))
+    heic = saved_heic(picture())
+    (folder / "photo.heic").write_bytes(heic)
+    (folder / "half.heic").write_bytes(heic[: len(heic) // 2])
+    picture().save(folder / "photo.avif")
     (folder / "notes.txt").write_text("no photo")
     (folder / "folder.jpg").mkdir()
     (folder / "nowhere.jpg").symlink_to("missing")
     os.mkfifo(folder / "pipe.jpg")
     done = classify(folder, table, colour_model)
     assert done.returncode == 0, done.stderr
-    errors = {"text.jpg": "unsupported_type", "empty.png": "unsupported_type"}
+    errors = {"text.jpg": "unsupported_type", "empty.png": "unsupported_type", "half.heic": "unreadable"}
     found = {row["file"]: row["breed"] or row["error"] for row in rows(table)}
-    assert found == {**dict.fromkeys([*ODD, "large.png"], "leonberg"), **errors}
+    assert found == {**dict.fromkeys([*ODD, "large.png", "photo.heic", "photo.avif"], "leonberg"), **errors}
     assert len(rows(table)) == len(found)
     assert {row["known"] for row in rows(table)} == {"yes", ""}
-    assert f"{len(ODD):9,}  leonberg" in done.stdout.splitlines()
+    assert f"{len(ODD) + 3:9,}  leonberg" in done.stdout.splitlines()
     before = table.read_bytes()
     assert "0 photos more" in classify(folder, table, colour_model).stdout and table.read_bytes() == before
 
@@ -138,3 +144,20 @@ def test_a_table_of_another_folder_is_refused(colour_model, tmp_path):
     done = classify(tmp_path / "b", tmp_path / "out.csv", colour_model)
     assert done.returncode == 1 and "is about another folder" in done.stderr and "has no 0/2.jpg" in done.stderr
     assert (tmp_path / "out.csv").read_bytes() == before
+
+
+def test_the_death_of_a_worker_is_one_line_and_the_next_run_goes_on(colour_model, tmp_path):
+    (tmp_path / "photos").mkdir()
+    photos_in(tmp_path / "photos", 1000)
+    words = command("test.py", "--folder", tmp_path / "photos", "--csv", tmp_path / "out.csv", "--model", colour_model)
+    with subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+        while not (tmp_path / "out.csv").exists() or (tmp_path / "out.csv").stat().st_size < 1000:
+            time.sleep(0.01)
+        *_, worker = family(process.pid)
+        os.kill(worker, signal.SIGKILL)
+        said = process.communicate(timeout=60)[1].splitlines()[-1]
+    assert process.returncode == 1
+    assert said == "test.py: a process has died, perhaps for want of memory; run it again to go on"
+    assert 0 < len(rows(tmp_path / "out.csv")) < 1000
+    assert classify(tmp_path / "photos", tmp_path / "out.csv", colour_model).returncode == 0
+    assert len({row["file"] for row in rows(tmp_path / "out.csv")}) == 1000

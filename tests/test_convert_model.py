@@ -148,12 +148,42 @@ def refused(small, tmp_path):
     return attempt
 
 
-def test_a_file_that_loses_too_much_is_not_written(refused, monkeypatch):
+@pytest.fixture
+def shuffled_head(monkeypatch):
+    """Files are written whose head takes each class for the next."""
     join = convert_model.join_head
     monkeypatch.setattr(
         convert_model, "join_head", lambda file, head, *more: join(file, [np.roll(a, 1, axis=-1) for a in head], *more)
     )
+
+
+def test_a_file_that_loses_too_much_is_not_written(refused, shuffled_head):
     assert re.search(r"is not written: int8 loses at least \d\d\.\d\d points of accuracy", refused(RuntimeError))
+
+
+def test_more_may_be_lost_where_that_is_allowed(small, shuffled_head, tmp_path, monkeypatch):
+    output = tmp_path / "few.tflite"
+    assert ending(monkeypatch, convert_model, small.model, "--output", output, "--max-loss", 100) is None
+    assert read_facts(output)["compared_with_keras"]["crops"]["lost"] > 0
+
+
+@pytest.mark.parametrize(("quantization", "compared"), [("float16", 0), ("dynamic", 2)])
+def test_other_formats_pass_the_gate_too(small, tmp_path, quantization, compared):
+    convert_model.convert(small.model, tmp_path / "few.tflite", quantization, max_loss=30, compared=compared)
+    facts, every = read_facts(tmp_path / "few.tflite"), len(small.task.images("test"))
+    assert facts["quantization"] == quantization
+    assert [facts["compared_with_keras"][kind]["pictures"] for kind in features.KINDS] == [compared or every] * 2
+
+
+def test_ctrl_c_leaves_the_old_file(small, tmp_path, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(convert_model, "predict_file", interrupt)
+    (tmp_path / "old.tflite").write_bytes(b"the file of yesterday")
+    said = ending(monkeypatch, convert_model, small.model, "--output", tmp_path / "old.tflite")
+    assert said == "convert_model.py: stopped; nothing is written"
+    assert (tmp_path / "old.tflite").read_bytes() == b"the file of yesterday"
 
 
 def test_other_features_than_the_backbones_are_refused(refused, monkeypatch):

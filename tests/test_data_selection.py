@@ -430,7 +430,8 @@ def test_workers_do_not_import_the_calling_script(tmp_path):
         plant(tmp_path, f"a_{number}", encode(smooth_picture()), annotation())
     script = tmp_path / "heavy.py"  # it might import TensorFlow; it has no `if __name__ == "__main__"` either
     script.write_text(
-        "import data_selection\nprint('imported')\nprint(data_selection.crop_breeds('.', ['pug'])['done'])\n"
+        "import data_selection, pathlib\nprint('imported')\n"
+        "print(data_selection.crop_breeds(pathlib.Path(), ['pug'])['done'])\n"
     )
     result = run(script, cwd=tmp_path, PYTHONPATH=str(ROOT))
     assert (result.stdout, result.stderr) == ("imported\n2\n", "")

@@ -175,6 +175,10 @@ def test_another_backbone_has_a_cache_of_its_own(lab, passes):
     assert passes == [3, 3]
 
 
+def small_task(data_dir):
+    return dataset.Task(data_dir, FEW, dataset.split_images(dataset.list_images(data_dir, FEW), recipe.SEED), SIZE)
+
+
 @pytest.mark.parametrize("ending", [signal.SIGKILL, signal.SIGINT])
 def test_a_stopped_extraction_goes_on_where_it_was(lab, passes, ending):
     code = f"""
@@ -206,10 +210,6 @@ training.main()
     assert passes == [len(views) - done]
     shutil.rmtree(lab / "features")
     assert (features.extract_features(views, lab, SIZE) == rows).all()
-
-
-def small_task(data_dir):
-    return dataset.Task(data_dir, FEW, dataset.split_images(dataset.list_images(data_dir, FEW), recipe.SEED), SIZE)
 
 
 def test_damaged_shards_are_computed_again(lab, passes, monkeypatch):

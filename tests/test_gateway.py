@@ -4,10 +4,15 @@ import base64
 import contextlib
 import http.client
 import json
+import subprocess
+import sys
 import time
+import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from conftest import ROOT
+from emulator import free_ports, wait_for
 from handler_fixtures import local_gateway, local_server
 from handler_process import Silent
 from odd_pictures import BREED, JPEG
@@ -203,3 +208,17 @@ def test_served_through_the_real_stack_by_parallel_clients(stack, payload):
     assert {(status, content) for status, _, content in answers} == {
         (200, f'{{"prediction": {{"{BREED}": 1.0}}, "known": true}}'.encode())
     }
+
+
+def test_the_command_serves_with_the_payload_that_is_asked_for_and_names_a_port_in_use(echo):
+    [port] = free_ports()
+    words = [sys.executable, "-m", "dog_breeds.gateway", "--port", str(port), "--emulator", echo, "--payload", "1.0"]
+    with subprocess.Popen(words, cwd=ROOT) as process:
+        try:
+            wait_for(port, process)
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/a") as response:
+                assert json.load(response)["version"] == "1.0"
+            again = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=30)
+        finally:
+            process.kill()
+    assert (again.returncode, again.stderr) == (1, f"gateway: cannot listen on port {port}: Address already in use\n")

@@ -255,6 +255,11 @@ def test_fault_of_ours_is_logged_and_raised_or_500(colour_model):
         assert answered.answer == response(function_url, 500, body)
 
 
+def resident(pid: int) -> int:
+    """Resident memory of a process, in bytes."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * resource.getpagesize()
+
+
 def test_memory_stays_level(stack):
     """400 requests of all kinds, or 2,000: resident memory at the end is that after the first hundred."""
     pictures = [saved(picture(500, 375), **options) for options in odd_pictures.FORMATS.values()]
@@ -276,11 +281,6 @@ def test_memory_stays_level(stack):
         if number == 100:
             first = resident(stack.runtime_pid())
     assert resident(stack.runtime_pid()) < first * 1.05
-
-
-def resident(pid: int) -> int:
-    """Resident memory of a process, in bytes."""
-    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * resource.getpagesize()
 
 
 # --- Model file and runtime ------------------------------------------------------------------------------------------

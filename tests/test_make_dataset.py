@@ -15,9 +15,11 @@ import tarfile
 import time
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
+from email.utils import formatdate
 from pathlib import Path
 
 import pytest
+import requests
 from conftest import ROOT, THOROUGH, command, ending
 from flaky_server import FAULTS, FlakyServer
 from handler_process import run_python
@@ -25,7 +27,7 @@ from hostile_archives import FOLDER, annotations, hostile_archives, images, make
 from planted import digests
 
 import make_dataset
-from dog_breeds.archives import ARCHIVES
+from dog_breeds.archives import ARCHIVES, validator
 from dog_breeds.dataset import images_dir, weights_path
 
 HOSTILE = hostile_archives()
@@ -201,6 +203,14 @@ def test_changed_file_is_fetched_from_its_start(tmp_path, tars):
     with FlakyServer(versions, ["", "cut", "change"], random.Random(3)) as server:
         assert run("--base-url", server.url, "--data-dir", data)[0] == 0
     assert tree(data / "raw") == tree_of(versions[1])
+
+
+@pytest.mark.parametrize(("seconds", "settled"), [(0, False), (1, True)])
+def test_a_date_tells_versions_apart_once_it_is_settled(seconds, settled):
+    response = requests.Response()
+    modified, sent = (formatdate(1e9 + later, usegmt=True) for later in (0, seconds))
+    response.headers.update({"Last-Modified": modified, "Date": sent})
+    assert validator(response) == (modified if settled else None)
 
 
 def test_sha256sums_are_believed(tmp_path, tars):

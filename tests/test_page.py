@@ -34,6 +34,12 @@ def headers_of(response: dict) -> dict:
     return response.get("headers", {}) | {name: value for name, [value] in lists.items()}
 
 
+def model_length(file: Path) -> int:
+    """Bytes of a model file before its facts."""
+    with zipfile.ZipFile(file) as archive:
+        return min(entry.header_offset for entry in archive.infolist())
+
+
 # --- Page ------------------------------------------------------------------------------------------------------------
 
 
@@ -101,12 +107,6 @@ def test_page_for_classes_of_ones_own_does_not_speak_of_dogs(colour_model, tmp_p
         text = re.sub(r"<style>.*?</style>|<script id.*?</script>|//[^\n]*|<[^>]*>", "", html, flags=re.S)
         assert bool(re.search(r"\bdog\b|\bbreeds\b", text.replace("facts.breeds", ""))) == speaks
         assert ("What does this picture show?" in html) != speaks
-
-
-def model_length(file: Path) -> int:
-    """Bytes of a model file before its facts."""
-    with zipfile.ZipFile(file) as archive:
-        return min(entry.header_offset for entry in archive.infolist())
 
 
 # --- Explanation -----------------------------------------------------------------------------------------------------

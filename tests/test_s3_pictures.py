@@ -62,14 +62,14 @@ def test_strangers_cannot_read_the_bucket(ask):
     assert answered.answer["statusCode"] == 400 and "download_ms" not in answered.log
 
 
-def test_without_boto3_it_says_so(colour_model):
-    with handler_process(colour_model, without_boto3) as ask:
-        error = ask({"bucket": "bucket", "key": "a.jpg"}).answer["error"]
-        assert error == {"code": "download_failed", "message": "reading from S3 needs boto3, which is in AWS's image"}
-
-
 def without_boto3() -> None:
     """As in a small environment."""
     import sys
 
     sys.modules |= {"boto3": None, "botocore": None, "botocore.exceptions": None}
+
+
+def test_without_boto3_it_says_so(colour_model):
+    with handler_process(colour_model, without_boto3) as ask:
+        error = ask({"bucket": "bucket", "key": "a.jpg"}).answer["error"]
+        assert error == {"code": "download_failed", "message": "reading from S3 needs boto3, which is in AWS's image"}

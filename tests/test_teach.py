@@ -23,6 +23,9 @@ import teach
 from dog_breeds import class_folders
 from dog_breeds.duplicates import group_copies
 from dog_breeds.facts import read_facts
+from dog_breeds.features import Examples
+from dog_breeds.heads import Classifier
+from dog_breeds.own_classes import teach_beside
 from dog_breeds.tflite import load_file, read_head
 
 LONG = "Ölbäume und Zypressen " + 176 * "x"  # 200 characters
@@ -147,6 +150,12 @@ def test_pictures_of_any_kind_are_read_and_the_others_named(tmp_path):
     assert left_out["broken.png"] == "the file that it links to is not there"
     assert "truncated" in left_out["truncated.jpg"] and left_out["text.jpg"] == "it is no picture"
     assert "b/?[2J?.png" in teach.names_of(readable)
+
+
+def test_to_a_head_with_an_inner_layer_nothing_is_added():
+    old = Classifier([np.zeros(1)] * 4, 1.0, np.eye(2), 0.5, [], 0.0)
+    with pytest.raises(ValueError, match="has an inner layer, to which nothing can be added"):
+        teach_beside(Examples(np.eye(2), np.arange(2), np.arange(2)), old, 0)
 
 
 def test_heic_photos_are_read_where_pillow_heif_is_there(tmp_path):

@@ -9,6 +9,7 @@ from conftest import SIZE
 
 from dog_breeds import features, heads
 from dog_breeds.dataset import backbone_path, weights_path
+from dog_breeds.explanation import explains
 from dog_breeds.facts import append_facts
 from dog_breeds.metrics import log_softmax
 from dog_breeds.tflite import join_head, load_file, read_head
@@ -125,8 +126,10 @@ def test_a_joined_file_answers_as_numpy_and_its_features_are_the_backbones(backb
         np.testing.assert_allclose(outputs["probabilities"][None], exact, rtol=0, atol=1e-5)
         np.testing.assert_allclose(outputs["similarity"], heads.similarity(x, means), atol=1e-4)  # means in float16
         np.testing.assert_allclose(outputs["upright"][None], x @ upright[0] + upright[1], rtol=1e-5, atol=1e-4)
-    signature = Interpreter(str(file)).get_signature_list()["serving_default"]
-    assert set(signature["outputs"]) == set(outputs)
+    interpreter = Interpreter(str(file))
+    assert set(interpreter.get_signature_list()["serving_default"]["outputs"]) == set(outputs)
+    interpreter.allocate_tensors()
+    assert explains(interpreter) == (inner_size == 0)
 
 
 @pytest.mark.parametrize(("old", "new"), [(0, 0), (0, 30), (30, 0), (30, 20)])

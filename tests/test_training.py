@@ -11,14 +11,19 @@ import numpy as np
 import pytest
 from conftest import COMMITTED, MIRROR, TEN, ending, run
 from PIL import Image
+from test_exploratory_data_analysis import PLOTS, unreadable
 
 import training
+import training_plots
 from dog_breeds import dataset, recipe
+
+TRAINING_PLOTS = "training_curves search confusion precision_and_recall reliability similarities"
+TRAINING_PLOTS = {f"{name}.png" for name in TRAINING_PLOTS.split()}
 
 # --- Whole runs ------------------------------------------------------------------------------------------------------
 
 
-def test_a_training_run_passes_each_view_once_and_repeats_itself(small, tmp_path, capsys):
+def test_a_training_run_passes_each_view_once_and_repeats_itself(small, tmp_path, capsys, monkeypatch):
     task, model = small
     report = training.read_report(model)
     assert report["test"]["images_left_out"] == []
@@ -32,7 +37,10 @@ def test_a_training_run_passes_each_view_once_and_repeats_itself(small, tmp_path
         return sum(len(np.load(shard)["keys"]) for shard in task.data_dir.glob("features/*/*.npz"))
 
     assert rows() == views + other_breeds  # each row of the cache has passed the backbone once
+    figures = {}
+    monkeypatch.setattr(training_plots, "save_plot", lambda figure, path: figures.update({path.name: figure}))
     again = training.train_classifier(task, recipe.QUICK_GRID, tmp_path)
+    assert figures.keys() == TRAINING_PLOTS and [unreadable(figure) for figure in figures.values()] == [[]] * 6
     assert rows() == views + other_breeds
     assert again.name == model.name
     assert again.with_suffix(".csv").read_text() == model.with_suffix(".csv").read_text()
@@ -85,6 +93,7 @@ def test_quick_training_learns_the_demo_breeds(made_demo):
     assert {"learning_rate", "inner_size", "dropout", "seed", "val_loss", "history"} < set(report["trials"][0])
     for name in ("crops", "whole_photos"):
         assert np.sum(report["test"][name]["confusion_matrix"]) == report["images"]["test"]
+    assert {path.name for path in (made_demo.folder / "plots").iterdir()} == PLOTS | TRAINING_PLOTS
     assert "test accuracy on whole photos" in output
     assert "optimistic" in output
 
@@ -104,6 +113,9 @@ def test_the_best_model_is_that_with_the_highest_validation_accuracy(tmp_path):
         saved(tmp_path, name)
     (tmp_path / "xception_v1_x.h5").touch()
     assert training.find_best_model(tmp_path).name == "xception_v1_12_0.975.h5"
+    newer = saved(tmp_path, "xception_v1_08_0.975.h5")
+    os.utime(newer, (2e9, 2e9))
+    assert training.find_best_model(tmp_path) == newer
 
 
 @pytest.mark.parametrize("other", [{"classes": ("a", "b", "c")}, {"split": "x,test"}])
