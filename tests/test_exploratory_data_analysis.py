@@ -51,7 +51,7 @@ def texts(figure: Figure) -> list:
         for axis in (axis for axis in (axes.xaxis, axes.yaxis) if axis.get_visible()):
             low, high = sorted(axis.get_view_interval())
             found += [axis.label, *(tick.label1 for tick in axis.get_major_ticks() if low <= tick.get_loc() <= high)]
-    return [text for text in found if text.get_text()]
+    return [text for text in found if text.get_text() and text.get_visible()]
 
 
 def words(figure: Figure) -> list[str]:

@@ -152,6 +152,18 @@ def test_pictures_of_any_kind_are_read_and_the_others_named(tmp_path):
     assert "b/?[2J?.png" in teach.names_of(readable)
 
 
+def test_ctrl_c_says_that_the_same_command_goes_on(tmp_path, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    root = make_folders(tmp_path / "pictures", {"cats": SIX, "dogs": SIX})
+    monkeypatch.setattr(teach, "seconds_a_picture", lambda backbone: 0.02)
+    monkeypatch.setattr(teach, "examples_of", interrupt)
+    said = ending(monkeypatch, teach, "--images", root, "--output", tmp_path / "model.tflite")
+    assert said == "teach.py: stopped; the same command continues from the features computed so far"
+    assert not list(tmp_path.glob("model.*"))
+
+
 def test_to_a_head_with_an_inner_layer_nothing_is_added():
     old = Classifier([np.zeros(1)] * 4, 1.0, np.eye(2), 0.5, [], 0.0)
     with pytest.raises(ValueError, match="has an inner layer, to which nothing can be added"):
