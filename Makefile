@@ -62,15 +62,18 @@ install = $(PYTHON) -c 'import sys; (3, 10) <= sys.version_info < (3, 14) or sys
 	$(1)/bin/python -m pip install -qq --disable-pip-version-check --requirement $(2) && \
 	touch $(1)/installed
 
-# AWS's runtime interface emulator is a binary inside the package aws-sam-cli, of which nothing else is needed.
-%/bin/aws-lambda-rie: %/installed
+# AWS's runtime interface emulator is a binary inside the package aws-sam-cli, of whose other content only the tests need
+# something: samples of events.
+%/bin/aws-lambda-rie %/events/HttpApi.json: %/installed
 	@test "$$(uname -s)" = Linux || { echo "AWS's emulator runs on Linux only; build the image and run it with Docker, see README.md"; exit 1; }
 	@$*/bin/python -m pip download -qq --disable-pip-version-check --no-deps --dest $*/emulator aws-sam-cli==1.170.0
 	@$*/bin/python -m zipfile --extract $*/emulator/*.whl $*/emulator
-	@cp $*/emulator/samcli/local/rapid/aws-lambda-rie-$$(uname -m | sed s/aarch64/arm64/) $@
-	@chmod 755 $@ && rm -r $*/emulator
+	@mkdir -p $*/events
+	@cp $(addprefix $*/emulator/samcli/lib/generated_sample_events/events/,alb/ALBRequest.json apigateway/AwsProxy.json apigateway/HttpApi.json) $*/events
+	@cp $*/emulator/samcli/local/rapid/aws-lambda-rie-$$(uname -m | sed s/aarch64/arm64/) $*/bin/aws-lambda-rie
+	@chmod 755 $*/bin/aws-lambda-rie && rm -r $*/emulator
 
-.PRECIOUS: %/installed
+.PRECIOUS: %/installed %/events/HttpApi.json
 
 # --- The demo
 
@@ -107,7 +110,7 @@ $(DEMO)/top_10_dog_breeds.tflite: $(DEMO)/model $(DEMO)/plots/eda.png convert_mo
 
 # --- Tests, and the model file
 
-test: .venv/installed $(BIN)/aws-lambda-rie
+test: .venv/installed $(BIN)/aws-lambda-rie .venv/events/HttpApi.json
 	@$(RUN) -m pytest
 
 lint: .venv/installed .venv/lint/installed

@@ -3,16 +3,19 @@
 import importlib.util
 import os
 import shutil
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import pytest
+from emulator import free_ports
+from handler_fixtures import ask, colour_model, explaining_model, photo, port, stack  # noqa: F401
+from handler_process import ROOT
 
 import convert_model
 import make_dataset
@@ -21,7 +24,6 @@ from dog_breeds import features, recipe, workers
 from dog_breeds.dataset import Task, weights_path
 from dog_breeds.web_pictures import NO_URLS
 
-ROOT = Path(__file__).resolve().parents[1]
 COMMITTED = ROOT / "top_10_dog_breeds.tflite"
 MIRROR = os.environ.get("STANFORD_DOGS_MIRROR", "")
 TEN = {  # the real breeds with most images
@@ -38,7 +40,9 @@ TEN = {  # the real breeds with most images
 }
 FEW = ["maltese_dog", "pomeranian", "samoyed"]
 SIZE = 75  # pixels: nearly the smallest that Xception takes, and fast
-for name in ("MAKELEVEL", "MAKEFLAGS", "MFLAGS"):  # of the make that runs the tests: those that they run stand alone
+THOROUGH = os.environ.get("DOGS_THOROUGH") == "1"  # far more of what is random or hostile
+# What the tests run stands alone: neither a part of the make that runs them, nor with a user's service.
+for name in ("MAKELEVEL", "MAKEFLAGS", "MFLAGS", "DOG_BREEDS_ENDPOINT"):
     os.environ.pop(name, None)
 GUARD = bool(importlib.util.find_spec("AntiSSRF"))  # there is none for Python 3.10: the handler takes no URLs there
 needs_guard = pytest.mark.skipif(not GUARD, reason="microsoft-antissrf has no release for this Python")
@@ -79,13 +83,20 @@ def demo(request, tmp_path_factory) -> Path:
     return data_dir
 
 
+class Small(NamedTuple):
+    """A small task, and the model trained for it."""
+
+    task: Task
+    model: Path
+
+
 @pytest.fixture(scope="session")
-def small(demo, elsewhere, tmp_path_factory) -> tuple[Task, Path]:
-    """A task of three of the demo breeds at SIZE pixels, in a data folder of its own, and the model trained for it."""
+def small(demo, elsewhere, tmp_path_factory) -> Small:
+    """Three of the demo breeds at SIZE pixels, in a data folder of their own."""
     data_dir = tmp_path_factory.mktemp("small") / "data"
     shutil.copytree(demo, data_dir, copy_function=os.link)
     task = training.prepare_task(data_dir, FEW, size=SIZE)
-    return task, training.train_classifier(task, recipe.QUICK_GRID, data_dir.parent / "first")
+    return Small(task, training.train_classifier(task, recipe.QUICK_GRID, data_dir.parent / "first"))
 
 
 @pytest.fixture(scope="session")
@@ -104,6 +115,7 @@ class Demo(NamedTuple):
     folder: Path
     port: int  # that it served on
     output: str
+    touched: list[tuple[str, int]]  # files outside its folder that came, went or changed, and when
 
     @property
     def data_dir(self) -> Path:
@@ -117,6 +129,33 @@ class Demo(NamedTuple):
         return model
 
 
+def touched() -> dict[str, int]:
+    """When each file was changed at the top of the project and in the folders that its scripts write to by default."""
+    files = [*ROOT.glob("*"), *(path for name in ("data", "plots", "demo") for path in (ROOT / name).rglob("*"))]
+    return {str(path.relative_to(ROOT)): path.stat().st_mtime_ns for path in files if path.is_file()}
+
+
+def command(script: str | Path, *words: object) -> list[str]:
+    """The command of a script."""
+    return [sys.executable, str(ROOT / script), *map(str, words)]
+
+
+def run(script: str | Path, *words: object, cwd=ROOT, preexec_fn=None, **env: str) -> subprocess.CompletedProcess:
+    """Run a script as a user does, at the top of the project or elsewhere."""
+    options = {"env": {**os.environ, **env}, "cwd": cwd, "preexec_fn": preexec_fn, "timeout": 300}
+    return subprocess.run(command(script, *words), capture_output=True, text=True, **options)
+
+
+def ending(monkeypatch: pytest.MonkeyPatch, script: ModuleType, *words: object) -> str | None:
+    """The line with which a script ends that is run in this process; None if all goes well."""
+    monkeypatch.setattr(sys, "argv", [f"{script.__name__}.py", *map(str, words)])
+    try:
+        script.main()
+    except SystemExit as end:  # a text goes to stderr, with exit status 1
+        assert end.code.startswith(f"{script.__name__}.py: ") and end.code.isprintable()
+        return end.code
+
+
 def make(*words: str, **env: str) -> subprocess.CompletedProcess:
     """Run make at the top of the project, quiet about folders though the tests may run under make themselves."""
     command = ["make", "--no-print-directory", *words]
@@ -127,9 +166,8 @@ def make(*words: str, **env: str) -> subprocess.CompletedProcess:
 def made_demo(tmp_path_factory) -> Demo:
     """A demo from nothing, once for all tests: two minutes. It shares only the environment with other runs."""
     folder = tmp_path_factory.mktemp("pipeline") / "demo"
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    result = make("demo", f"DEMO={folder}", f"PORT={port}")
+    before, [free] = touched(), free_ports()
+    result = make("demo", f"DEMO={folder}", f"PORT={free}")
     assert result.returncode == 0, result.stdout + result.stderr
     assert "XNNPACK" not in result.stderr, "the serving runtime's remarks are silenced"
-    return Demo(folder, port, result.stdout)
+    return Demo(folder, free, result.stdout, sorted(before.items() ^ touched().items()))

@@ -5,7 +5,8 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent
+from handler_process import ROOT
+
 BASE = "localhost/lambda-python:3.13"  # like AWS's base image; LAMBDA_BASE_BUILD names the script that builds it
 # User and group as Lambda has them. A network of its own, so that port 8080 is free;
 # read-only but for 512 MB in /tmp; a client, once the port is open.

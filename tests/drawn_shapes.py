@@ -40,7 +40,6 @@ def draw_shapes(folder: Path, number: int, seed: int = 0) -> Path:
     for kind in CORNERS:
         (folder / kind).mkdir(parents=True)
         for i in range(number):
-            draw_shape(kind, np.random.default_rng([seed, i, len(kind), CORNERS[kind]])).save(
-                folder / kind / f"{i}.png"
-            )
+            rng = np.random.default_rng([seed, i, len(kind), CORNERS[kind]])
+            draw_shape(kind, rng).save(folder / kind / f"{i}.png")
     return folder

@@ -56,7 +56,7 @@ def emulator(model: Path, handler: str = "lambda_function.lambda_handler", **env
     """Serve the handler with a model file on a free port."""
     if not EMULATOR.exists():
         pytest.skip(f"no {EMULATOR}; `make` fetches it from the aws-sam-cli package")
-    port, runtime_port = free_ports()
+    port, runtime_port = free_ports(2)
     addresses = ["--runtime-interface-emulator-address", f"127.0.0.1:{port}"]
     addresses += ["--runtime-api-address", f"127.0.0.1:{runtime_port}"]
     with tempfile.NamedTemporaryFile("w+") as output:
@@ -76,10 +76,11 @@ def emulator(model: Path, handler: str = "lambda_function.lambda_handler", **env
             process.wait()
 
 
-def free_ports() -> tuple[int, int]:
-    """Two ports that nobody uses."""
-    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as two:
-        return one.getsockname()[1], two.getsockname()[1]
+def free_ports(number: int = 1) -> list[int]:
+    """Ports that nobody uses."""
+    with contextlib.ExitStack() as servers:
+        some = [servers.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(number)]
+        return [server.getsockname()[1] for server in some]
 
 
 def wait_for(port: int, process: subprocess.Popen) -> None:
@@ -87,6 +88,6 @@ def wait_for(port: int, process: subprocess.Popen) -> None:
     for _ in range(200):
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
             return
-        assert process.poll() is None, "the emulator has ended"
+        assert process.poll() is None, "it has ended"
         time.sleep(0.05)
     raise TimeoutError(f"nothing listens on port {port}")

@@ -4,7 +4,9 @@ import hashlib
 import threading
 import time
 from email.utils import formatdate
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
+
+from handler_process import Silent
 
 FAULTS = [
     "cut",  # sends a part, then closes the connection
@@ -64,10 +66,7 @@ class FlakyServer:
         return self.versions[-1 if self.changed else 0]
 
 
-class FlakyHandler(BaseHTTPRequestHandler):
-    def log_message(self, *_):
-        pass
-
+class FlakyHandler(Silent):
     def do_GET(self):
         flaky, name = self.flaky, self.path.lstrip("/").removeprefix("moved/")
         fault = flaky.faults.pop(0) if name.endswith(".tar") and flaky.faults else ""
@@ -104,10 +103,8 @@ class FlakyHandler(BaseHTTPRequestHandler):
             self.send_response(200)
         body = b"" if fault == "empty" else body[start:]
         if "no length" not in fault:
-            length = {"too short": len(body) * 2 // 3, "too long": len(body) + 1000, "petabyte": 10**15}.get(
-                fault, len(body)
-            )
-            self.send_header("Content-Length", str(length))
+            lengths = {"too short": len(body) * 2 // 3, "too long": len(body) + 1000, "petabyte": 10**15}
+            self.send_header("Content-Length", str(lengths.get(fault, len(body))))
         if fault == "weak validators, cut":
             self.send_header("ETag", f"W/{tag}")
             self.send_header("Last-Modified", formatdate(usegmt=True))  # too fresh to count

@@ -12,8 +12,10 @@ from pathlib import Path
 
 import pytest
 from emulator import Stack, emulator
-from handler_process import ROOT, handler_process
-from odd_pictures import picture, saved
+from handler_process import ROOT, Silent, handler_process
+from odd_pictures import JPEG, picture, saved
+
+from dog_breeds.gateway import Gateway
 
 COLOUR_MODEL = Path(__file__).with_name("colour_model.py")
 
@@ -51,21 +53,34 @@ def ask(colour_model: Path) -> Iterator[Callable]:
         yield function
 
 
-class Silent(http.server.BaseHTTPRequestHandler):
-    """A server that logs nothing."""
-
-    def log_message(self, *args: object) -> None:
-        """Nothing."""
+@pytest.fixture
+def photo(tmp_path: Path) -> Path:
+    """The file of a usual picture."""
+    (tmp_path / "photo.jpg").write_bytes(JPEG)
+    return tmp_path / "photo.jpg"
 
 
 @contextlib.contextmanager
-def local_server(handler: type[Silent]) -> Iterator[int]:
-    """Serve on a free port of this machine, and yield it."""
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        server.handle_error = lambda *args: None
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield server.server_port
-        server.shutdown()
+def served(server: http.server.HTTPServer) -> Iterator[str]:
+    """Serve, and yield the address."""
+    with server:
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+
+
+def local_server(handler: type[Silent]) -> contextlib.AbstractContextManager[str]:
+    """Serve on a free port of this machine."""
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    server.handle_error = lambda *args: None
+    return served(server)
+
+
+def local_gateway(endpoint: str, payload: str = "2.0") -> contextlib.AbstractContextManager[str]:
+    """Serve what an emulator has as AWS's gateways do."""
+    return served(Gateway(("127.0.0.1", 0), endpoint, payload))
 
 
 class LocalServer(Silent):
@@ -78,14 +93,13 @@ class LocalServer(Silent):
                 self.wfile.write(b"x")
                 time.sleep(0.05)
         time.sleep(0.5 if self.path == "/dog.jpg" else 0)
-        self.send_response(404 if self.path == "/missing" else 200)
-        self.end_headers()
-        png, jpeg = saved(picture(), format="PNG") + bytes(9_900_000), saved(picture(), format="JPEG")
-        self.wfile.write(png if self.path == "/large.png" else jpeg)
+        large = self.path == "/large.png"
+        content = saved(picture(), format="PNG") + bytes(9_900_000) if large else JPEG
+        self.reply(content, 404 if self.path == "/missing" else 200)
 
 
 @pytest.fixture(scope="module")
 def port() -> Iterator[int]:
     """The port of a LocalServer."""
-    with local_server(LocalServer) as port:
-        yield port
+    with local_server(LocalServer) as address:
+        yield int(address.rpartition(":")[2])

@@ -64,6 +64,25 @@ def run_python(code: str, *args: object, **env: str) -> subprocess.CompletedProc
     return subprocess.run([sys.executable, "-c", code, *map(str, args)], capture_output=True, text=True, env=env)
 
 
+class Silent(http.server.BaseHTTPRequestHandler):
+    """A server that logs nothing."""
+
+    def read(self) -> bytes:
+        """The body of the request."""
+        return self.rfile.read(int(self.headers["Content-Length"]))
+
+    def reply(self, content: bytes, status: int = 200, length: int | None = None) -> None:
+        """Answer, if the client is still there; the length that is stated may be another."""
+        with contextlib.suppress(OSError):
+            self.send_response(status)
+            self.send_header("Content-Length", str(length or len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+    def log_message(self, *args: object) -> None:
+        """Nothing."""
+
+
 def _serve(pipe: Any, model: str, patch: Callable | None, args: tuple) -> None:
     os.environ["MODEL_FILE"] = model
     sys.path.insert(0, str(ROOT))
@@ -117,19 +136,12 @@ def with_bucket(objects: dict[str, bytes]) -> None:
     that is named "cut" it sends a byte too few.
     """
 
-    class Bucket(http.server.BaseHTTPRequestHandler):
+    class Bucket(Silent):
         def do_GET(self) -> None:
             key = unquote(self.path.split("?")[0]).partition("/bucket/")[2]
             status, _, code = key.partition(" ") if key[:3].isdecimal() else ("404", "", "NoSuchKey")
             body = objects.get(key, f"<Error><Code>{code}</Code></Error>".encode())
-            self.send_response(200 if key in objects else int(status))
-            self.send_header("Content-Length", str(len(body) + ("cut" in key)))
-            self.end_headers()
-            with contextlib.suppress(OSError):
-                self.wfile.write(body)
-
-        def log_message(self, *args: object) -> None:
-            pass
+            self.reply(body, 200 if key in objects else int(status), len(body) + ("cut" in key))
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Bucket)
     threading.Thread(target=server.serve_forever, daemon=True).start()

@@ -4,6 +4,7 @@ import io
 import tarfile
 
 FOLDER = "n02085936-Maltese_dog"
+JPG = f"Images/{FOLDER}/n02085936_99.jpg"
 
 
 def member(name, content=b"x", kind=tarfile.REGTYPE, **fields):
@@ -30,11 +31,16 @@ def images(*extra, **options):
     return make_tar([*good_members("Images", ".jpg"), *extra], **options)
 
 
-def annotations(number=5):
-    return make_tar(good_members("Annotation", number=number))
+def annotations(number=5, *extra):
+    return make_tar([*good_members("Annotation", number=number), *extra])
 
 
-def header(name=f"Images/{FOLDER}/n02085936_99.jpg", size=b"%011o\0" % 1, kind=b"0", magic=b"ustar\x0000"):
+def pax(headers):
+    """Images, one of which has these headers of its own."""
+    return images(member(JPG, pax_headers=headers), format=tarfile.PAX_FORMAT)
+
+
+def header(name=JPG, size=b"%011o\0" % 1, kind=b"0", magic=b"ustar\x0000"):
     """A raw header with a right checksum and fields that tarfile would not write."""
     block = bytearray(512)
     block[: len(name)] = name.encode()
@@ -50,7 +56,6 @@ def base256(value):
 
 def hostile_archives():
     """Return {what it is: (images.tar, annotation.tar)}."""
-    jpg = f"Images/{FOLDER}/n02085936_99.jpg"
     good, notes, whole = images(), annotations(), good_members("Images", ".jpg")
     body = make_tar(whole).rstrip(b"\0")
     body += bytes(-len(body) % 512)  # the members without the end mark
@@ -77,38 +82,31 @@ def hostile_archives():
         "hidden file": images(member(f"Images/{FOLDER}/.bashrc")),
         "endless name": images(member(f"Images/{FOLDER}/{'a' * 5000}.jpg")),
         "endless name, pax": images(member(f"Images/{FOLDER}/{'a' * 5000}/x.jpg"), format=tarfile.PAX_FORMAT),
-        "pax path": images(member(jpg, pax_headers={"path": "../../evil.jpg"}), format=tarfile.PAX_FORMAT),
+        "pax path": pax({"path": "../../evil.jpg"}),
         # not plain files
-        "symbolic link": images(member(jpg, b"", link, linkname="/etc/passwd")),
+        "symbolic link": images(member(JPG, b"", link, linkname="/etc/passwd")),
         "link to folder": images(
             member(f"Images/{FOLDER}x", b"", link, linkname="/tmp"), member(f"Images/{FOLDER}x/1.jpg")
         ),
         "link for top": make_tar([member("Images", b"", link, linkname="/tmp"), *whole]),
         "link for breed": make_tar([member(f"Images/{FOLDER}", b"", link, linkname="../.."), *whole]),
-        "hard link": images(member(jpg, b"", tarfile.LNKTYPE, linkname="/etc/passwd")),
-        "hard link inside": images(member(jpg, b"", tarfile.LNKTYPE, linkname=whole[0][0].name)),
-        "character device": images(member(jpg, b"", tarfile.CHRTYPE, devmajor=1, devminor=5)),
-        "block device": images(member(jpg, b"", tarfile.BLKTYPE, devmajor=8, devminor=0)),
-        "fifo": images(member(jpg, b"", tarfile.FIFOTYPE)),
-        "unknown kind": images(member(jpg, b"x", b"Z")),
+        "hard link": images(member(JPG, b"", tarfile.LNKTYPE, linkname="/etc/passwd")),
+        "hard link inside": images(member(JPG, b"", tarfile.LNKTYPE, linkname=whole[0][0].name)),
+        "character device": images(member(JPG, b"", tarfile.CHRTYPE, devmajor=1, devminor=5)),
+        "block device": images(member(JPG, b"", tarfile.BLKTYPE, devmajor=8, devminor=0)),
+        "fifo": images(member(JPG, b"", tarfile.FIFOTYPE)),
+        "unknown kind": images(member(JPG, b"x", b"Z")),
         "sparse, old": body + header(kind=b"S", magic=b"ustar  \0") + end,
-        "sparse, pax": images(
-            member(
-                jpg, pax_headers={"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.realsize": "9" * 12}
-            ),
-            format=tarfile.PAX_FORMAT,
-        ),
-        "sparse map, pax": images(
-            member(jpg, pax_headers={"GNU.sparse.map": "0,1", "GNU.sparse.size": "9" * 12}), format=tarfile.PAX_FORMAT
-        ),
+        "sparse, pax": pax({"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.realsize": "9" * 12}),
+        "sparse map, pax": pax({"GNU.sparse.map": "0,1", "GNU.sparse.size": "9" * 12}),
         # sizes
         "8 GB in a header": body + header(size=b"77777777777\0") + b"x" * 512 + end,
         "8 exabytes": body + header(size=base256(2**63)) + b"x" * 512 + end,
         "negative size": body + header(size=base256(-512)) + b"x" * 512 + end,
         "size that leads back": body + header(size=base256(-1024)) + end,
-        "negative size, pax": images(member(jpg, pax_headers={"size": "-1024"}), format=tarfile.PAX_FORMAT),
+        "negative size, pax": pax({"size": "-1024"}),
         "size is no number": body + header(size=b"zzzzzzzzzzz\0") + end,
-        "huge real member": images(member(jpg, bytes(65 * 2**20))),
+        "huge real member": images(member(JPG, bytes(65 * 2**20))),
         "huge long name": body + header(kind=b"L", size=b"77777777777\0") + end,
         "huge pax header": body + header(kind=b"x", size=base256(2**62)) + end,
         "negative pax header": body + header(kind=b"x", size=base256(-512)) + end,
@@ -152,13 +150,6 @@ def hostile_archives():
     archives["an annotation too few"] = (good, annotations(4))
     archives["an annotation too many"] = (good, annotations(6))
     archives["archives exchanged"] = (notes, good)
-    archives["annotation as a link"] = (
-        good,
-        make_tar(
-            [
-                *good_members("Annotation", number=4),
-                member(f"Annotation/{FOLDER}/n02085936_4", b"", link, linkname="/etc/passwd"),
-            ]
-        ),
-    )
+    passwd = member(f"Annotation/{FOLDER}/n02085936_4", b"", link, linkname="/etc/passwd")
+    archives["annotation as a link"] = (good, annotations(4, passwd))
     return archives

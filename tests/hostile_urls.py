@@ -2,12 +2,7 @@
 
 # ruff: noqa: RUF001
 
-
-def words(text: str) -> list[str]:
-    """The words of a text."""
-    return text.split()
-
-
+words = str.split
 LOOPBACK = words("""
     127.0.0.1 127.1 127.0.1 127.1.2.3 127.255.255.254 127.0.0.1. 127.000.000.001 2130706433 0x7f000001 0x7F.0.0.1
     0x7f.1 0177.0.0.1 0177.1 017700000001 00000177.0.0.1 0x7f.0x0.0x0.0x1 0177.0x0.0.1 0 0.0.0.0 00 0x0 0.1 [::1]
@@ -104,7 +99,7 @@ def direct_urls() -> list:
 
 def redirecting_urls() -> list[str]:
     """A public server that sends on to what is not public, in one step or in several."""
-    urls = [f"http://public.example/{status}?{url}" for url in TARGETS for status in (302,)]
+    urls = [f"http://public.example/302?{url}" for url in TARGETS]
     urls += [f"http://public.example/{status}?http://127.0.0.1/" for status in (301, 303, 307, 308)]
     urls += [
         "http://public.example/302?http://public.example/302?http://127.0.0.1/",

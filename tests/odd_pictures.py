@@ -1,5 +1,6 @@
 """Pictures that a service on the internet meets: of every kind, turned, cut off, mislabelled, and built to hurt it."""
 
+import base64
 import io
 import struct
 import zlib
@@ -64,6 +65,15 @@ def saved(image: Image.Image, **options: object) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, **options)
     return buffer.getvalue()
+
+
+def text(image: Image.Image, **options: object) -> str:
+    """The file in base64, as JPEG unless another format is given."""
+    return base64.b64encode(saved(image, **({"format": "JPEG"} | options))).decode()
+
+
+JPEG = saved(picture(500, 375), format="JPEG")  # the usual picture
+TEXT = base64.b64encode(JPEG).decode()
 
 
 def cases() -> Iterator[Case]:

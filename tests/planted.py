@@ -1,5 +1,6 @@
 """Photos and annotations made on the spot."""
 
+import hashlib
 import io
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from dog_breeds.dataset import annotation_dir, images_dir
 FOLDER = "n02110958-pug"
 
 
-def picture(width: int = 120, height: int = 90, seed: int = 0) -> Image.Image:
+def smooth_picture(width: int = 120, height: int = 90, seed: int = 0) -> Image.Image:
     """A smooth random RGB picture without any symmetry."""
     noise = np.random.default_rng(seed).integers(0, 256, (7, 9, 3), dtype=np.uint8)
     return Image.fromarray(noise).resize((width, height), Image.Resampling.BICUBIC)
@@ -21,6 +22,12 @@ def encode(image: Image.Image, **options) -> bytes:
     file = io.BytesIO()
     image.save(file, **({"format": "JPEG", "quality": 95} | options))
     return file.getvalue()
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """The SHA-256 of each file in a folder, by its path there."""
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
 def annotation(size=(120, 90), boxes=((10, 20, 70, 80),)) -> bytes:

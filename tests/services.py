@@ -1,19 +1,29 @@
 """Events of the services that AWS puts in front of a function, and the responses that they expect from it.
 
 Each of SERVICES makes an event of (method, path, query, body, content type, whether the body is base64), from the
-samples of aws-sam-cli in events/.
+samples of the package aws-sam-cli.
 """
 
 import http
 import json
+import sys
 from pathlib import Path
 
-EVENTS = Path(__file__).parent / "events"
+import pytest
+
+EVENTS = Path(sys.executable).parents[1] / "events"
+
+
+def sample(name: str) -> dict:
+    """A sample by its name."""
+    if not EVENTS.exists():
+        pytest.skip(f"no {EVENTS}; `make` fetches it from the aws-sam-cli package")
+    return json.loads((EVENTS / f"{name}.json").read_text())
 
 
 def rest(method, path, query=None, body=None, content_type=None, is_base64=False) -> dict:
     """An event of a REST API."""
-    event = json.loads((EVENTS / "AwsProxy.json").read_text())
+    event = sample("AwsProxy")
     event |= {"httpMethod": method, "path": path, "body": body, "isBase64Encoded": is_base64, "resource": "/{proxy+}"}
     event["queryStringParameters"] = query or None
     event["multiValueQueryStringParameters"] = {key: [value] for key, value in (query or {}).items()} or None
@@ -26,7 +36,7 @@ def rest(method, path, query=None, body=None, content_type=None, is_base64=False
 
 def http_api(method, path, query=None, body=None, content_type=None, is_base64=False) -> dict:
     """An event of an HTTP API with a stage, payload 2.0."""
-    event = json.loads((EVENTS / "HttpApi.json").read_text())
+    event = sample("HttpApi")
     event |= {"rawPath": f"/prod{path}", "isBase64Encoded": is_base64, "queryStringParameters": query or {}}
     event["requestContext"] |= {"stage": "prod"}
     event["requestContext"]["http"] |= {"method": method, "path": f"/prod{path}"}
@@ -52,7 +62,7 @@ def http_api_1(*request) -> dict:
 
 def balancer(method, path, query=None, body=None, content_type=None, is_base64=False) -> dict:
     """An event of a load balancer, which does not decode the query."""
-    event = json.loads((EVENTS / "ALBRequest.json").read_text())
+    event = sample("ALBRequest")
     event |= {"httpMethod": method, "path": path, "body": body or "", "isBase64Encoded": is_base64}
     query = {key: value.replace(":", "%3A").replace("/", "%2F") for key, value in (query or {}).items()}
     event["queryStringParameters"] = query

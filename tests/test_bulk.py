@@ -5,18 +5,18 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 from colour_model import COLOURS
-from handler_process import ROOT
+from conftest import command, run
 from odd_pictures import picture, saved
+from test_clients import saved_heic
+from test_data_selection import family
 
 from dog_breeds import bulk
 
-pytest_plugins = ["handler_fixtures"]
 ODD = [
     "a,b.jpg",
     'quo"te.jpg',
@@ -27,12 +27,8 @@ ODD = [
 ]
 
 
-def command(folder: Path, table: Path, model: Path) -> list:
-    return [sys.executable, "test.py", "--folder", folder, "--csv", table, "--model", model]
-
-
-def run(folder: Path, table: Path, model: Path) -> subprocess.CompletedProcess:
-    return subprocess.run(command(folder, table, model), cwd=ROOT, capture_output=True, text=True, timeout=120)
+def classify(folder: Path, table: Path, model: Path) -> subprocess.CompletedProcess:
+    return run("test.py", "--folder", folder, "--csv", table, "--model", model)
 
 
 def rows(table: Path) -> list[dict]:
@@ -60,20 +56,24 @@ def test_odd_names_and_files(colour_model, tmp_path):
     (folder / "text.jpg").write_text("a dog")
     (folder / "empty.png").write_bytes(b"")
     (folder / "large.png").write_bytes(saved(picture(), format="PNG") + bytes(10_000_000))
+    heic = saved_heic(picture())
+    (folder / "photo.heic").write_bytes(heic)
+    (folder / "half.heic").write_bytes(heic[: len(heic) // 2])
+    picture().save(folder / "photo.avif")
     (folder / "notes.txt").write_text("no photo")
     (folder / "folder.jpg").mkdir()
     (folder / "nowhere.jpg").symlink_to("missing")
     os.mkfifo(folder / "pipe.jpg")
-    done = run(folder, table, colour_model)
+    done = classify(folder, table, colour_model)
     assert done.returncode == 0, done.stderr
-    errors = {"text.jpg": "unsupported_type", "empty.png": "unsupported_type"}
+    errors = {"text.jpg": "unsupported_type", "empty.png": "unsupported_type", "half.heic": "unreadable"}
     found = {row["file"]: row["breed"] or row["error"] for row in rows(table)}
-    assert found == {**dict.fromkeys([*ODD, "large.png"], "leonberg"), **errors}
+    assert found == {**dict.fromkeys([*ODD, "large.png", "photo.heic", "photo.avif"], "leonberg"), **errors}
     assert len(rows(table)) == len(found)
     assert {row["known"] for row in rows(table)} == {"yes", ""}
-    assert f"{len(ODD):9,}  leonberg" in done.stdout.splitlines()
+    assert f"{len(ODD) + 3:9,}  leonberg" in done.stdout.splitlines()
     before = table.read_bytes()
-    assert "0 photos more" in run(folder, table, colour_model).stdout and table.read_bytes() == before
+    assert "0 photos more" in classify(folder, table, colour_model).stdout and table.read_bytes() == before
 
 
 def test_killed_again_and_again_no_row_is_lost_or_doubled(colour_model, tmp_path):
@@ -82,7 +82,8 @@ def test_killed_again_and_again_no_row_is_lost_or_doubled(colour_model, tmp_path
     breeds = photos_in(folder, 3000)
     chance, sizes = random.Random(0), []
     for _ in range(3):
-        process = subprocess.Popen(command(folder, table, colour_model), cwd=ROOT, stdout=subprocess.DEVNULL)
+        words = command("test.py", "--folder", folder, "--csv", table, "--model", colour_model)
+        process = subprocess.Popen(words, stdout=subprocess.DEVNULL)
         size = table.stat().st_size if table.exists() else 0
         while (not table.exists() or table.stat().st_size < size + 5000) and process.poll() is None:
             time.sleep(0.005)
@@ -93,7 +94,7 @@ def test_killed_again_and_again_no_row_is_lost_or_doubled(colour_model, tmp_path
             file.truncate(table.stat().st_size - chance.randrange(40))
         sizes.append(table.stat().st_size)
     assert sizes == sorted(sizes) and sizes[0] < sizes[-1]
-    assert run(folder, table, colour_model).returncode == 0
+    assert classify(folder, table, colour_model).returncode == 0
     found = rows(table)
     assert len(found) == 3000 and {row["file"]: row["breed"] for row in found} == breeds
     assert [row["file"] for row in found] == list(bulk.photos(folder)), "in their order"
@@ -103,7 +104,7 @@ def test_killed_again_and_again_no_row_is_lost_or_doubled(colour_model, tmp_path
 def test_a_file_of_another_kind_is_left_alone(colour_model, tmp_path, content):
     (tmp_path / "photos").mkdir()
     (tmp_path / "out.csv").write_bytes(content)
-    done = run(tmp_path / "photos", tmp_path / "out.csv", colour_model)
+    done = classify(tmp_path / "photos", tmp_path / "out.csv", colour_model)
     assert done.returncode == 1 and done.stderr.count("\n") == 1
     assert "is no table of this program" in done.stderr and (tmp_path / "out.csv").read_bytes() == content
 
@@ -128,9 +129,9 @@ def test_a_half_row_is_cut_off(tmp_path, left, names):
 
 
 def test_wrong_arguments_are_one_line(colour_model, tmp_path):
-    done = run(tmp_path / "missing", tmp_path / "out.csv", colour_model)
+    done = classify(tmp_path / "missing", tmp_path / "out.csv", colour_model)
     assert done.returncode == 1 and "missing is no folder" in done.stderr and not (tmp_path / "out.csv").exists()
-    done = subprocess.run([sys.executable, "test.py", "--folder", "."], cwd=ROOT, capture_output=True, text=True)
+    done = run("test.py", "--folder", ".")
     assert done.returncode == 2 and "--folder and --csv belong together" in done.stderr
 
 
@@ -138,8 +139,25 @@ def test_a_table_of_another_folder_is_refused(colour_model, tmp_path):
     for name in "ab":
         (tmp_path / name).mkdir()
         photos_in(tmp_path / name, 3 if name == "a" else 2)
-    assert run(tmp_path / "a", tmp_path / "out.csv", colour_model).returncode == 0
+    assert classify(tmp_path / "a", tmp_path / "out.csv", colour_model).returncode == 0
     before = (tmp_path / "out.csv").read_bytes()
-    done = run(tmp_path / "b", tmp_path / "out.csv", colour_model)
+    done = classify(tmp_path / "b", tmp_path / "out.csv", colour_model)
     assert done.returncode == 1 and "is about another folder" in done.stderr and "has no 0/2.jpg" in done.stderr
     assert (tmp_path / "out.csv").read_bytes() == before
+
+
+def test_the_death_of_a_worker_is_one_line_and_the_next_run_goes_on(colour_model, tmp_path):
+    (tmp_path / "photos").mkdir()
+    photos_in(tmp_path / "photos", 1000)
+    words = command("test.py", "--folder", tmp_path / "photos", "--csv", tmp_path / "out.csv", "--model", colour_model)
+    with subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+        while not (tmp_path / "out.csv").exists() or (tmp_path / "out.csv").stat().st_size < 1000:
+            time.sleep(0.01)
+        *_, worker = family(process.pid)
+        os.kill(worker, signal.SIGKILL)
+        said = process.communicate(timeout=60)[1].splitlines()[-1]
+    assert process.returncode == 1
+    assert said == "test.py: a process has died, perhaps for want of memory; run it again to go on"
+    assert 0 < len(rows(tmp_path / "out.csv")) < 1000
+    assert classify(tmp_path / "photos", tmp_path / "out.csv", colour_model).returncode == 0
+    assert len({row["file"] for row in rows(tmp_path / "out.csv")}) == 1000

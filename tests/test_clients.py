@@ -1,8 +1,6 @@
 """test.py and test_cloud.py, run as a user runs them, against the real stack."""
 
-import base64
 import io
-import os
 import re
 import subprocess
 import sys
@@ -12,23 +10,14 @@ import numpy as np
 import pillow_heif
 import pytest
 from colour_model import COLOURS
-from conftest import NOT_PUBLIC, needs_guard
+from conftest import NOT_PUBLIC, needs_guard, run
 from emulator import free_ports
-from handler_fixtures import Silent, local_server
-from odd_pictures import BREED, orientation_exif, picture, saved
+from handler_fixtures import local_gateway, local_server
+from handler_process import Silent
+from odd_pictures import BREED, orientation_exif, picture, png_file
 from PIL import Image
 
 from dog_breeds import client_pictures
-
-pytest_plugins = ["handler_fixtures"]
-ROOT = Path(__file__).parent.parent
-
-
-def run(script: str, *arguments: object, **env: str) -> subprocess.CompletedProcess:
-    """Run a client in the project's folder."""
-    env = {**{key: value for key, value in os.environ.items() if key != "DOG_BREEDS_ENDPOINT"}, **env}
-    command = [sys.executable, script, *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=60)
 
 
 def complaint(done: subprocess.CompletedProcess) -> str:
@@ -38,41 +27,14 @@ def complaint(done: subprocess.CompletedProcess) -> str:
     return done.stderr.strip()
 
 
-@pytest.fixture
-def photo(tmp_path) -> Path:
-    file = tmp_path / "photo.jpg"
-    file.write_bytes(saved(picture(500, 375), format="JPEG"))
-    return file
-
-
 @pytest.fixture(scope="module")
 def gateway(stack):
-    """What an API Gateway does: turns HTTP into events, and responses of the handler into HTTP."""
-
-    class Gateway(Silent):
-        def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["Content-Length"]))
-            event = {
-                "version": "2.0",
-                "rawPath": self.path,
-                "headers": {key.lower(): value for key, value in self.headers.items()},
-                "requestContext": {"http": {"method": "POST", "path": self.path}, "stage": "prod"},
-                "body": base64.b64encode(body).decode(),
-                "isBase64Encoded": True,
-            }
-            response = stack.invoke(event) if self.path.startswith("/prod") else {"statusCode": 403, "headers": {}}
-            self.send_response(response["statusCode"])
-            for key, value in response["headers"].items():
-                self.send_header(key, value)
-            self.end_headers()
-            self.wfile.write(response.get("body", '{"message":"Forbidden"}').encode())
-
-    with local_server(Gateway) as port:
-        yield f"http://127.0.0.1:{port}"
+    with local_gateway(stack.endpoint) as address:
+        yield address
 
 
 def test_prints_breeds_with_bars_best_first(stack, gateway, colour_model, photo):
-    cloud = f"{gateway}/prod/predict"
+    cloud = f"{gateway}/predict"
     for done in (
         run("test.py", "--file", photo, "--endpoint", stack.endpoint),
         run("test.py", "--file", photo, "--model", colour_model),
@@ -117,14 +79,15 @@ def test_pictures_of_other_formats_are_sent_as_jpeg(stack, tmp_path):
         saved_heic(image.transpose(Image.Transpose.ROTATE_90), exif=orientation_exif(6))
     )
     image.save(tmp_path / "photo.avif")
+    image.save(tmp_path / "photo.jpg", format="TIFF")
     noise = np.random.default_rng(0).integers(0, 256, (1300, 2400, 3), np.uint8)
     noise[:650, :1200] = COLOURS[BREED]
     Image.fromarray(noise).save(tmp_path / "large.png", compress_level=0)
     assert (tmp_path / "large.png").stat().st_size > 9_000_000
-    for name, size in (("photo.heic", [640, 480]), ("turned.heic", [640, 480]), ("photo.avif", [640, 480])):
+    for name in ("photo.heic", "turned.heic", "photo.avif", "photo.jpg"):
         done = run("test.py", "--file", tmp_path / name, "--endpoint", stack.endpoint)
         assert done.returncode == 0 and done.stdout.startswith(BREED), done.stderr
-        assert stack.log()["size"] == size and done.stderr == ""
+        assert stack.log()["size"] == [640, 480] and done.stderr == ""
     done = run("test.py", "--file", tmp_path / "large.png", "--endpoint", stack.endpoint)
     assert done.returncode == 0 and stack.log()["size"] == [2000, 1083] and stack.log()["bytes"] < 4_000_000
 
@@ -161,6 +124,19 @@ def files(tmp_path, photo) -> Path:
     return tmp_path
 
 
+@pytest.fixture(scope="module")
+def forbidden():
+    """A place of AWS's that is not this service."""
+
+    class Forbidden(Silent):
+        def do_POST(self) -> None:
+            self.read()
+            self.reply(b'{"message":"Forbidden"}', 403)
+
+    with local_server(Forbidden) as address:
+        yield address
+
+
 @pytest.mark.parametrize(
     ("arguments", "part"),
     [
@@ -174,15 +150,15 @@ def files(tmp_path, photo) -> Path:
         ("--file photo.jpg --explain out.jpg", "test.py: this model file cannot explain"),
         ("--url http://10.0.0.1/dog.jpg", NOT_PUBLIC),
         pytest.param("--url dog.jpg", "the URL must be http or https", marks=needs_guard),
-        ("--file photo.jpg --endpoint GATEWAY", '{"message":"Forbidden"}'),
+        ("--file photo.jpg --endpoint FORBIDDEN", '{"message":"Forbidden"}'),
         ("--file photo.jpg --endpoint NOWHERE", "start the container: docker run -it --rm -p 8080:8080 dog-breeds"),
         ("--file photo.jpg --endpoint nonsense", "no answer from nonsense (MissingSchema)"),
         ("--file photo.jpg --model bad.tflite", "bad.tflite is damaged"),
         ("--file photo.jpg --model missing.tflite", "test.py: there is no model file FOLDER/missing.tflite"),
     ],
 )
-def test_one_line_and_status_1_when_something_is_wrong(stack, gateway, files, arguments, part):
-    places = {"GATEWAY": gateway, "NOWHERE": f"http://127.0.0.1:{free_ports()[0]}/"}
+def test_one_line_and_status_1_when_something_is_wrong(stack, forbidden, files, arguments, part):
+    places = {"FORBIDDEN": forbidden, "NOWHERE": f"http://127.0.0.1:{free_ports()[0]}/"}
     words = [places.get(word, word) for word in arguments.split()]
     if words[0] == "--file":
         words = [files / word if re.search(r"^\.$|\.(jpg|heic|tflite)$", word) else word for word in words]
@@ -192,9 +168,9 @@ def test_one_line_and_status_1_when_something_is_wrong(stack, gateway, files, ar
 
 def test_cloud_client_needs_an_endpoint_and_passes_errors_on(gateway, files):
     assert "set DOG_BREEDS_ENDPOINT" in complaint(run("test_cloud.py"))
-    said = complaint(run("test_cloud.py", "--file", files / "text.jpg", "--endpoint", f"{gateway}/prod/predict"))
+    said = complaint(run("test_cloud.py", "--file", files / "text.jpg", "--endpoint", f"{gateway}/predict"))
     assert said.startswith(f"test_cloud.py: {files / 'text.jpg'} is no picture that can be read")
-    said = complaint(run("test_cloud.py", "--file", files / "photo.jpg", "--endpoint", f"{gateway}/prod/other"))
+    said = complaint(run("test_cloud.py", "--file", files / "photo.jpg", "--endpoint", f"{gateway}/other"))
     assert said == "test_cloud.py: there is nothing at this path; use / or /predict"
 
 
@@ -209,3 +185,15 @@ def test_a_large_picture_of_16_bits_keeps_its_greys(tmp_path):
     Image.fromarray(rng.integers(28_000, 32_000, (1600, 1600), np.uint16)).save(tmp_path / "large.png")
     with Image.open(io.BytesIO(client_pictures.picture_to_send(tmp_path / "large.png"))) as sent:
         assert sent.format == "JPEG" and abs(np.asarray(sent).mean() - 30_000 / 257) < 1
+
+
+def test_what_cannot_be_sent_is_said(tmp_path, monkeypatch):
+    (tmp_path / "photo.heic").write_bytes(saved_heic(picture()))
+    (tmp_path / "bomb.png").write_bytes(png_file((60_000, 60_000, 8, 2, 0, 0, 0)))
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    for name, said in (
+        ("photo.heic", "is a HEIC photo, for which pip install pillow-heif is needed"),
+        ("bomb.png", "has too many pixels; make it smaller"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            client_pictures.picture_to_send(tmp_path / name)

@@ -6,13 +6,12 @@ import json
 import multiprocessing
 import os
 import re
-import sys
 import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import COMMITTED, FEW, MIRROR, ROOT, RUNTIMES, SIZE
+from conftest import COMMITTED, FEW, MIRROR, ROOT, RUNTIMES, SIZE, ending
 from handler_process import run_python
 
 import convert_model
@@ -29,7 +28,7 @@ NAMES = ("probabilities", "similarity", "features")
 @pytest.fixture(scope="module")
 def views(small) -> list[features.View]:
     """The crop and the whole photo of test images."""
-    task = small[0]
+    task = small.task
     return [view(task.data_dir, image) for view in features.KINDS.values() for image in task.images("test")]
 
 
@@ -38,14 +37,14 @@ def files(small, tmp_path_factory) -> dict[str, Path]:
     """The model in every format, as bare flatbuffers."""
     folder = tmp_path_factory.mktemp("files")
     for name in convert_model.FORMATS:
-        (folder / f"{name}.tflite").write_bytes(convert_model.to_tflite(small[0], small[1], name, folder))
+        (folder / f"{name}.tflite").write_bytes(convert_model.to_tflite(small.task, small.model, name, folder))
     return {name: folder / f"{name}.tflite" for name in convert_model.FORMATS}
 
 
 @pytest.fixture(scope="module")
 def keras_answers(small, views, elsewhere) -> dict[str, np.ndarray]:
     """What the .h5 file gives in plain Keras."""
-    return elsewhere("keras_side", "answers", small[1], views)
+    return elsewhere("keras_side", "answers", small.model, views)
 
 
 def answers(files, views, size, runtime):
@@ -90,7 +89,7 @@ def test_sizes_follow_the_formats(files):
 
 def test_the_saved_model_is_keras_xception_with_the_head(small, views, elsewhere, tmp_path):
     """Here one with an inner layer, which no small search need choose; read back it is the same to the bit."""
-    task, path, rng = small[0], tmp_path / "inner.h5", np.random.default_rng(0)
+    task, path, rng = small.task, tmp_path / "inner.h5", np.random.default_rng(0)
     head, means = heads.first_weights(20, 3, 2048, rng), rng.random((3, 2048), np.float32)
     head = [10 * array + rng.normal(size=array.shape[-1]).astype(np.float32) for array in head]
     upright = [rng.normal(size=shape).astype(np.float32) for shape in ((2048, 1), (1,))]
@@ -136,7 +135,7 @@ def test_only_more_losses_than_chance_explains_count():
 def refused(small, tmp_path):
     """A function that converts, expects to be refused and that the old file is left alone, and returns the reason."""
 
-    def attempt(error, model=small[1], **options):
+    def attempt(error, model=small.model, **options):
         output = tmp_path / "output" / "model.tflite"
         output.parent.mkdir()
         output.write_bytes(b"the file of yesterday")
@@ -149,12 +148,42 @@ def refused(small, tmp_path):
     return attempt
 
 
-def test_a_file_that_loses_too_much_is_not_written(refused, monkeypatch):
+@pytest.fixture
+def shuffled_head(monkeypatch):
+    """Files are written whose head takes each class for the next."""
     join = convert_model.join_head
     monkeypatch.setattr(
         convert_model, "join_head", lambda file, head, *more: join(file, [np.roll(a, 1, axis=-1) for a in head], *more)
     )
+
+
+def test_a_file_that_loses_too_much_is_not_written(refused, shuffled_head):
     assert re.search(r"is not written: int8 loses at least \d\d\.\d\d points of accuracy", refused(RuntimeError))
+
+
+def test_more_may_be_lost_where_that_is_allowed(small, shuffled_head, tmp_path, monkeypatch):
+    output = tmp_path / "few.tflite"
+    assert ending(monkeypatch, convert_model, small.model, "--output", output, "--max-loss", 100) is None
+    assert read_facts(output)["compared_with_keras"]["crops"]["lost"] > 0
+
+
+@pytest.mark.parametrize(("quantization", "compared"), [("float16", 0), ("dynamic", 2)])
+def test_other_formats_pass_the_gate_too(small, tmp_path, quantization, compared):
+    convert_model.convert(small.model, tmp_path / "few.tflite", quantization, max_loss=30, compared=compared)
+    facts, every = read_facts(tmp_path / "few.tflite"), len(small.task.images("test"))
+    assert facts["quantization"] == quantization
+    assert [facts["compared_with_keras"][kind]["pictures"] for kind in features.KINDS] == [compared or every] * 2
+
+
+def test_ctrl_c_leaves_the_old_file(small, tmp_path, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(convert_model, "predict_file", interrupt)
+    (tmp_path / "old.tflite").write_bytes(b"the file of yesterday")
+    said = ending(monkeypatch, convert_model, small.model, "--output", tmp_path / "old.tflite")
+    assert said == "convert_model.py: stopped; nothing is written"
+    assert (tmp_path / "old.tflite").read_bytes() == b"the file of yesterday"
 
 
 def test_other_features_than_the_backbones_are_refused(refused, monkeypatch):
@@ -166,55 +195,45 @@ def test_other_features_than_the_backbones_are_refused(refused, monkeypatch):
         return sets
 
     monkeypatch.setattr(convert_model, "plain_set", changed)
-    assert "other features than the backbone" in refused(RuntimeError)
+    assert "other features than those in" in refused(RuntimeError)
 
 
 def test_a_model_that_its_report_does_not_describe_is_refused(small, refused, tmp_path):
     import h5py
 
-    for path in convert_model.source_files(small[1]):
+    for path in convert_model.source_files(small.model):
         (tmp_path / path.name).write_bytes(path.read_bytes())
-    spoilt = tmp_path / small[1].name
+    spoilt = tmp_path / small.model.name
     with h5py.File(spoilt, "r+") as file:
         kernel = file["model_weights/logits/logits/kernel"]
         kernel[...] = np.roll(kernel, 1, axis=1)
     assert "is not the model that its report describes" in refused(ValueError, spoilt)
 
 
-def test_another_backbone_is_refused(small, refused, tmp_path):
+def test_a_missing_backbone_is_named(refused, tmp_path):
     assert "there is no" in refused(FileNotFoundError, data_dir=tmp_path)
 
 
 def test_a_changed_backbone_is_refused(small, refused, tmp_path):
     changed = dataset.backbone_path(tmp_path, SIZE)
     changed.parent.mkdir()
-    changed.write_bytes(dataset.backbone_path(small[0].data_dir, SIZE).read_bytes() + b"more")
+    changed.write_bytes(dataset.backbone_path(small.task.data_dir, SIZE).read_bytes() + b"more")
     assert "is not the backbone that the model was trained on" in refused(ValueError, data_dir=tmp_path)
 
 
 # --- The command, and the facts --------------------------------------------------------------------------------------
 
 
-def run(monkeypatch, *words):
-    """Run the command in this process; return the line that it ends with, None if all went well."""
-    monkeypatch.setattr(sys, "argv", ["convert_model.py", *map(str, words)])
-    try:
-        convert_model.main()
-    except SystemExit as ending:
-        assert ending.code.startswith("convert_model.py: ") and len(ending.code.splitlines()) == 1
-        return ending.code
-
-
 @pytest.fixture(scope="module")
 def converted(small, tmp_path_factory) -> Path:
     """The int8 file of the small model, with its facts."""
     output = tmp_path_factory.mktemp("converted") / "few.tflite"
-    convert_model.convert(small[1], output)
+    convert_model.convert(small.model, output)
     return output
 
 
 def test_the_file_carries_its_facts(converted, small, monkeypatch, capsys):
-    model, report = small[1], training.read_report(small[1])
+    model, report = small.model, training.read_report(small.model)
     with zipfile.ZipFile(converted) as archive:
         assert archive.read("labels.txt").decode().splitlines() == FEW
         facts = json.loads(archive.read("metadata.json"))
@@ -235,7 +254,7 @@ def test_the_file_carries_its_facts(converted, small, monkeypatch, capsys):
         assert facts["compared_with_keras"][kind]["pictures"] == report["test"][kind]["pictures"]
         assert facts["compared_with_keras"][kind]["tflite"]["accuracy"] == report["test"][kind]["accuracy"]
 
-    assert run(monkeypatch, "--show", converted) is None
+    assert ending(monkeypatch, convert_model, "--show", converted) is None
     printed = capsys.readouterr().out
     for words in ("int8", "3 classes: maltese_dog, pomeranian, samoyed", "75 x 75 RGB", "similarity >=", "sha256"):
         assert words in printed
@@ -243,7 +262,7 @@ def test_the_file_carries_its_facts(converted, small, monkeypatch, capsys):
 
 def test_the_handler_answers_as_keras(small, files, converted, keras_answers, tmp_path):
     """The served float32 file gives Keras' own probabilities for photos as they come over the wire."""
-    task, served = small[0], tmp_path / "float32.tflite"
+    task, served = small.task, tmp_path / "float32.tflite"
     served.write_bytes(files["float32"].read_bytes())
     convert_model.append_facts(served, read_facts(converted))
     code = """
@@ -271,16 +290,16 @@ for photo in sys.argv[1:]:
 def test_show_refuses_other_files(tmp_path, monkeypatch, content):
     file = tmp_path / "other.tflite"
     file.write_bytes(content)
-    message = run(monkeypatch, "--show", file)
+    message = ending(monkeypatch, convert_model, "--show", file)
     assert message.startswith("convert_model.py: other.tflite is damaged, or was not made by convert_model.py")
 
 
 def test_missing_files_are_named(small, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert "run training.py first" in run(monkeypatch)
-    alone = tmp_path / small[1].name
-    os.link(small[1], alone)
-    assert f"there is no {alone.with_suffix('.json')}" in run(monkeypatch, alone)
+    assert "run training.py first" in ending(monkeypatch, convert_model)
+    alone = tmp_path / small.model.name
+    os.link(small.model, alone)
+    assert f"there is no {alone.with_suffix('.json')}" in ending(monkeypatch, convert_model, alone)
 
 
 # --- The committed file ----------------------------------------------------------------------------------------------

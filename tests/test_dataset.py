@@ -4,9 +4,11 @@ import os
 import re
 
 import pytest
+from conftest import ROOT
 from planted import annotation, plant
 
 from dog_breeds import dataset
+from dog_breeds.facts import read_facts
 
 
 def test_clip_box():
@@ -40,31 +42,10 @@ def test_breed_names(tmp_path):
         dataset.choose_breeds(tmp_path, ["cat"])
 
 
-# All folders of the data set, without their number.
-FOLDERS = """
-Afghan_hound African_hunting_dog Airedale American_Staffordshire_terrier Appenzeller Australian_terrier
-Bedlington_terrier Bernese_mountain_dog Blenheim_spaniel Border_collie Border_terrier Boston_bull
-Bouvier_des_Flandres Brabancon_griffon Brittany_spaniel Cardigan Chesapeake_Bay_retriever Chihuahua Dandie_Dinmont
-Doberman English_foxhound English_setter English_springer EntleBucher Eskimo_dog French_bulldog German_shepherd
-German_short-haired_pointer Gordon_setter Great_Dane Great_Pyrenees Greater_Swiss_Mountain_dog Ibizan_hound
-Irish_setter Irish_terrier Irish_water_spaniel Irish_wolfhound Italian_greyhound Japanese_spaniel Kerry_blue_terrier
-Labrador_retriever Lakeland_terrier Leonberg Lhasa Maltese_dog Mexican_hairless Newfoundland Norfolk_terrier
-Norwegian_elkhound Norwich_terrier Old_English_sheepdog Pekinese Pembroke Pomeranian Rhodesian_ridgeback Rottweiler
-Saint_Bernard Saluki Samoyed Scotch_terrier Scottish_deerhound Sealyham_terrier Shetland_sheepdog Shih-Tzu
-Siberian_husky Staffordshire_bullterrier Sussex_spaniel Tibetan_mastiff Tibetan_terrier Walker_hound Weimaraner
-Welsh_springer_spaniel West_Highland_white_terrier Yorkshire_terrier affenpinscher basenji basset beagle
-black-and-tan_coonhound bloodhound bluetick borzoi boxer briard bull_mastiff cairn chow clumber cocker_spaniel collie
-curly-coated_retriever dhole dingo flat-coated_retriever giant_schnauzer golden_retriever groenendael keeshond kelpie
-komondor kuvasz malamute malinois miniature_pinscher miniature_poodle miniature_schnauzer otterhound papillon pug
-redbone schipperke silky_terrier soft-coated_wheaten_terrier standard_poodle standard_schnauzer toy_poodle toy_terrier
-vizsla whippet wire-haired_fox_terrier
-"""
-
-
 def test_every_breed_has_a_name_for_people():
-    breeds = [dataset.breed_name(folder) for folder in FOLDERS.split()]
+    breeds = read_facts(ROOT / "dog_breeds_120.tflite")["classes"]
     shown = [dataset.display_name(breed) for breed in breeds]
-    assert len(set(shown)) == len(set(breeds)) == 120
+    assert len(set(shown)) == len(breeds) == 120
     assert all(re.fullmatch(r"[A-Z][A-Za-z]*([ -]([A-Z][a-z]+|and|des|coated))*", name) for name in shown), shown
     assert set(dataset.USUAL_NAMES) <= set(breeds)
     assert not [breed for breed, name in dataset.USUAL_NAMES.items() if name == breed.replace("_", " ").title()]
@@ -121,7 +102,7 @@ def test_validation_images_come_from_the_train_rows_of_a_given_split():
     assert dataset.apply_split(images, split, 1) == split  # with validation rows: as given
 
 
-def test_a_written_split_reads_back(tmp_path):
+def test_a_split_of_a_spreadsheet_is_read(tmp_path):
     path = tmp_path / "split.csv"
     path.write_text("\ufeffimage,split,remark\na/1.jpg,train,\na/2.jpg,test,x\n", encoding="utf-8")
     assert dataset.read_split(path) == {"a/1.jpg": "train", "a/2.jpg": "test"}

@@ -1,24 +1,21 @@
 """The image: what goes into it, and that it answers when it is built and run."""
 
-import contextlib
 import json
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
-import time
 import urllib.request
 from pathlib import Path
 
 import pytest
-from conftest import make
+from conftest import ROOT, make
 from container import BASE, in_image, in_lambda
-from handler_process import ROOT, run_python
-from odd_pictures import BREED, picture, saved
+from emulator import free_ports, wait_for
+from handler_process import run_python
+from odd_pictures import BREED
 
-pytest_plugins = ["handler_fixtures"]
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
 TAG = "dog-breeds-test"
 IMAGE = f"localhost/{TAG}:latest"
@@ -47,10 +44,7 @@ def test_code_that_is_copied_is_what_the_handler_imports(colour_model):
     assert {name.replace(".", "/") for name in loaded if name.split(".")[0] in ours} == code
 
 
-def test_commands_for_lambda_are_there():
-    commands = "--provenance=false|--platform linux/amd64|docker run|get-login-password|docker tag|docker push"
-    for part in commands.split("|"):
-        assert part in DOCKERFILE
+def test_the_command_of_the_image_is_the_handler():
     (command,) = re.findall(r"^CMD (.+)", DOCKERFILE, re.M)
     module, function = json.loads(command)[0].split(".")
     assert f"def {function}(" in (ROOT / f"{module}.py").read_text()
@@ -64,14 +58,6 @@ def test_image_has_the_versions_that_are_tested_each_with_its_hashes():
     assert len(locked) > len(pins) and all(locked.values())
     for pin in pins:
         assert re.fullmatch(r"[a-z0-9-]+==[0-9.]+", pin) and pin in tested and pin in locked
-
-
-def test_dockerfile_is_clean():
-    hadolint = shutil.which("hadolint") or ROOT / ".venv/lint/bin/hadolint"
-    if not Path(hadolint).exists():
-        pytest.skip("no hadolint; `make lint` fetches it")
-    done = subprocess.run([hadolint, ROOT / "Dockerfile"], capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout
 
 
 @pytest.fixture(scope="module")
@@ -89,16 +75,8 @@ def image(request, tmp_path_factory):
     shutil.copy(request.getfixturevalue("colour_model"), context / "colours.tflite")
     (context / "secret.txt").write_text("not for the image")
     flags = f"--isolation chroot --network host --build-arg BASE_IMAGE={BASE} --build-arg MODEL=colours.tflite"
-    build = make(
-        "-f",
-        str(ROOT / "Makefile"),
-        "-C",
-        str(context),
-        "image",
-        "ENGINE=buildah",
-        f"TAG={TAG}",
-        f"BUILD_FLAGS={flags}",
-    )
+    words = ["-f", str(ROOT / "Makefile"), "-C", str(context), "image", "ENGINE=buildah", f"TAG={TAG}"]
+    build = make(*words, f"BUILD_FLAGS={flags}")
     assert build.returncode == 0, build.stderr
     container = subprocess.run(["buildah", "from", IMAGE], check=True, capture_output=True, text=True).stdout.strip()
     yield container
@@ -106,9 +84,8 @@ def image(request, tmp_path_factory):
     subprocess.run(["buildah", "rmi", IMAGE], check=True, capture_output=True)
 
 
-def test_image_answers_read_only_as_another_user_with_a_small_tmp(image, tmp_path):
-    (tmp_path / "photo.jpg").write_bytes(saved(picture(500, 375), format="JPEG"))
-    done = in_lambda(image, tmp_path / "printed", [sys.executable, "test.py", "--file", tmp_path / "photo.jpg"])
+def test_image_answers_read_only_as_another_user_with_a_small_tmp(image, photo, tmp_path):
+    done = in_lambda(image, tmp_path / "printed", [sys.executable, "test.py", "--file", photo])
     printed = (tmp_path / "printed").read_text()
     assert done.returncode == 0, done.stdout + done.stderr + printed
     assert done.stdout.splitlines()[0] == f"{BREED}              100.0%  {'#' * 40}"
@@ -137,17 +114,14 @@ def test_push_sends_one_image_and_no_index(image, tmp_path):
     """make push, to a registry on this machine; Lambda takes the manifest of an image and no other."""
     if not shutil.which("docker-registry"):
         pytest.skip("no docker-registry here, a package of Debian's")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        place = f"127.0.0.1:{free.getsockname()[1]}"
+    [port] = free_ports()
+    place = f"127.0.0.1:{port}"
     storage = f"storage: {{filesystem: {{rootdirectory: {tmp_path}/registry}}}}"
     (tmp_path / "config.yml").write_text(f"version: 0.1\n{storage}\nhttp: {{addr: {place}}}\n")
     command = ["docker-registry", "serve", tmp_path / "config.yml"]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as registry:
         try:
-            for _ in range(100):
-                with contextlib.suppress(OSError), socket.create_connection(place.split(":")):
-                    break
-                time.sleep(0.05)
+            wait_for(port, registry)
             words = [f"TAG={TAG}", "PUSH_FLAGS=--quiet --tls-verify=false", f"REMOTE_URI={place}/dog-breeds:v1"]
             done = make("push", "ENGINE=buildah", *words)
             assert done.returncode == 0, done.stderr

@@ -1,6 +1,5 @@
 """test_cloud.py against what endpoints in the cloud do: signatures, refusals, silence, cold starts, many at once."""
 
-import contextlib
 import datetime
 import json
 import re
@@ -8,21 +7,21 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import botocore.auth
 import botocore.credentials
 import pytest
 import requests
 from botocore.awsrequest import AWSRequest
-from conftest import NOT_PUBLIC
-from handler_fixtures import Silent, local_server
-from odd_pictures import BREED, picture, saved
-from test_clients import complaint, run
+from conftest import NOT_PUBLIC, run
+from handler_fixtures import local_gateway, local_server
+from handler_process import Silent
+from odd_pictures import BREED
+from test_clients import complaint
 
 from dog_breeds import endpoint
-from dog_breeds.gateway import Gateway
 
-pytest_plugins = ["handler_fixtures"]
 KEYS = {
     "AWS_ACCESS_KEY_ID": "AKID",
     "AWS_SECRET_ACCESS_KEY": "secret/+",
@@ -30,6 +29,7 @@ KEYS = {
     "AWS_REGION": "eu-west-1",
 }
 ANSWER = {"prediction": {BREED: 1.0}, "known": True}
+LOCK, OFTEN = threading.Lock(), []
 
 
 def signature(method: str, url: str, body: bytes, headers: dict, service: str = "lambda") -> str:
@@ -82,7 +82,7 @@ class Cloud(Silent):
     """An endpoint that misbehaves as its path says; /signed checks the signature."""
 
     def do_POST(self) -> None:
-        body, path = self.rfile.read(int(self.headers["Content-Length"])), self.path.strip("/")
+        body, path = self.read(), self.path.strip("/")
         status, answer = 200, ANSWER
         if path == "signed":
             headers = {name.lower(): value for name, value in self.headers.items()}
@@ -99,29 +99,16 @@ class Cloud(Silent):
             with LOCK:
                 OFTEN.append(len(OFTEN))
                 status, answer = (429, {"Reason": "ReservedFunction"}) if len(OFTEN) % 10 == 0 else (200, ANSWER)
-        with contextlib.suppress(OSError):
-            self.send_response(status)
-            self.end_headers()
-            self.wfile.write(answer.encode() if isinstance(answer, str) else json.dumps(answer).encode())
-
-
-LOCK, OFTEN = threading.Lock(), []
+        self.reply(answer.encode() if isinstance(answer, str) else json.dumps(answer).encode(), status)
 
 
 @pytest.fixture(scope="module")
 def cloud() -> Iterator[str]:
-    with local_server(Cloud) as port:
-        yield f"http://127.0.0.1:{port}"
+    with local_server(Cloud) as address:
+        yield address
 
 
-@pytest.fixture(scope="module")
-def photo(tmp_path_factory) -> str:
-    file = tmp_path_factory.mktemp("photos") / "photo.jpg"
-    file.write_bytes(saved(picture(500, 375), format="JPEG"))
-    return str(file)
-
-
-def ask(place: str, photo: str, *arguments: object, **env: str) -> subprocess.CompletedProcess:
+def ask(place: str, photo: Path, *arguments: object, **env: str) -> subprocess.CompletedProcess:
     return run("test_cloud.py", "--endpoint", place, "--file", photo, *arguments, **env)
 
 
@@ -175,14 +162,12 @@ def test_failures_among_many_are_counted(cloud, photo):
 def test_four_hundred_from_eight_clients(stack, photo, payload):
     """Through the gateway to the real stack, signed in the one form and not in the other."""
     arguments = ["--sign"] if payload == "2.0" else []
-    with Gateway(("127.0.0.1", 0), stack.endpoint, payload) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        place = f"http://127.0.0.1:{server.server_port}/predict"
+    with local_gateway(stack.endpoint, payload) as address:
+        place = f"{address}/predict"
         single = ask(place, photo, *arguments, **KEYS)
         assert single.returncode == 0 and single.stdout.startswith(BREED), single.stderr
         done = ask(place, photo, "--requests", 400, "--concurrency", 8, *arguments, **KEYS)
         refused = complaint(run("test_cloud.py", "--endpoint", place, "--url", "http://10.0.0.1/"))
-        server.shutdown()
     assert done.returncode == 0, done.stderr
     assert figures(done)["ok"] == 400 and figures(done)["failed"] == 0
     assert refused == f"test_cloud.py: {NOT_PUBLIC}"

@@ -1,17 +1,16 @@
 """Plots and summary: right numbers, and names and numbers that can be read."""
 
+import functools
 import itertools
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT, TEN
+from conftest import TEN, run
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
-from planted import annotation, encode, picture, plant
+from planted import annotation, encode, plant, smooth_picture
 
 from dog_breeds.dataset import count_images, display_name, images_dir
 from exploratory_data_analysis import (
@@ -27,12 +26,13 @@ from exploratory_data_analysis import (
 )
 
 PLOTS = {"eda.png", "images_per_breed.png", "photo_sizes.png", "box_coverage.png", "boxes_per_photo.png"}
+analyse = functools.partial(run, "exploratory_data_analysis.py")
 # As many breeds as the real dataset has, with names as long as its longest (American_Staffordshire_terrier).
 ALL = TEN | {f"american_staffordshire_{chr(97 + n // 26)}{chr(97 + n % 26)}rrier": 209 - n // 2 for n in range(110)}
 
 
 @pytest.fixture
-def small(tmp_path) -> Path:
+def five_photos(tmp_path) -> Path:
     """Three breeds, five photos; one XML file is broken, one box lies outside its photo."""
     plant(tmp_path, "a_1", b"", annotation((500, 400), [(0, 0, 250, 400)]), "n02110958-pug")
     plant(tmp_path, "a_2", b"", annotation((500, 400), [(0, 0, 50, 40), (10, 10, 20, 20)]), "n02110958-pug")
@@ -51,7 +51,7 @@ def texts(figure: Figure) -> list:
         for axis in (axis for axis in (axes.xaxis, axes.yaxis) if axis.get_visible()):
             low, high = sorted(axis.get_view_interval())
             found += [axis.label, *(tick.label1 for tick in axis.get_major_ticks() if low <= tick.get_loc() <= high)]
-    return [text for text in found if text.get_text()]
+    return [text for text in found if text.get_text() and text.get_visible()]
 
 
 def words(figure: Figure) -> list[str]:
@@ -127,29 +127,24 @@ def test_plots_of_sizes_coverage_and_boxes():
 # --- Facts and the command -------------------------------------------------------------------------------------------
 
 
-def test_facts(small):
-    facts = read_statistics(small)
+def test_facts(five_photos):
+    facts = read_statistics(five_photos)
     assert sorted(map(tuple, facts["sizes"].tolist())) == [(200, 250), (500, 400), (500, 400), (500, 400)]
     assert sorted(facts["boxes"].tolist()) == [1, 1, 1, 2]
     assert sorted(facts["coverage"].tolist()) == [0.0, 0.01, 0.5, 0.5]
     [reason] = facts["unusable"]
     assert "c_1" in reason
-    text = describe_statistics(count_images(small), facts)
+    text = describe_statistics(count_images(five_photos), facts)
     assert "photos: 5 of 3 breeds, from 1 (Shih Tzu) to 3 (Pug) a breed" in text
     assert "75% are 500 x 400; 25% have a side below 299" in text
     assert "boxes: 5; 25.0% of the photos have more than one" in text
     assert "unusable: 1 XML files" in text
 
 
-def run(*arguments: object) -> subprocess.CompletedProcess:
-    command = [sys.executable, str(ROOT / "exploratory_data_analysis.py"), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120)
-
-
-def test_command_writes_the_plots(small, tmp_path):
+def test_command_writes_the_plots(five_photos, tmp_path):
     plots = tmp_path / "new" / "plots"
     for _ in range(2):
-        result = run("--data-dir", small, "--plots-dir", plots)
+        result = analyse("--data-dir", five_photos, "--plots-dir", plots)
         assert result.returncode == 0, result.stderr
         assert result.stderr == ""
         assert {path.name for path in plots.iterdir()} == PLOTS
@@ -162,32 +157,32 @@ def test_command_writes_the_plots(small, tmp_path):
 def test_copies_are_counted_and_named_across_breeds(tmp_path):
     photos = {"n02108089-boxer/b_1": 1, "n02108089-boxer/b_2": 2, "n02110958-pug/a_1": 3, "n02110958-pug/a_2": 3}
     for name, seed in photos.items():
-        plant(tmp_path, name.split("/")[1], encode(picture(seed=seed)), annotation(), name.split("/")[0])
+        plant(tmp_path, name.split("/")[1], encode(smooth_picture(seed=seed)), annotation(), name.split("/")[0])
     assert describe_copies(read_copies(tmp_path)) == "copies: 1 photos show the same as an earlier one"
-    plant(tmp_path, "a_3", encode(picture(90, 60, seed=2), quality=50), annotation())
+    plant(tmp_path, "a_3", encode(smooth_picture(90, 60, seed=2), quality=50), annotation())
     assert read_copies(tmp_path) == [
         ("n02110958-pug/a_2.jpg", "n02110958-pug/a_1.jpg"),
         ("n02110958-pug/a_3.jpg", "n02108089-boxer/b_2.jpg"),
     ]
-    result = run("--data-dir", tmp_path, "--plots-dir", tmp_path / "plots")
+    result = analyse("--data-dir", tmp_path, "--plots-dir", tmp_path / "plots")
     assert "2 photos show the same as an earlier one, 1 of them under another breed, the first is" in result.stdout
     assert "n02110958-pug/a_3.jpg of n02108089-boxer/b_2.jpg\n" in result.stdout
 
 
 def test_without_data_one_line(tmp_path):
-    result = run("--data-dir", tmp_path, "--plots-dir", tmp_path / "plots")
+    result = analyse("--data-dir", tmp_path, "--plots-dir", tmp_path / "plots")
     assert result.returncode == 1
     assert "run make_dataset.py first" in result.stderr
     assert result.stderr.count("\n") == 1
     (images_dir(tmp_path) / "n02110958-pug").mkdir(parents=True)
-    result = run("--data-dir", tmp_path, "--plots-dir", tmp_path / "plots")
+    result = analyse("--data-dir", tmp_path, "--plots-dir", tmp_path / "plots")
     assert result.returncode == 1
     assert "no usable annotation" in result.stderr
     assert not (tmp_path / "plots").exists()
 
 
 def test_real_data(real_data, tmp_path):
-    result = run("--data-dir", real_data, "--plots-dir", tmp_path / "plots")
+    result = analyse("--data-dir", real_data, "--plots-dir", tmp_path / "plots")
     assert result.returncode == 0, result.stderr
     ten = ", ".join(f"{display_name(name)} {count}" for name, count in TEN.items())
     assert f"most images: {ten}\n" in result.stdout

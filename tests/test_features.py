@@ -23,7 +23,7 @@ from dog_breeds.tflite import load_file
 @pytest.fixture
 def lab(small, tmp_path) -> Path:
     """A data folder with three of the demo breeds, cropped, and the backbone for SIZE, without any cached feature."""
-    data_dir = small[0].data_dir
+    data_dir = small.task.data_dir
     for name in ("raw", "processed", "weights"):
         shutil.copytree(data_dir / name, tmp_path / name, copy_function=os.link)
     return tmp_path
@@ -175,6 +175,10 @@ def test_another_backbone_has_a_cache_of_its_own(lab, passes):
     assert passes == [3, 3]
 
 
+def small_task(data_dir):
+    return dataset.Task(data_dir, FEW, dataset.split_images(dataset.list_images(data_dir, FEW), recipe.SEED), SIZE)
+
+
 @pytest.mark.parametrize("ending", [signal.SIGKILL, signal.SIGINT])
 def test_a_stopped_extraction_goes_on_where_it_was(lab, passes, ending):
     code = f"""
@@ -206,10 +210,6 @@ training.main()
     assert passes == [len(views) - done]
     shutil.rmtree(lab / "features")
     assert (features.extract_features(views, lab, SIZE) == rows).all()
-
-
-def small_task(data_dir):
-    return dataset.Task(data_dir, FEW, dataset.split_images(dataset.list_images(data_dir, FEW), recipe.SEED), SIZE)
 
 
 def test_damaged_shards_are_computed_again(lab, passes, monkeypatch):

@@ -4,28 +4,32 @@ import base64
 import contextlib
 import http.client
 import json
-import threading
+import subprocess
+import sys
 import time
+import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from handler_fixtures import Silent, local_server
-from odd_pictures import BREED, picture, saved
+from conftest import ROOT
+from emulator import free_ports, wait_for
+from handler_fixtures import local_gateway, local_server
+from handler_process import Silent
+from odd_pictures import BREED, JPEG
 
 from dog_breeds import gateway
-
-pytest_plugins = ["handler_fixtures"]
-JPEG = saved(picture(500, 375), format="JPEG")
 
 
 @contextlib.contextmanager
 def serving(emulator: str, payload: str = "2.0"):
     """A gateway on a free port: a function that sends it a request and gives status, headers and body."""
-    with gateway.Gateway(("127.0.0.1", 0), emulator, payload) as server:
-        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    with local_gateway(emulator, payload) as address:
+
+        def connect():
+            return http.client.HTTPConnection(address.removeprefix("http://"), timeout=30)
 
         def ask(method, target, body=None, headers=(), connection=None):
-            connection = connection or http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=30)
+            connection = connection or connect()
             connection.putrequest(method, target, skip_host=any(name == "Host" for name, _ in headers))
             for name, value in headers:
                 connection.putheader(name, value)
@@ -35,9 +39,8 @@ def serving(emulator: str, payload: str = "2.0"):
             answer = connection.getresponse()
             return answer.status, answer.headers, answer.read()
 
-        ask.port = server.server_port
+        ask.connect = connect
         yield ask
-        server.shutdown()
 
 
 @pytest.fixture(scope="module")
@@ -46,15 +49,12 @@ def echo():
 
     class Echo(Silent):
         def do_POST(self) -> None:
-            event = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            event = json.loads(self.read())
             said = event.get("body") if "give" in str(event.get("rawQueryString")) else None
-            self.send_response(200)
-            self.end_headers()
-            body = json.dumps(event)
-            self.wfile.write((said or json.dumps({"statusCode": 200, "body": body})).encode())
+            self.reply((said or json.dumps({"statusCode": 200, "body": json.dumps(event)})).encode())
 
-    with local_server(Echo) as port:
-        yield f"http://127.0.0.1:{port}"
+    with local_server(Echo) as address:
+        yield address
 
 
 def test_event_of_a_function_url(echo):
@@ -99,7 +99,7 @@ def test_event_of_payload_1(echo):
 
 
 @pytest.mark.parametrize(
-    "headers, text",
+    ("headers", "text"),
     [
         ([("Content-Type", "text/plain")], True),
         ([("Content-Type", "APPLICATION/JSON;x=y")], True),
@@ -116,7 +116,7 @@ def test_which_bodies_are_text(echo, headers, text):
 
 
 @pytest.mark.parametrize(
-    "response, status, body",
+    ("response", "status", "body"),
     [
         ({"statusCode": 201, "headers": {"X-A": "1"}, "body": "dög"}, 201, "dög".encode()),
         ({"statusCode": "200", "body": base64.b64encode(JPEG).decode(), "isBase64Encoded": True}, 200, JPEG),
@@ -134,7 +134,7 @@ def test_responses(echo, response, status, body):
     with serving(echo) as ask:
         answer = ask("POST", "/?give", json.dumps(response).encode(), [("Content-Type", "text/plain")])
     assert answer[0] == status and answer[2] == (b'{"Message": "Internal Server Error"}' if body is None else body)
-    assert answer[1]["Content-Type"] == (None if status == 204 else "application/json") or status == 204
+    assert answer[1]["Content-Type"] == "application/json"
     assert "X-B" not in answer[1]
 
 
@@ -162,7 +162,7 @@ def test_head_has_the_length_and_no_body(echo):
 def test_six_megabytes_is_the_limit(echo):
     """Of the event: base64 makes it 4.7 MB of a picture. The connection stays usable."""
     with serving(echo) as ask:
-        connection = http.client.HTTPConnection("127.0.0.1", ask.port, timeout=30)
+        connection = ask.connect()
         for size, status in ((4_500_000, 200), (4_800_000, 413), (6_300_000, 413), (30_000_000, 413), (10, 200)):
             answer = ask("POST", "/", bytes(size), [("Content-Type", "image/png")], connection)
             assert answer[0] == status, size
@@ -171,11 +171,9 @@ def test_six_megabytes_is_the_limit(echo):
 
     class Large(Silent):
         def do_POST(self) -> None:
-            self.send_response(200)
-            self.end_headers()
-            self.wfile.write(large.encode())
+            self.reply(large.encode())
 
-    with local_server(Large) as port, serving(f"http://127.0.0.1:{port}") as ask:
+    with local_server(Large) as address, serving(address) as ask:
         assert ask("GET", "/")[0] == 502
 
 
@@ -185,7 +183,7 @@ def test_no_emulator_is_502(capfd):
     assert "gateway: no answer of the function" in capfd.readouterr().err
 
 
-def test_one_invocation_at_a_time(echo):
+def test_one_invocation_at_a_time():
     running, most = [0], []
 
     class Slow(Silent):
@@ -194,11 +192,9 @@ def test_one_invocation_at_a_time(echo):
             most.append(running[0])
             time.sleep(0.02)
             running[0] -= 1
-            self.send_response(200)
-            self.end_headers()
-            self.wfile.write(b'{"statusCode": 200}')
+            self.reply(b'{"statusCode": 200}')
 
-    with local_server(Slow) as port, serving(f"http://127.0.0.1:{port}") as ask, ThreadPoolExecutor(8) as clients:
+    with local_server(Slow) as address, serving(address) as ask, ThreadPoolExecutor(8) as clients:
         answers = list(clients.map(lambda _: ask("GET", "/")[0], range(24)))
     assert answers == [200] * 24 and max(most) == 1
 
@@ -212,3 +208,17 @@ def test_served_through_the_real_stack_by_parallel_clients(stack, payload):
     assert {(status, content) for status, _, content in answers} == {
         (200, f'{{"prediction": {{"{BREED}": 1.0}}, "known": true}}'.encode())
     }
+
+
+def test_the_command_serves_with_the_payload_that_is_asked_for_and_names_a_port_in_use(echo):
+    [port] = free_ports()
+    words = [sys.executable, "-m", "dog_breeds.gateway", "--port", str(port), "--emulator", echo, "--payload", "1.0"]
+    with subprocess.Popen(words, cwd=ROOT) as process:
+        try:
+            wait_for(port, process)
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/a") as response:
+                assert json.load(response)["version"] == "1.0"
+            again = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=30)
+        finally:
+            process.kill()
+    assert (again.returncode, again.stderr) == (1, f"gateway: cannot listen on port {port}: Address already in use\n")

@@ -5,13 +5,10 @@ import json
 
 import pytest
 from conftest import NOT_PUBLIC
-from odd_pictures import picture, saved
+from odd_pictures import JPEG, TEXT, text
 from PIL import Image
-from services import EVENTS, SERVICES, function_url, response
+from services import SERVICES, response, sample
 
-pytest_plugins = ["handler_fixtures"]
-JPEG = saved(picture(500, 375), format="JPEG")
-TEXT = base64.b64encode(JPEG).decode()
 JSON = "application/json"
 
 
@@ -31,6 +28,7 @@ def test_every_kind_of_http_event(stack, service):
         (("POST", "/predict", {"top_k": "1"}, TEXT, "image/jpeg", True), best),
         (("POST", "/predict", {"top_k": "9"}, json.dumps({"image": TEXT, "top_k": 1}), JSON), best),
         (("HEAD", "/predict"), response(service, 200, None)),
+        (("HEAD", "/other"), response(service, 404, None)),
         (("OPTIONS", "/predict"), response(service, 200, None, allow=True)),
     ):
         assert stack.invoke(service(*request)) == expected, request
@@ -40,7 +38,7 @@ def test_every_kind_of_http_event(stack, service):
 def test_every_error_over_http(stack, service):
     form, url = "application/x-www-form-urlencoded", {"url": "http://a.example/"}
     damaged = base64.b64encode(JPEG[:900]).decode()
-    large = base64.b64encode(saved(Image.new("L", (8000, 6251)), format="JPEG")).decode()
+    large = text(Image.new("L", (8000, 6251)))
     for request, status, code, message in (
         (("GET", "/predict", {"url": "http://127.0.0.1/a?b=c"}), 400, "url_refused", NOT_PUBLIC),
         (("GET", "/predict"), 400, "invalid_request", "the request must have one of"),
@@ -68,11 +66,7 @@ def test_every_error_over_http(stack, service):
         assert answer == response(service, status, body, allow=status == 405)
 
 
-def test_head_of_an_unknown_path_has_no_body(stack):
-    assert stack.invoke(function_url("HEAD", "/other")) == response(function_url, 404, None)
-
-
-def test_samples_as_they_are_get_an_answer(stack):
-    for file in EVENTS.glob("*.json"):
-        answer = stack.invoke(json.loads(file.read_text()))
-        assert answer["statusCode"] in (404, 405) and "error" in json.loads(answer["body"])
+@pytest.mark.parametrize("name", ["ALBRequest", "AwsProxy", "HttpApi"])
+def test_samples_as_they_are_get_an_answer(stack, name):
+    answer = stack.invoke(sample(name))
+    assert answer["statusCode"] in (404, 405) and "error" in json.loads(answer["body"])

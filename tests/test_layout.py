@@ -4,8 +4,8 @@ import ast
 from pathlib import Path
 
 import pytest
+from conftest import ROOT
 
-ROOT = Path(__file__).parent.parent
 SCRIPTS = {file.stem: file for file in ROOT.glob("*.py")}
 MODULES = {file.stem: file for file in (ROOT / "dog_breeds").glob("*.py")}
 MAY_IMPORT = {  # modules that are not named import nothing of the package

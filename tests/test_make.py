@@ -6,22 +6,20 @@ import re
 import signal
 import socket
 import subprocess
-import sys
 import time
 import urllib.request
 from collections.abc import Iterator
 
 import pytest
 from conftest import ROOT, make
-from odd_pictures import picture, saved
+from emulator import free_ports
+from odd_pictures import JPEG
 
 
 @contextlib.contextmanager
 def served(*words: str) -> Iterator[tuple[subprocess.Popen, str, list[str]]]:
     """Run `make serve` on free ports; give its process, the address that it prints, and the words for its ports."""
-    with contextlib.ExitStack() as stack:
-        servers = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(3)]
-        port, page_port = sorted(server.getsockname()[1] for server in servers)[::2]
+    port, _, page_port = sorted(free_ports(3))  # the emulator needs the one after its own, too
     ports = [f"PORT={port}", f"PAGE_PORT={page_port}"]
     command = ["make", "--no-print-directory", "serve", *ports, *words]
     process = subprocess.Popen(
@@ -38,9 +36,7 @@ def served(*words: str) -> Iterator[tuple[subprocess.Popen, str, list[str]]]:
         process.wait(10)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="AWS's emulator runs on Linux only")
-def test_serve_shows_the_page_answers_and_ends(tmp_path):
-    jpeg = saved(picture(500, 375), format="JPEG")
+def test_serve_shows_the_page_answers_and_ends():
     with served() as (process, address, ports):
         for _ in range(200):
             with contextlib.suppress(OSError):
@@ -51,7 +47,7 @@ def test_serve_shows_the_page_answers_and_ends(tmp_path):
             time.sleep(0.1)
         assert b"Which breed is this dog?" in page.read()
         headers = {"Content-Type": "image/jpeg"}
-        answer = urllib.request.urlopen(urllib.request.Request(f"{address}/?top_k=1", jpeg, headers), timeout=30)
+        answer = urllib.request.urlopen(urllib.request.Request(f"{address}/?top_k=1", JPEG, headers), timeout=30)
         assert b'"known"' in answer.read()
         again = make("serve", *ports)
         assert again.returncode != 0 and "is in use; choose others: make serve PORT=8090 PAGE_PORT=9090" in again.stdout
@@ -67,17 +63,20 @@ def test_serve_shows_the_page_answers_and_ends(tmp_path):
                 time.sleep(0.1)
 
 
-def test_predict_says_what_is_wrong_in_a_sentence(tmp_path):
-    (tmp_path / "text.jpg").write_text("a dog")
-    for words, said in (
-        (["IMAGE=nope.jpg"], "test.py: there is no file nope.jpg"),
-        ([f"IMAGE={tmp_path}"], f"test.py: {tmp_path} is a folder; name a picture in it"),
-        ([f"IMAGE={tmp_path / 'text.jpg'}"], f"test.py: {tmp_path / 'text.jpg'} is no picture that can be read;"),
-        (["IMAGE=README.md", "MODEL=nope.tflite"], "test.py: README.md is no picture that can be read;"),
-    ):
-        done = make("predict", *words)
-        lines = (done.stdout + done.stderr).splitlines()
-        assert done.returncode != 0 and lines[-2].startswith(said) and lines[-1].startswith("make: ***")
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["predict"], "name a picture: make predict IMAGE=photo.jpg"),
+        (["predict", "IMAGE=no.jpg"], "test.py: there is no file no.jpg"),
+        (["predict", "IMAGE={photo}", "MODEL=no.tflite"], "test.py: there is no model file no.tflite"),
+        (["teach"], "name a folder with a sub-folder of pictures for each class: make teach IMAGES=my_pictures"),
+        (["teach", "IMAGES=no such"], "teach.py: there is no folder no such"),
+    ],
+)
+def test_what_is_wrong_is_said_in_a_sentence(photo, words, said):
+    done = make(*(word.format(photo=photo) for word in words))
+    lines = (done.stdout + done.stderr).splitlines()
+    assert done.returncode != 0 and lines[-2] == said and lines[-1].startswith("make: ***")
 
 
 def test_serving_environment_has_the_versions_that_are_tested_and_no_tensorflow():

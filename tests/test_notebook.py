@@ -2,15 +2,14 @@
 
 import ast
 import re
-from pathlib import Path
 
 import nbformat
 import pytest
+from conftest import ROOT
 from nbclient import NotebookClient
 
 import training
 
-ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOK = ROOT / "notebook.ipynb"
 EIGHT = (
     "afghan_hound bernese_mountain_dog great_pyrenees irish_wolfhound maltese_dog samoyed scottish_deerhound shih_tzu"
@@ -28,7 +27,7 @@ def pictures(notebook):
     return [result.data["image/png"] for result in results if "image/png" in result.data]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def committed():
     return nbformat.read(NOTEBOOK, as_version=4)
 
@@ -59,14 +58,13 @@ def test_it_holds_no_logic_of_its_own(committed):
             assert not found & {"FunctionDef", "ClassDef", "Lambda", "For", "While", "Try", "With"}, cell.source
 
 
-def test_it_is_committed_with_the_outputs_of_one_whole_run():
+def test_it_is_committed_with_the_outputs_of_one_whole_run(committed):
     assert NOTEBOOK.stat().st_size < 1.65e6
-    notebook = nbformat.read(NOTEBOOK, as_version=4)
-    nbformat.validate(notebook)
-    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    nbformat.validate(committed)
+    code = [cell for cell in committed.cells if cell.cell_type == "code"]
     assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
-    assert len(pictures(notebook)) == 14
-    assert not outputs(notebook, "error")
+    assert len(pictures(committed)) == 14
+    assert not outputs(committed, "error")
     text = NOTEBOOK.read_text()
     assert "stderr" not in text
     assert not re.search(MACHINE_PATH, re.sub(r'"image/png": ".*?"', "", text))

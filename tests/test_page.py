@@ -10,13 +10,12 @@ from pathlib import Path
 import pytest
 from colour_model import COLOURS, metadata
 from handler_process import handler_process
-from odd_pictures import picture, saved
+from odd_pictures import TEXT, text
 from PIL import Image
 from services import SERVICES, balancer_with_lists, function_url
 
 from dog_breeds.facts import append_facts, read_facts
 
-pytest_plugins = ["handler_fixtures"]
 ACCEPT = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,*/*;q=0.8"
 
 
@@ -33,6 +32,12 @@ def headers_of(response: dict) -> dict:
     """The headers of a response, each as text."""
     lists = response.get("multiValueHeaders", {})
     return response.get("headers", {}) | {name: value for name, [value] in lists.items()}
+
+
+def model_length(file: Path) -> int:
+    """Bytes of a model file before its facts."""
+    with zipfile.ZipFile(file) as archive:
+        return min(entry.header_offset for entry in archive.infolist())
 
 
 # --- Page ------------------------------------------------------------------------------------------------------------
@@ -104,12 +109,6 @@ def test_page_for_classes_of_ones_own_does_not_speak_of_dogs(colour_model, tmp_p
         assert ("What does this picture show?" in html) != speaks
 
 
-def model_length(file: Path) -> int:
-    """Bytes of a model file before its facts."""
-    with zipfile.ZipFile(file) as archive:
-        return min(entry.header_offset for entry in archive.infolist())
-
-
 # --- Explanation -----------------------------------------------------------------------------------------------------
 
 
@@ -117,27 +116,25 @@ def two_colours(left: str, right: str) -> str:
     """A picture of two halves, as base64."""
     image = Image.new("RGB", (400, 300), COLOURS[left])
     image.paste(COLOURS[right], (200, 0, 400, 300))
-    return base64.b64encode(saved(image, format="PNG")).decode()
+    return text(image, format="PNG")
 
 
 def test_explanation_is_where_the_breed_is(explaining_model):
-    text = two_colours("samoyed", "leonberg")
+    halves = two_colours("samoyed", "leonberg")
     half = [[1.0] * 5 + [0.0] * 5] * 10
     with handler_process(explaining_model) as ask:
-        plain = ask({"image": text}).answer
-        assert list(plain) == ["prediction", "known"] and ask({"image": text, "explain": False}).answer == plain
+        plain = ask({"image": halves}).answer
+        assert list(plain) == ["prediction", "known"] and ask({"image": halves, "explain": False}).answer == plain
         explained = plain | {"explanation": half, "explanation_share": 0.875}
-        assert ask({"image": text, "explain": True}).answer == explained
-        answers = ask({"images": [text, two_colours("pomeranian", "samoyed"), "?"], "explain": True}).answer[
-            "predictions"
-        ]
+        assert ask({"image": halves, "explain": True}).answer == explained
+        several = {"images": [halves, two_colours("pomeranian", "samoyed"), "?"], "explain": True}
+        answers = ask(several).answer["predictions"]
         assert answers[0] == explained and answers[1]["explanation"] == half and list(answers[2]) == ["error"]
-        jpeg = base64.b64encode(saved(picture(500, 375), format="JPEG")).decode()
-        event = function_url("POST", "/", {"explain": "true"}, jpeg, "image/jpeg", True)
+        event = function_url("POST", "/", {"explain": "true"}, TEXT, "image/jpeg", True)
         cells = json.loads(ask(event).answer["body"])["explanation"]
         assert len(cells) == 10 and all(len(row) == 10 and all(0 <= value <= 1 for value in row) for row in cells)
         for wrong in (1, "true", None):
-            error = ask({"image": text, "explain": wrong}).answer["error"]
+            error = ask({"image": halves, "explain": wrong}).answer["error"]
             assert error == {"code": "invalid_request", "message": "explain must be true or false"}
 
 

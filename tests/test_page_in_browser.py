@@ -1,29 +1,26 @@
 """The page in headless Chromium, before the real Lambda stack, as a person with mouse, keyboard or phone uses it."""
 
-import base64
 import io
 import shutil
-import threading
 import urllib.parse
 
 import pytest
 from colour_model import COLOURS
-from emulator import ROOT, emulator
-from handler_fixtures import Silent, local_server
-from odd_pictures import BREED, one_way_up, orientation_exif, picture, saved, screenshot
+from conftest import ROOT
+from emulator import emulator
+from handler_fixtures import local_gateway, local_server
+from handler_process import Silent
+from odd_pictures import BREED, JPEG, TEXT, one_way_up, orientation_exif, picture, saved, screenshot
 from PIL import Image
-
-from dog_breeds.gateway import Gateway
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="no playwright in this environment; see CONTRIBUTING.md")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 if not CHROMIUM:
     pytest.skip("no chromium on this machine; see CONTRIBUTING.md", allow_module_level=True)
 
-pytest_plugins = ["handler_fixtures"]
 NAME = BREED.replace("_", " ").title()
 PHONE = {"viewport": {"width": 390, "height": 844}, "color_scheme": "dark", "is_mobile": True, "has_touch": True}
-JPEG = {"name": "dog.jpg", "mimeType": "image/jpeg", "buffer": saved(picture(500, 375), format="JPEG")}
+DOG = {"name": "dog.jpg", "mimeType": "image/jpeg", "buffer": JPEG}
 # Hands a picture over as the clipboard or the mouse would; `kind` is the name of the event and its transfer.
 HAND_OVER = """([kind, base64, text]) => {
   const transfer = new DataTransfer();
@@ -43,15 +40,13 @@ class Pictures(Silent):
     """Serves a picture at /dog.jpg and text elsewhere."""
 
     def do_GET(self) -> None:
-        self.send_response(200)
-        self.end_headers()
-        self.wfile.write(JPEG["buffer"] if self.path == "/dog.jpg" else b"not a picture")
+        self.reply(JPEG if self.path == "/dog.jpg" else b"not a picture")
 
 
 @pytest.fixture(scope="module")
 def pictures():
-    with local_server(Pictures) as port:
-        yield f"http://127.0.0.1:{port}"
+    with local_server(Pictures) as address:
+        yield address
 
 
 @pytest.fixture(scope="module")
@@ -63,10 +58,8 @@ def stack(explaining_model, pictures):
 
 @pytest.fixture(scope="module")
 def address(stack):
-    with Gateway(("127.0.0.1", 0), stack.endpoint) as server:
-        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}/"
-        server.shutdown()
+    with local_gateway(stack.endpoint) as address:
+        yield f"{address}/"
 
 
 @pytest.fixture(scope="module")
@@ -79,8 +72,11 @@ def browser():
 
 @pytest.fixture
 def visit(browser, address):
-    """A function that opens the page in a fresh window, which must have said nothing on its console in the end."""
-    said, contexts = [], []
+    """A function that opens the page in a fresh window; in the end none must have said anything on its console.
+
+    `said` is what they have said so far, `loaded` the addresses that they have asked for.
+    """
+    said, loaded, contexts = [], [], []
 
     def open_page(**options):
         contexts.append(browser.new_context(**options))
@@ -88,10 +84,11 @@ def visit(browser, address):
         page.set_default_timeout(15_000)
         page.on("console", lambda message: said.append(message.text))
         page.on("pageerror", lambda error: said.append(str(error)))
+        page.on("request", lambda request: loaded.append(request.url))
         page.goto(address)
         return page
 
-    open_page.said = said
+    open_page.said, open_page.loaded = said, loaded
     yield open_page
     for context in contexts:
         context.close()
@@ -112,9 +109,8 @@ def problem(page) -> str:
 
 
 def test_upload(visit, stack):
-    page, requests = visit(), []
-    page.on("request", lambda request: requests.append(request.url))
-    page.set_input_files("#file", JPEG)
+    page = visit()
+    page.set_input_files("#file", DOG)
     assert shown(page) == NAME and page.is_hidden("#note")
     assert page.inner_text("#first li:first-child") == f"{NAME}\n100.0 %"
     assert page.locator("#first li").count() == 5 and page.locator("#rest li").count() == 5
@@ -123,20 +119,15 @@ def test_upload(visit, stack):
     track = page.eval_on_selector(".track", "track => track.getBoundingClientRect().width")
     assert widths[0] == pytest.approx(track) and widths[1] == pytest.approx(0, abs=1)
     assert page.evaluate("document.getElementById('picture').naturalWidth") == 500
-    assert stack.log()["bytes"] == len(JPEG["buffer"]), "what is small enough is sent as it is"
-    assert [url for url in requests if not url.startswith(("blob:", page.url))] == []
-    page.set_input_files("#file", [JPEG])
+    assert stack.log()["bytes"] == len(JPEG), "what is small enough is sent as it is"
+    assert [url for url in visit.loaded if not url.startswith(("blob:", "data:", page.url))] == []
+    page.set_input_files("#file", [DOG])
     assert shown(page) == NAME, "the same file once more"
 
 
-def test_one_request_loads_the_page(browser, address):
-    context = browser.new_context()
-    page, loaded = context.new_page(), []
-    page.on("request", lambda request: loaded.append(request.url))
-    page.goto(address)
-    page.wait_for_load_state("networkidle")
-    assert [url for url in loaded if not url.startswith("data:")] == [address]
-    context.close()
+def test_one_request_loads_the_page(visit, address):
+    visit().wait_for_load_state("networkidle")
+    assert [url for url in visit.loaded if not url.startswith("data:")] == [address]
 
 
 @pytest.mark.parametrize("orientation", [1, 6])
@@ -163,7 +154,7 @@ def test_transparent_png_and_panorama(visit, stack):
 @pytest.mark.parametrize("kind", ["paste", "drop"])
 def test_picture_or_address_pasted_or_dropped(visit, pictures, kind):
     page = visit()
-    page.evaluate(HAND_OVER, [kind, base64.b64encode(JPEG["buffer"]).decode(), ""])
+    page.evaluate(HAND_OVER, [kind, TEXT, ""])
     assert shown(page) == NAME
     page = visit()
     page.evaluate(HAND_OVER, [kind, "", f" {pictures}/dog.jpg\n"])
@@ -190,7 +181,7 @@ def test_address_by_keyboard_alone(visit, pictures):
 
 def test_what_is_wrong_is_said(visit, pictures, stack):
     page, before = visit(), stack.printed()
-    damaged = JPEG | {"buffer": JPEG["buffer"][:900]}
+    damaged = DOG | {"buffer": JPEG[:900]}
     for file in (damaged, {"name": "dog.jpg", "mimeType": "image/jpeg", "buffer": b"a dog"}):
         page.set_input_files("#file", file)
         assert problem(page) == "This file is damaged, or is not a picture that the browser can open."
@@ -203,11 +194,11 @@ def test_what_is_wrong_is_said(visit, pictures, stack):
     page.click("text=Ask")
     sync_api.expect(page.locator("#problem")).to_contain_text("none of JPEG")
     page.route("**/*", lambda route: route.abort())
-    page.set_input_files("#file", JPEG)
+    page.set_input_files("#file", DOG)
     sync_api.expect(page.locator("#problem")).to_contain_text("does not answer")
     page.unroute("**/*")
     page.route("**/*", lambda route: route.fulfill(status=413, body='{"Message": "Request must be smaller"}'))
-    page.set_input_files("#file", JPEG)
+    page.set_input_files("#file", DOG)
     sync_api.expect(page.locator("#problem")).to_contain_text("(status 413)")
     assert all("Failed to load resource" in text for text in visit.said), "the browser's own remarks on these answers"
     visit.said.clear()
@@ -246,14 +237,12 @@ def test_where_it_looked(visit):
 
 
 @pytest.mark.parametrize("options", [{}, PHONE], ids=["wide", "phone"])
-def test_accessible_and_not_too_wide(browser, address, options):
+def test_accessible_and_not_too_wide(visit, options):
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="no axe here; see CONTRIBUTING.md").Axe()
-    context = browser.new_context(bypass_csp=True, **options)
-    page = context.new_page()
-    page.goto(address)
+    page = visit(bypass_csp=True, **options)
     for state in ("start", "answer", "problem"):
         if state != "start":
-            page.set_input_files("#file", JPEG if state == "answer" else JPEG | {"buffer": b"?"})
+            page.set_input_files("#file", DOG if state == "answer" else DOG | {"buffer": b"?"})
             shown(page) if state == "answer" else problem(page)
         if state == "answer":
             page.check("#look")
@@ -262,11 +251,10 @@ def test_accessible_and_not_too_wide(browser, address, options):
         assert [(rule["id"], [node["html"] for node in rule["nodes"]]) for rule in found] == [], state
         assert page.evaluate("document.documentElement.scrollWidth") <= page.viewport_size["width"]
         assert page.is_visible("#camera") == bool(options)
-    context.close()
 
 
 def test_without_javascript_the_form_asks_about_an_address(browser, address, pictures):
-    context = browser.new_context(java_script_enabled=False)
+    context = browser.new_context(java_script_enabled=False)  # whose console is not silent: the answer has no icon
     page = context.new_page()
     page.goto(address)
     assert page.is_hidden("#drop") and "Without JavaScript" in page.inner_text("main")

@@ -13,8 +13,6 @@ from PIL import Image
 
 from dog_breeds.pixels import model_pixels, opaque, read_pixels, resize
 
-pytest_plugins = ["handler_fixtures"]
-
 
 def scene(width: int = 120, height: int = 600) -> Image.Image:
     """A smooth random picture without any symmetry, in several of the strips that opaque() works in."""

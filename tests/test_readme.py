@@ -3,24 +3,18 @@
 import ast
 import functools
 import json
-import os
 import re
 import shlex
-import subprocess
-import sys
-import threading
 from pathlib import Path
 
 import botocore.session
 import pytest
 from botocore.validate import validate_parameters
-from conftest import ROOT, make
+from conftest import ROOT, make, run
+from handler_fixtures import local_gateway
 from markdown_it import MarkdownIt
-from odd_pictures import BREED, picture, saved
+from odd_pictures import BREED, JPEG
 
-from dog_breeds.gateway import Gateway
-
-pytest_plugins = ["handler_fixtures"]
 VARIABLES = {
     "ACCOUNT": "123456789012",
     "REGION": "eu-west-1",
@@ -113,6 +107,7 @@ def test_aws_knows_its_parameters(command):
 def test_docker_builds_tags_and_pushes_one_image():
     (build, *others) = named("docker", "buildx", "build")
     assert all(other == build for other in others)
+    assert all(" ".join(build) in (ROOT / file).read_text() for file in ("README.md", "Dockerfile"))
     assert build[3:] == ["--platform", "linux/amd64", "--provenance=false", "-t", "dog-breeds", "."]
     for command in named("docker", "run"):
         assert command[2:] == ["-it", "--rm", "-p", "8080:8080", "dog-breeds"]
@@ -121,15 +116,13 @@ def test_docker_builds_tags_and_pushes_one_image():
     assert all(command[2:] == [place] for command in named("docker", "push"))
 
 
-def test_clients_answer_as_written(stack, colour_model, tmp_path):
+def test_clients_answer_as_written(stack, colour_model, photo, tmp_path):
     """Every way to call test.py and test_cloud.py with a file or a folder, with a photo of this name beside."""
-    (tmp_path / "photo.jpg").write_bytes(saved(picture(500, 375), format="JPEG"))
     (tmp_path / "DIR").mkdir()
-    (tmp_path / "DIR/photo.jpg").write_bytes(saved(picture(500, 375), format="JPEG"))
+    (tmp_path / "DIR/photo.jpg").write_bytes(JPEG)
     seen = set()
-    with Gateway(("127.0.0.1", 0), stack.endpoint) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        env = {**os.environ, "DOG_BREEDS_ENDPOINT": f"http://127.0.0.1:{server.server_port}/predict"}
+    with local_gateway(stack.endpoint) as address:
+        env = {"DOG_BREEDS_ENDPOINT": f"{address}/predict"}
         env |= {"AWS_ACCESS_KEY_ID": "AKID", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_REGION": "eu-west-1"}
         for command in [*named("python", "test.py"), *named("python", "test_cloud.py")]:
             words = [str(colour_model) if word.endswith(".tflite") else word for word in command[1:]]
@@ -141,11 +134,9 @@ def test_clients_answer_as_written(stack, colour_model, tmp_path):
             elif words[0] == "test.py" and "--model" not in words:
                 words += ["--endpoint", stack.endpoint]
             words = [word if word != "400" else "20" for word in words]
-            words = [sys.executable, ROOT / words[0], *words[1:]]
-            done = subprocess.run(words, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60)
+            done = run(*words, cwd=tmp_path, **env)
             assert done.returncode == 0, (command, done.stderr)
             assert BREED in done.stdout or "ok = 20" in done.stdout, command
-        server.shutdown()
     assert len(seen) >= 5
 
 

@@ -1,7 +1,5 @@
 """teach.py: folders as people have them, what is learned of them, and what the written file says when it is served."""
 
-import base64
-import io
 import json
 import os
 import re
@@ -14,26 +12,31 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
-from conftest import ROOT, make
+from conftest import ROOT, ending, make, run
 from drawn_shapes import CORNERS, draw_shape, draw_shapes
 from emulator import emulator
-from handler_process import handler_process, run_python
+from handler_process import handler_process
+from odd_pictures import text
 from PIL import Image
 
 import teach
 from dog_breeds import class_folders
 from dog_breeds.duplicates import group_copies
 from dog_breeds.facts import read_facts
-from dog_breeds.tflite import read_head
+from dog_breeds.features import Examples
+from dog_breeds.heads import Classifier
+from dog_breeds.own_classes import teach_beside
+from dog_breeds.tflite import load_file, read_head
 
 LONG = "Ölbäume und Zypressen " + 176 * "x"  # 200 characters
+SIX = [f"{i}.png" for i in range(6)]
 FORBIDDEN = ("tensorflow", "keras", "torch", "jax", "tf_keras")
 
 
 # --- Folders that cannot be learned ----------------------------------------------------------------------------------
 
 
-def plant(root: Path, folders: dict[str, list[str]]) -> Path:
+def make_folders(root: Path, folders: dict[str, list[str]]) -> Path:
     """Make folders of files; pictures all differ."""
     root.mkdir()
     for number, (folder, files) in enumerate(folders.items()):
@@ -45,9 +48,6 @@ def plant(root: Path, folders: dict[str, list[str]]) -> Path:
             else:
                 path.write_text("no picture")
     return root
-
-
-SIX = [f"{i}.png" for i in range(6)]
 
 
 @pytest.mark.parametrize(
@@ -78,22 +78,16 @@ def test_a_folder_that_cannot_be_learned_gets_one_clear_line(tmp_path, monkeypat
     monkeypatch.setattr(teach, "seconds_a_picture", lambda backbone: 0.02)
     root, output = tmp_path / "my pictures", tmp_path / "out" / "model.tflite"
     if folders is not None:
-        plant(root, folders)
-    monkeypatch.setattr(sys, "argv", ["teach.py", "--images", str(root), "--output", str(output)])
-    with pytest.raises(SystemExit) as stopped:
-        teach.main()
-    said = stopped.value.code
-    assert said.startswith("teach.py: ") and says.format(root=root) in said and "\n" not in said
-    said.encode()
+        make_folders(root, folders)
+    assert says.format(root=root) in ending(monkeypatch, teach, "--images", root, "--output", output)
     assert not list(tmp_path.rglob("*.tflite")) and not list(tmp_path.rglob("*.json"))
 
 
 def test_copies_of_one_picture_are_too_few(tmp_path):
-    root = plant(tmp_path / "pictures", {"cats": SIX, "dogs": ["0.png"]})
+    root = make_folders(tmp_path / "pictures", {"cats": SIX, "dogs": ["0.png"]})
     for name in SIX[1:]:
         shutil.copy(root / "dogs" / "0.png", root / "dogs" / name)
-    command = [sys.executable, ROOT / "teach.py", "--images", root, "--data-dir", tmp_path / "data"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    done = run("teach.py", "--images", root, "--data-dir", tmp_path / "data", cwd=tmp_path)
     assert done.returncode == 1 and "a class needs at least 5 different pictures; 'dogs' has 1" in done.stderr
 
 
@@ -121,17 +115,16 @@ def test_pictures_of_a_camera_that_stands_still_are_no_copies(tmp_path, monkeypa
     ],
 )
 def test_a_wrong_option_is_told_before_anything_takes_long(tmp_path, options, says):
-    root = plant(tmp_path / "pictures", {"cats": SIX, "dogs": SIX})
+    root = make_folders(tmp_path / "pictures", {"cats": SIX, "dogs": SIX})
     shutil.copy(ROOT / "README.md", tmp_path / "README.tflite")
-    command = [sys.executable, ROOT / "teach.py", "--images", root, *options]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    done = run("teach.py", "--images", root, *options, cwd=tmp_path)
     lines = [line for line in done.stderr.splitlines() if not line.startswith("INFO:")]
     assert done.returncode == 1 and len(lines) == 1 and lines[0].startswith("teach.py: ") and says in lines[0]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["README.tflite", "pictures"]
 
 
 def test_pictures_of_any_kind_are_read_and_the_others_named(tmp_path):
-    root = plant(tmp_path / "pictures", {"a": SIX, "b": [*SIX, "notes.txt"]})
+    root = make_folders(tmp_path / "pictures", {"a": SIX, "b": [*SIX, "notes.txt"]})
     picture = draw_shape("circles", np.random.default_rng(9))
     for name in ("photo.JPG", "p.jpeg", "p.webp", "p.avif", "p.gif", "p.bmp"):
         picture.save(root / "a" / name)
@@ -159,10 +152,28 @@ def test_pictures_of_any_kind_are_read_and_the_others_named(tmp_path):
     assert "b/?[2J?.png" in teach.names_of(readable)
 
 
+def test_ctrl_c_says_that_the_same_command_goes_on(tmp_path, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    root = make_folders(tmp_path / "pictures", {"cats": SIX, "dogs": SIX})
+    monkeypatch.setattr(teach, "seconds_a_picture", lambda backbone: 0.02)
+    monkeypatch.setattr(teach, "examples_of", interrupt)
+    said = ending(monkeypatch, teach, "--images", root, "--output", tmp_path / "model.tflite")
+    assert said == "teach.py: stopped; the same command continues from the features computed so far"
+    assert not list(tmp_path.glob("model.*"))
+
+
+def test_to_a_head_with_an_inner_layer_nothing_is_added():
+    old = Classifier([np.zeros(1)] * 4, 1.0, np.eye(2), 0.5, [], 0.0)
+    with pytest.raises(ValueError, match="has an inner layer, to which nothing can be added"):
+        teach_beside(Examples(np.eye(2), np.arange(2), np.arange(2)), old, 0)
+
+
 def test_heic_photos_are_read_where_pillow_heif_is_there(tmp_path):
     pillow_heif = pytest.importorskip("pillow_heif")
     pillow_heif.register_heif_opener()
-    root = plant(tmp_path / "pictures", {"a": SIX, "b": SIX})
+    root = make_folders(tmp_path / "pictures", {"a": SIX, "b": SIX})
     draw_shape("circles", np.random.default_rng(9)).save(root / "a" / "IMG_0001.HEIC")
     readable, _, wrong = class_folders.look_at(class_folders.list_pictures(root))
     assert root / "a" / "IMG_0001.HEIC" in readable["a"] and not wrong
@@ -224,12 +235,6 @@ def fresh() -> list[tuple[str, Image.Image]]:
     return [(LONG if kind == "squares" else kind, draw_shape(kind, rng)) for kind in CORNERS for _ in range(6)]
 
 
-def event(picture: Image.Image) -> dict:
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG")
-    return {"image": base64.b64encode(buffer.getvalue()).decode()}
-
-
 def test_goes_on_where_it_was_killed_and_names_what_is_left_out(taught):
     cached, views = map(int, re.search(r"features: (\d+) of (\d+) views from the cache", taught.output).groups())
     # 54 pictures: one is damaged, one there twice byte for byte, but not turned alike
@@ -261,57 +266,33 @@ def test_the_report_names_the_pictures_that_are_in_question(taught):
     assert all(len(line) <= 100 for line in said.splitlines() if ".tflite" not in line)
 
 
-def outputs_of(file: Path, pixels: np.ndarray, folder: Path) -> dict[str, np.ndarray]:
-    """What a model file gives for pictures, by name; in a process of its own."""
-    np.save(folder / "pixels.npy", pixels)
-    code = """
-import sys, pathlib, numpy as np
-from dog_breeds.tflite import load_file
-run = load_file(pathlib.Path(sys.argv[1]))
-rows = [run(picture) for picture in np.load(sys.argv[2])]
-np.savez(sys.argv[3], **{name: np.stack([row[name] for row in rows]) for name in rows[0]})
-"""
-    done = run_python(code, file, folder / "pixels.npy", folder / "outputs.npz")
-    assert done.returncode == 0, done.stderr
-    return dict(np.load(folder / "outputs.npz"))
-
-
-def test_the_file_gives_what_its_backbone_and_numpy_give(taught, fresh, tmp_path):
-    pixels = np.stack([np.asarray(picture.resize((299, 299))) for _, picture in fresh[::3]])
-    ours, backbone = outputs_of(taught.file, pixels, tmp_path), outputs_of(teach.BACKBONE, pixels, tmp_path)
-    assert (ours["features"] == backbone["features"]).all() and (ours["map"] == backbone["map"]).all()
-    (kernel, bias), means, upright = read_head(taught.file)
-    features = ours["features"].astype(float)
-    logits = features @ kernel.astype(float) + bias
-    expected = np.exp(logits - logits.max(axis=1, keepdims=True))
-    expected /= expected.sum(axis=1, keepdims=True)
-    assert np.abs(ours["probabilities"] - expected).max() < 1e-5
-    cosines = features @ means.astype(float).T / np.linalg.norm(features, axis=1, keepdims=True)
-    assert np.abs(ours["similarity"][:, 0] - cosines.max(axis=1)).max() < 1e-5
-    assert np.abs(ours["upright"] - features @ upright[0].astype(float) - upright[1]).max() < 1e-4
+def test_the_file_has_the_features_of_its_backbone(taught, fresh):
+    new, old = load_file(taught.file), load_file(teach.BACKBONE)
+    for _, picture in fresh[::3]:
+        pixels = np.asarray(picture.resize((299, 299)))
+        ours, backbone = new(pixels), old(pixels)
+        assert all((ours[name] == backbone[name]).all() for name in ("features", "map"))
 
 
 def test_the_handler_serves_it_and_tells_shapes_apart(taught, fresh):
     facts = read_facts(taught.file)
     assert facts["display_names"].keys() == set(facts["classes"]) and "dogs" not in json.dumps(facts["training_data"])
     with handler_process(taught.file) as ask:
-        answers = [ask(event(picture)).answer for _, picture in fresh]
+        events = [{"image": text(picture, format="PNG")} for _, picture in fresh]
+        answers = [ask(event).answer for event in events]
     right = sum(next(iter(answer["prediction"])) == kind for (kind, _), answer in zip(fresh, answers, strict=True))
     assert right >= 26  # of 30
     assert sum(answer["known"] for answer in answers) >= 24
     with emulator(taught.file) as stack:
-        assert stack.invoke(event(fresh[0][1])) == answers[0]
+        assert stack.invoke(events[0]) == answers[0]
 
 
 def test_the_clients_take_it(taught, fresh, tmp_path):
     kind, picture = fresh[12]
     picture.save(tmp_path / "photo.png")
-    command = [sys.executable, "test.py", "--model", taught.file, "--file", tmp_path / "photo.png"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    done = run("test.py", "--model", taught.file, "--file", tmp_path / "photo.png")
     assert done.returncode == 0 and f"{kind} " in done.stdout, done.stderr
-    shown = subprocess.run(
-        [sys.executable, "convert_model.py", "--show", taught.file], cwd=ROOT, capture_output=True, text=True
-    )
+    shown = run("convert_model.py", "--show", taught.file)
     assert shown.returncode == 0, shown.stderr
     assert f"5 classes: circles, crosses, stars, triangles, {LONG}" in shown.stdout
     assert re.search(r"cross-validation: \d\d.\d% of 53 pictures", shown.stdout) and '"my shapes"' in shown.stdout
@@ -324,8 +305,8 @@ def test_classes_are_added_beside_those_of_a_file(taught, fresh, tmp_path):
         for path in (taught.images / kind).glob("[0-9].png"):
             (tmp_path / "more" / kind / path.name).symlink_to(path)
     file, old = tmp_path / "more.tflite", teach.BACKBONE
-    command = [sys.executable, ROOT / "teach.py", "--images", tmp_path / "more", "--data-dir", taught.data_dir]
-    done = subprocess.run([*command, "--add", old, "--output", file], capture_output=True, text=True)
+    words = "--images", tmp_path / "more", "--data-dir", taught.data_dir
+    done = run("teach.py", *words, "--add", old, "--output", file)
     assert done.returncode == 0 and "of 20 added pictures" in done.stdout, done.stderr
     classes = read_facts(old)["classes"]
     assert read_facts(file)["classes"] == [*classes, "circles", "stars"]
@@ -337,18 +318,15 @@ def test_classes_are_added_beside_those_of_a_file(taught, fresh, tmp_path):
     assert (kernel[:, :n] == old_kernel).all() and (bias[:n] == old_bias).all()
     assert (means[:n].astype(np.float16) == old_means.astype(np.float16)).all()
     assert read_facts(file)["unknown_rule"]["threshold"] <= read_facts(old)["unknown_rule"]["threshold"]
-    shapes = [(kind, picture) for kind, picture in fresh if kind in ("circles", "stars")]
-    pixels = np.stack([np.asarray(picture.resize((299, 299))) for _, picture in shapes])
-    guesses = outputs_of(file, pixels, tmp_path)["probabilities"].argmax(axis=1)
-    assert (
-        np.mean([[*classes, "circles", "stars"][k] == kind for k, (kind, _) in zip(guesses, shapes, strict=True)]) > 0.9
-    )
-    again = subprocess.run(
-        [*command, "--add", file, "--output", old.with_name("no.tflite")], capture_output=True, text=True
-    )
-    assert (
-        again.returncode == 1 and "more.tflite has a class 'circles' already; give yours another name" in again.stderr
-    )
+    answer, right = load_file(file), []
+    for kind, picture in fresh:
+        if kind in ("circles", "stars"):
+            guess = answer(np.asarray(picture.resize((299, 299))))["probabilities"].argmax()
+            right.append(read_facts(file)["classes"][guess] == kind)
+    assert np.mean(right) > 0.9
+    again = run("teach.py", *words, "--add", file, "--output", tmp_path / "no.tflite")
+    assert again.returncode == 1
+    assert "more.tflite has a class 'circles' already; give yours another name" in again.stderr
 
 
 def test_runs_in_the_small_environment_and_gives_the_same(taught, tmp_path):
@@ -367,20 +345,10 @@ def test_runs_in_the_small_environment_and_gives_the_same(taught, tmp_path):
 
 
 def test_training_takes_a_folder_too(taught, tmp_path):
-    command = [sys.executable, ROOT / "training.py", "--images", taught.images, "--output-dir", tmp_path]
-    done = subprocess.run([*command, "--data-dir", taught.data_dir], capture_output=True, text=True)
+    words = "--images", taught.images, "--output-dir", tmp_path
+    done = run("training.py", *words, "--data-dir", taught.data_dir)
     assert done.returncode == 0, done.stderr
     report = json.loads((tmp_path / "my_classes.json").read_text())
     assert report["cross_validation"] == taught.report["cross_validation"]
-    wrong = subprocess.run([*command, "--quick"], capture_output=True, text=True)
+    wrong = run("training.py", *words, "--quick")
     assert wrong.returncode == 2 and "--images goes without" in wrong.stderr
-
-
-def test_make_teach_says_what_is_wrong_in_a_sentence(tmp_path):
-    for words, said in (
-        ([], "name a folder with a sub-folder of pictures for each class: make teach IMAGES=my_pictures"),
-        ([f"IMAGES={tmp_path / 'no such'}"], f"teach.py: there is no folder {tmp_path / 'no such'}"),
-    ):
-        done = make("teach", *words)
-        lines = (done.stdout + done.stderr).splitlines()
-        assert done.returncode != 0 and lines[-2] == said and lines[-1].startswith("make: ***")

@@ -1,4 +1,4 @@
-"""template.yaml: what AWS's linters say of it, and that it fits the handler, which they do not look at."""
+"""template.yaml fits the handler, which AWS's linters do not look at; and what linters say of it and of Dockerfile."""
 
 import json
 import os
@@ -8,10 +8,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from handler_process import ROOT, handler_process, with_bucket
+from conftest import ROOT
+from handler_process import handler_process, with_bucket
 from odd_pictures import picture, saved
 
-pytest_plugins = ["handler_fixtures"]
 LINT = ROOT / ".venv/lint/bin"
 TEMPLATE = ROOT / "template.yaml"
 
@@ -19,7 +19,7 @@ TEMPLATE = ROOT / "template.yaml"
 def tool(name: str) -> str:
     """Where a linter is; skips the test if it is nowhere."""
     path = LINT / name if (LINT / name).exists() else shutil.which(name)
-    return str(path or pytest.skip(f"no {name} here; `make lint` fetches cfn-lint, and sam is AWS's SAM CLI"))
+    return str(path or pytest.skip(f"no {name} here; `make lint` fetches the others than sam, AWS's SAM CLI"))
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,9 @@ def resources() -> dict:
     return json.loads(done.stdout)["Resources"]
 
 
-@pytest.mark.parametrize("command", ["cfn-lint template.yaml", "sam validate --lint --template template.yaml"])
+@pytest.mark.parametrize(
+    "command", ["cfn-lint template.yaml", "sam validate --lint --template template.yaml", "hadolint Dockerfile"]
+)
 def test_linters_find_nothing(command):
     name, *arguments = command.split()
     env = {**os.environ, "SAM_CLI_TELEMETRY": "0", "AWS_DEFAULT_REGION": "eu-west-1"}
@@ -57,7 +59,9 @@ def test_the_role_may_do_no_more_than_it_must(resources):
     (policy,) = resources["Role"]["Properties"]["Policies"]
     logs, photos = policy["PolicyDocument"]["Statement"]
     assert logs["Action"] == ["logs:CreateLogStream", "logs:PutLogEvents"]
+    assert logs["Resource"] == {"Fn::GetAtt": ["Logs", "Arn"]}
     assert photos["Fn::If"][0] == "HasBatch" and photos["Fn::If"][1]["Action"] == "s3:GetObject"
+    assert photos["Fn::If"][1]["Resource"] == {"Fn::Sub": "arn:${AWS::Partition}:s3:::${BatchBucket}/*"}
 
 
 def test_batch_asks_as_the_handler_answers_and_queries_name_what_it_logs(resources, colour_model):

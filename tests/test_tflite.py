@@ -9,6 +9,7 @@ from conftest import SIZE
 
 from dog_breeds import features, heads
 from dog_breeds.dataset import backbone_path, weights_path
+from dog_breeds.explanation import explains
 from dog_breeds.facts import append_facts
 from dog_breeds.metrics import log_softmax
 from dog_breeds.tflite import join_head, load_file, read_head
@@ -17,14 +18,14 @@ from dog_breeds.tflite import join_head, load_file, read_head
 @pytest.fixture(scope="module")
 def backbone(small):
     """The int8 backbone at SIZE pixels."""
-    return backbone_path(small[0].data_dir, SIZE)
+    return backbone_path(small.task.data_dir, SIZE)
 
 
 @pytest.fixture(scope="module")
 def again(small, elsewhere, tmp_path_factory):
     """The same made again: once finished, and as it was before its RELUs were fused."""
     files = [tmp_path_factory.mktemp("again") / f"{name}.tflite" for name in ("finished", "unfused")]
-    task = small[0]
+    task = small.task
     elsewhere(
         "keras_side", "write_unfused", weights_path(task.data_dir), SIZE, features.calibration_views(task), *files
     )
@@ -34,7 +35,7 @@ def again(small, elsewhere, tmp_path_factory):
 @pytest.fixture(scope="module")
 def pixels(small):
     """The crops of some test pictures."""
-    task = small[0]
+    task = small.task
     return [features.load_pixels(features.crop_view(task.data_dir, image), SIZE) for image in task.images("test")[:6]]
 
 
@@ -100,8 +101,8 @@ def test_fused_relus_are_gone_and_are_the_relus_of_the_same_sums(backbone, again
 
 
 def test_calm_half_leaves_wild_pictures_out(small, elsewhere):
-    views = features.calibration_views(small[0])[:6]
-    calm = elsewhere("keras_side", "calm_half", weights_path(small[0].data_dir), SIZE, views, views[2])
+    views = features.calibration_views(small.task)[:6]
+    calm = elsewhere("keras_side", "calm_half", weights_path(small.task.data_dir), SIZE, views, views[2])
     assert len(calm) == 3 and views[2] not in calm and set(calm) < set(views)
 
 
@@ -125,8 +126,10 @@ def test_a_joined_file_answers_as_numpy_and_its_features_are_the_backbones(backb
         np.testing.assert_allclose(outputs["probabilities"][None], exact, rtol=0, atol=1e-5)
         np.testing.assert_allclose(outputs["similarity"], heads.similarity(x, means), atol=1e-4)  # means in float16
         np.testing.assert_allclose(outputs["upright"][None], x @ upright[0] + upright[1], rtol=1e-5, atol=1e-4)
-    signature = Interpreter(str(file)).get_signature_list()["serving_default"]
-    assert set(signature["outputs"]) == set(outputs)
+    interpreter = Interpreter(str(file))
+    assert set(interpreter.get_signature_list()["serving_default"]["outputs"]) == set(outputs)
+    interpreter.allocate_tensors()
+    assert explains(interpreter) == (inner_size == 0)
 
 
 @pytest.mark.parametrize(("old", "new"), [(0, 0), (0, 30), (30, 0), (30, 20)])

@@ -5,22 +5,25 @@ import json
 import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import COMMITTED, MIRROR, ROOT, TEN
+from conftest import COMMITTED, MIRROR, TEN, ending, run
 from PIL import Image
+from test_exploratory_data_analysis import PLOTS, unreadable
 
 import training
+import training_plots
 from dog_breeds import dataset, recipe
+
+TRAINING_PLOTS = "training_curves search confusion precision_and_recall reliability similarities"
+TRAINING_PLOTS = {f"{name}.png" for name in TRAINING_PLOTS.split()}
 
 # --- Whole runs ------------------------------------------------------------------------------------------------------
 
 
-def test_a_training_run_passes_each_view_once_and_repeats_itself(small, tmp_path, capsys):
+def test_a_training_run_passes_each_view_once_and_repeats_itself(small, tmp_path, capsys, monkeypatch):
     task, model = small
     report = training.read_report(model)
     assert report["test"]["images_left_out"] == []
@@ -34,7 +37,10 @@ def test_a_training_run_passes_each_view_once_and_repeats_itself(small, tmp_path
         return sum(len(np.load(shard)["keys"]) for shard in task.data_dir.glob("features/*/*.npz"))
 
     assert rows() == views + other_breeds  # each row of the cache has passed the backbone once
+    figures = {}
+    monkeypatch.setattr(training_plots, "save_plot", lambda figure, path: figures.update({path.name: figure}))
     again = training.train_classifier(task, recipe.QUICK_GRID, tmp_path)
+    assert figures.keys() == TRAINING_PLOTS and [unreadable(figure) for figure in figures.values()] == [[]] * 6
     assert rows() == views + other_breeds
     assert again.name == model.name
     assert again.with_suffix(".csv").read_text() == model.with_suffix(".csv").read_text()
@@ -87,6 +93,7 @@ def test_quick_training_learns_the_demo_breeds(made_demo):
     assert {"learning_rate", "inner_size", "dropout", "seed", "val_loss", "history"} < set(report["trials"][0])
     for name in ("crops", "whole_photos"):
         assert np.sum(report["test"][name]["confusion_matrix"]) == report["images"]["test"]
+    assert {path.name for path in (made_demo.folder / "plots").iterdir()} == PLOTS | TRAINING_PLOTS
     assert "test accuracy on whole photos" in output
     assert "optimistic" in output
 
@@ -106,6 +113,9 @@ def test_the_best_model_is_that_with_the_highest_validation_accuracy(tmp_path):
         saved(tmp_path, name)
     (tmp_path / "xception_v1_x.h5").touch()
     assert training.find_best_model(tmp_path).name == "xception_v1_12_0.975.h5"
+    newer = saved(tmp_path, "xception_v1_08_0.975.h5")
+    os.utime(newer, (2e9, 2e9))
+    assert training.find_best_model(tmp_path) == newer
 
 
 @pytest.mark.parametrize("other", [{"classes": ("a", "b", "c")}, {"split": "x,test"}])
@@ -119,17 +129,6 @@ def test_models_of_different_tasks_are_not_compared(tmp_path, other):
 # --- Command line ----------------------------------------------------------------------------------------------------
 
 
-def complaint(monkeypatch, *arguments):
-    """The one line with which training.py ends."""
-    monkeypatch.setattr(sys, "argv", ["training.py", *map(str, arguments)])
-    with pytest.raises(SystemExit) as ending:
-        training.main()
-    message = ending.value.code  # a text: printed to stderr, with exit status 1
-    assert message.startswith("training.py: ")
-    assert len(message.splitlines()) == 1
-    return message
-
-
 def test_mistakes_get_one_line(demo, tmp_path, monkeypatch):
     empty, output = tmp_path / "empty", tmp_path / "output"
     bad, other = tmp_path / "bad.csv", tmp_path / "other.csv"
@@ -139,7 +138,7 @@ def test_mistakes_get_one_line(demo, tmp_path, monkeypatch):
     shutil.copytree(demo / "raw", unfetched / "raw", copy_function=os.link)
 
     def said(*arguments):
-        return complaint(monkeypatch, "--output-dir", output, *arguments)
+        return ending(monkeypatch, training, "--output-dir", output, *arguments)
 
     assert "run make_dataset.py first" in said("--data-dir", empty)
     assert "did you mean samoyed?" in said("--data-dir", demo, "--breeds", "samoyd", "maltese_dog")
@@ -154,8 +153,7 @@ def test_mistakes_get_one_line(demo, tmp_path, monkeypatch):
 
 
 def test_a_mistake_ends_the_process_with_status_1_and_no_traceback(tmp_path):
-    command = [sys.executable, str(ROOT / "training.py"), "--data-dir", str(tmp_path / "empty")]
-    result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    result = run("training.py", "--data-dir", tmp_path / "empty", cwd=tmp_path)
     assert result.returncode == 1
     assert result.stdout == ""
     assert re.fullmatch(r"training\.py: no photos in .*; run make_dataset\.py first\n", result.stderr)
@@ -191,8 +189,8 @@ def test_real_breeds_are_learned_from_few_pictures(demo, real_data, elsewhere, t
 
 
 def test_photos_of_other_breeds_that_cannot_be_read_are_passed_over(small, tmp_path):
-    shutil.copytree(small[0].data_dir, tmp_path / "data", copy_function=os.link)
-    task = small[0]._replace(data_dir=tmp_path / "data")
+    shutil.copytree(small.task.data_dir, tmp_path / "data", copy_function=os.link)
+    task = small.task._replace(data_dir=tmp_path / "data")
     others = sorted((tmp_path / "data/raw/Images").glob("*/*.jpg"))
     others = [path for path in others if dataset.breed_name(path.parent.name) not in task.classes]
     for path in others[10:]:

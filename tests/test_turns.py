@@ -1,20 +1,17 @@
 """Pictures on their side or within borders, in the real Lambda stack and when time is short, and which look counts."""
 
-import base64
-import subprocess
-import sys
 import time
 
 import numpy as np
 import pytest
-from emulator import ROOT, emulator
+from conftest import ROOT, run
+from emulator import emulator
 from handler_process import handler_process
-from odd_pictures import BREED, STORED, one_way_up, saved, screenshot
+from odd_pictures import BREED, STORED, one_way_up, orientation_exif, screenshot, text
 from PIL import Image
 
 from dog_breeds.answers import best_look, cut_out, inside_borders
 
-pytest_plugins = ["handler_fixtures"]
 UPRIGHT, SCREENSHOT = one_way_up(), screenshot(one_way_up())
 TURNS = {  # how the picture was turned, by the degrees clockwise that turn it back
     90: Image.Transpose.ROTATE_90,
@@ -22,11 +19,6 @@ TURNS = {  # how the picture was turned, by the degrees clockwise that turn it b
     270: Image.Transpose.ROTATE_270,
 }
 UNKNOWN = Image.new("RGB", (480, 360), (128, 128, 128))
-
-
-def text(image: Image.Image, **options: object) -> str:
-    """The picture as JPEG in base64."""
-    return base64.b64encode(saved(image, format="JPEG", **options)).decode()
 
 
 # --- Through the emulator --------------------------------------------------------------------------------------------
@@ -42,9 +34,8 @@ def test_turned_pictures_are_known_and_the_answer_says_how_they_were_turned(stac
 
 @pytest.mark.parametrize("orientation", STORED)
 def test_a_picture_that_exif_turns_is_not_turned_again(stack, orientation):
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    answer = stack.invoke({"image": text(UPRIGHT.transpose(STORED[orientation]), exif=exif)})
+    stored = text(UPRIGHT.transpose(STORED[orientation]), exif=orientation_exif(orientation))
+    answer = stack.invoke({"image": stored})
     assert answer["known"] and "turned" not in answer and next(iter(answer["prediction"])) == BREED
 
 
@@ -65,8 +56,7 @@ def test_a_picture_within_borders_is_known_without_them(stack):
 
 def test_client_says_how_the_picture_was_seen(stack, tmp_path):
     SCREENSHOT.transpose(TURNS[90]).save(tmp_path / "scan.png")
-    command = [sys.executable, ROOT / "test.py", "--file", tmp_path / "scan.png", "--endpoint", stack.endpoint]
-    lines = subprocess.run(command, capture_output=True, text=True).stdout.splitlines()
+    lines = run("test.py", "--file", tmp_path / "scan.png", "--endpoint", stack.endpoint).stdout.splitlines()
     assert lines[0] == "The borders of the picture were cut off."
     assert lines[1] == "The picture was turned by 90 degrees, clockwise." and lines[2].startswith(BREED)
 
@@ -100,12 +90,12 @@ def test_a_list_of_unknown_pictures_is_answered_before_the_time_out(slow):
 
 
 def test_explanations_are_about_the_picture_as_it_was_sent(explaining_model):
-    small = UNKNOWN.copy()  # a border around a lying picture
-    small.paste(UPRIGHT.transpose(TURNS[90]).resize((240, 180)), (240, 180))
+    bordered = UNKNOWN.copy()  # a border around a lying picture
+    bordered.paste(UPRIGHT.transpose(TURNS[90]).resize((240, 180)), (240, 180))
     with handler_process(explaining_model) as ask:
         places = {90: (9, 0), 180: (9, 9), 270: (0, 9)}  # row and column of the breed's quarter
         pictures = [(UPRIGHT.transpose(turn), places[degrees]) for degrees, turn in TURNS.items()]
-        for picture, place in (*pictures, (small, (9, 5))):
+        for picture, place in (*pictures, (bordered, (9, 5))):
             answer = ask({"image": text(picture), "explain": True}).answer
             cells = np.array(answer["explanation"])
             assert answer["turned"] and cells.shape == (10, 10) and cells[place] > 0.9, answer["turned"]
