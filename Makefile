@@ -132,15 +132,18 @@ teach: .venv-serving/installed
 	@test -n "$(IMAGES)" || { echo "name a folder with a sub-folder of pictures for each class: make teach IMAGES=my_pictures"; exit 1; }
 	@$(SERVING)/python teach.py --images "$(IMAGES)" --output "$(OUTPUT)"
 
+# bash, for its >(...): behind a pipe nobody could end the emulator.
+serve: private SHELL = bash
 serve: $(SERVING)/aws-lambda-rie
 	@test -f $(MODEL) || { echo "there is no model file $(MODEL)"; exit 1; }
 	@$(call free,$(SERVING),$(PORT) $$(($(PORT) + 1)) $(PAGE_PORT)) || \
 		{ echo "port $(PORT), $$(($(PORT) + 1)) or $(PAGE_PORT) is in use; choose others: make serve PORT=8090 PAGE_PORT=9090"; exit 1; }
 	@echo "open http://localhost:$(PAGE_PORT) in a browser; Ctrl-C ends"
 	@echo "or ask: $(SERVING)/python test.py --file photo.jpg --endpoint $(ENDPOINT)"
-	@$(SERVING)/python -m dog_breeds.gateway --port $(PAGE_PORT) --emulator http://127.0.0.1:$(PORT) & gateway=$$!; \
-	trap "kill $$gateway; wait" EXIT; trap exit INT TERM; \
-	{ $(call serve,$(MODEL),$(SERVING)); } 2>&1 | sed -u -E '/^(START|END|INFO:)/d; s/^REPORT.*//; /^$$/d'
+	@trap 'kill $$gateway $$emulator; wait' EXIT; trap exit INT TERM; \
+	$(SERVING)/python -m dog_breeds.gateway --port $(PAGE_PORT) --emulator http://127.0.0.1:$(PORT) & gateway=$$!; \
+	$(call serve,$(MODEL),$(SERVING)) > >(sed -u -E '/^(START|END|INFO:)/d; s/^REPORT.*//; /^$$/d') 2>&1 & emulator=$$!; \
+	wait -n $$gateway $$emulator
 
 # --- The image and the cloud
 

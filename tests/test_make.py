@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import pytest
 from conftest import ROOT, make
-from emulator import free_ports
+from emulator import free_ports, wait_for
 from odd_pictures import JPEG
 
 
@@ -36,6 +36,15 @@ def served(*words: str) -> Iterator[tuple[subprocess.Popen, str, list[str]]]:
         process.wait(10)
 
 
+def assert_free(ports: list[str]) -> None:
+    """Nobody listens there any longer."""
+    for port in (word.partition("=")[2] for word in ports):
+        with pytest.raises(ConnectionRefusedError):
+            for _ in range(100):  # the emulator takes a moment
+                socket.create_connection(("127.0.0.1", int(port))).close()
+                time.sleep(0.1)
+
+
 def test_serve_shows_the_page_answers_and_ends():
     with served() as (process, address, ports):
         for _ in range(200):
@@ -56,11 +65,15 @@ def test_serve_shows_the_page_answers_and_ends():
         process.wait(10)
     assert sum('"outcome": "ok"' in line for line in said) == 2
     assert not [line for line in said if line[0] != "{" and not line.startswith(("or ask: ", "make: "))]
-    for port in (word.partition("=")[2] for word in ports):
-        with pytest.raises(ConnectionRefusedError):
-            for _ in range(100):  # the emulator takes a moment
-                socket.create_connection(("127.0.0.1", int(port))).close()
-                time.sleep(0.1)
+    assert_free(ports)
+
+
+def test_serve_ends_with_its_make():
+    with served() as (process, address, ports):
+        wait_for(int(ports[0].partition("=")[2]), process)
+        process.terminate()  # make alone, as `kill` does
+        process.wait(10)
+        assert_free(ports)
 
 
 @pytest.mark.parametrize(

@@ -46,6 +46,10 @@ def test_the_image_is_built_from_what_is_here(resources):
     metadata = resources["Classifier"]["Metadata"]
     assert (ROOT / metadata["DockerContext"] / metadata["Dockerfile"]).is_file()
     assert (ROOT / metadata["DockerContext"] / ".dockerignore").is_file()
+    ((argument, value),) = metadata["DockerBuildArgs"].items()
+    default = re.search(r"  Model: {Type: String, Default: (\S+),", TEMPLATE.read_text())[1]
+    assert value == {"Ref": "Model"} and (ROOT / default).is_file()
+    assert f"ARG {argument}={default}\n" in (ROOT / metadata["Dockerfile"]).read_text()
 
 
 def test_the_world_may_ask_only_where_that_is_chosen(resources):
