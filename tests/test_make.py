@@ -69,7 +69,7 @@ def test_serve_shows_the_page_answers_and_ends():
 
 
 def test_serve_ends_with_its_make():
-    with served() as (process, address, ports):
+    with served() as (process, _, ports):
         wait_for(int(ports[0].partition("=")[2]), process)
         process.terminate()  # make alone, as `kill` does
         process.wait(10)
