@@ -23,7 +23,7 @@ import h5py
 import numpy as np
 
 from dog_breeds.console import progress, written_whole
-from dog_breeds.dataset import Task, backbone_path, display_name, read_split, weights_path
+from dog_breeds.dataset import Task, display_name, read_split, weights_path
 from dog_breeds.facts import append_facts, read_facts
 from dog_breeds.features import KINDS, Examples, View, load_pixels, plain_set
 from dog_breeds.heads import apply_head
@@ -35,7 +35,7 @@ from training import find_best_model, read_report
 OUTPUT = Path("top_10_dog_breeds.tflite")
 FORMATS = ("int8", "float32", "float16", "dynamic")  # xception.write_backbone knows them
 COMPARED = 150  # test images on which the .h5 is run too, each as crop and as whole photo: Keras is slow
-# Copied from the report; they are those of the int8 file.
+# Copied from the report: what an int8 file answers to all test pictures.
 TEST_FIGURES = ("pictures", "accuracy", "accuracy_interval_95", "calibration_error", "taken_as_known")
 
 Predictions = tuple[np.ndarray, np.ndarray]  # probabilities float32 [n, N], similarities [n]
@@ -46,7 +46,7 @@ Predictions = tuple[np.ndarray, np.ndarray]  # probabilities float32 [n, N], sim
 
 def to_tflite(task: Task, model_path: Path, quantization: str, folder: Path) -> bytes:
     """Return the model as a flatbuffer: its head, on the backbone in this format. Puts its other files in `folder`."""
-    backbone = backbone_path(task.data_dir, task.size)
+    backbone = task.backbone
     if quantization != "int8":
         backbone = folder / f"backbone_{quantization}.tflite"
         arguments = weights_path(task.data_dir), task.size, [], quantization, backbone
@@ -133,6 +133,7 @@ def describe_results(results: dict) -> str:
 def collect_facts(model_path: Path, report: dict, quantization: str, results: dict) -> dict:
     """Return what the file shall say about itself: metadata.json."""
     size = report["size"]
+    test = {kind: {key: report["test"][kind][key] for key in TEST_FIGURES} for kind in KINDS}
     return {
         "format_version": 1,
         "classes": report["classes"],
@@ -144,7 +145,7 @@ def collect_facts(model_path: Path, report: dict, quantization: str, results: di
         "unknown_rule": report["unknown_rule"],
         "turn_rule": report["turn_rule"],
         "compared_with_keras": results,
-        "test": {kind: {key: report["test"][kind][key] for key in TEST_FIGURES} for kind in KINDS},
+        **({"test": test} if quantization == "int8" else {}),
         "training_data": {"dataset": "Stanford Dogs", "images": report["images"], "note": report["note"]},
         "provenance": {
             "sha256": {path.name: sha256(path.read_bytes()).hexdigest() for path in source_files(model_path)},
@@ -199,8 +200,11 @@ def convert(
             )
     report, split = read_report(model_path), read_split(model_path.with_suffix(".csv"))
     split = {image: part for image, part in split.items() if image not in report["test"]["images_left_out"]}
-    task = Task(data_dir or Path(report["data_dir"]), report["classes"], split, report["size"], report["seed"])
-    check_backbone(task, report)
+    data_dir = data_dir or Path(report["data_dir"])
+    backbone = weights_path(data_dir).with_name(report["backbone"])
+    task = Task(data_dir, report["classes"], split, report["size"], report["seed"], backbone)
+    check_backbone(backbone, report)
+    output.parent.mkdir(parents=True, exist_ok=True)
     test = plain_set(task, "test")
     check_head(model_path, report, test)
     chosen = np.random.default_rng(task.seed).permutation(len(task.images("test")))[: compared or None]
@@ -230,9 +234,8 @@ def convert(
             part.write_bytes(file.read_bytes())
 
 
-def check_backbone(task: Task, report: dict) -> None:
+def check_backbone(path: Path, report: dict) -> None:
     """Raise an error unless the backbone file is there and is the one that the model was trained on."""
-    path = backbone_path(task.data_dir, task.size)
     if not path.is_file():
         raise FileNotFoundError(f"there is no {path}, on which the model was trained; run training.py again")
     if sha256(path.read_bytes()).hexdigest() != report["backbone_sha256"]:

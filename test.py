@@ -25,7 +25,7 @@ from pathlib import Path
 import requests
 
 from dog_breeds.bulk import classify_folder
-from dog_breeds.client_pictures import CONVERTED, SMALLER, picture_to_send, shaded, upright_picture
+from dog_breeds.client_pictures import SMALLER, picture_to_send, shaded, upright_picture
 from dog_breeds.console import quiet, written_whole
 from dog_breeds.web_pictures import MAX_BYTES
 
@@ -78,7 +78,7 @@ def rows_of(model: Path, folder: Path, names: list[str]) -> list[tuple]:
         try:
             with open(folder / name, "rb") as file:
                 content = file.read(MAX_BYTES + 1)
-            if name.lower().endswith(CONVERTED) or len(content) > MAX_BYTES:  # what the handler refuses
+            if content[4:8] == b"ftyp" or len(content) > MAX_BYTES:  # HEIC, AVIF, large: what the handler refuses
                 content = picture_to_send(folder / name)
             answer = lambda_function.answer_picture(content, top_k=1, explain=False, log={}, until=math.inf)
         except (OSError, ValueError):
@@ -153,8 +153,10 @@ def main() -> None:
     args = parser.parse_args()
     if bool(args.folder) != bool(args.csv):
         parser.error("--folder and --csv belong together")
-    if args.folder and (args.file or args.explain):
-        parser.error("--folder goes without --file and --explain")
+    if args.folder and (args.file or args.explain or args.url != URL):
+        parser.error("--folder goes without --file, --url and --explain")
+    if (args.folder or args.model) and args.endpoint != ENDPOINT:
+        parser.error("--endpoint asks a service, --folder and --model ask none")
     if args.explain and not args.file:
         parser.error("--explain needs --file")
     try:

@@ -39,9 +39,11 @@ def main() -> None:
     try:
         if not args.endpoint:
             raise ValueError("where is the service? Give --endpoint URL, or set DOG_BREEDS_ENDPOINT")
+        if min(args.concurrency, args.requests or 1) < 1 or args.requests == 0:
+            raise ValueError("--requests and --concurrency must be at least 1")
         auth = signer(args.endpoint, credentials()) if args.sign else None
         request = (args.endpoint, event_for(args.url, args.file), args.timeout, auth)
-        if not args.requests:
+        if args.requests is None:
             print(show(ask(*request, lambda text: print(text, file=sys.stderr))))
             return
         figures = load(*request, args.requests, args.concurrency)

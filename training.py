@@ -2,7 +2,7 @@
 
 Reads     data/raw and data/weights (from make_dataset.py); crops what data_selection.py has not cropped yet.
 Writes    xception_v1_{epoch}_{val_accuracy}.h5, beside it a report (.json) and the split (.csv); once for all runs
-          data/weights/xception_int8.tflite, the backbone in the form that serves; plots/; cache: data/features.
+          data/weights/xception_int8_*.tflite, the backbone in the form that serves; plots/; cache: data/features.
 Commands  python training.py                # the ten breeds with most images
           python training.py --breeds all   # all 120
           python training.py --quick        # a small search, to see that everything works
@@ -29,13 +29,12 @@ import numpy as np
 import teach
 from data_selection import crop_breeds, describe_crops
 from dog_breeds import recipe
-from dog_breeds.console import write_whole
+from dog_breeds.console import write_whole, written_whole
 from dog_breeds.dataset import (
     DATA_DIR,
     PARTS,
     Task,
     apply_split,
-    backbone_path,
     breed_folders,
     choose_breeds,
     images_dir,
@@ -87,8 +86,7 @@ def prepare_task(
     images = list_images(data_dir, classes)
     split = apply_split(images, read_split(split_file), seed) if split_file else split_images(images, seed)
     task = Task(data_dir, classes, split, size, seed)
-    make_backbone(task)
-    return task
+    return task._replace(backbone=make_backbone(task))
 
 
 def train_classifier(task: Task, grid: dict[str, Sequence[float]] = recipe.GRID, output_dir: Path = Path()) -> Path:
@@ -130,7 +128,7 @@ def measure_on_test(task: Task, classifier: Classifier) -> tuple[dict, dict]:
         outputs[kind] = {"logits": logits, "similarity": known}
     unknown = unknown_photos(task, recipe.UNKNOWN_PHOTOS)
     views = [photo_view(task.data_dir, image) for image in unknown]
-    scores = similarity(extract_features(views, task.data_dir, task.size), classifier.means)
+    scores = similarity(extract_features(views, task), classifier.means)
     outputs["unknown"] = {"similarity": scores}
     if unknown:
         results["unknown_breeds"] = {
@@ -161,7 +159,8 @@ def make_report(task: Task, found: Search, classifier: Classifier, results: dict
         "photo_share": recipe.PHOTO_SHARE,
         "seed": task.seed,
         "images": {part: len(task.images(part)) for part in PARTS},
-        "backbone_sha256": sha256(backbone_path(task.data_dir, task.size).read_bytes()).hexdigest(),
+        "backbone": task.backbone.name,
+        "backbone_sha256": sha256(task.backbone.read_bytes()).hexdigest(),
         "temperature": classifier.temperature,
         "unknown_rule": {"score": "similarity", "threshold": classifier.threshold},
         "turn_rule": turn_rule(classifier),
@@ -176,14 +175,15 @@ def make_report(task: Task, found: Search, classifier: Classifier, results: dict
 
 
 def save_results(task: Task, classifier: Classifier, report: dict, output_dir: Path) -> Path:
-    """Save the model under the original's name pattern, beside it the report and the split. The model comes last."""
+    """Save the model under the original's name pattern, beside it the report and the split."""
     path = output_dir / MODEL_NAME.format(**report["winner"])
     output_dir.mkdir(parents=True, exist_ok=True)
     rows = "".join(f"{image},{part}\n" for image, part in sorted(task.split.items()))
-    write_whole(path.with_suffix(".csv"), "image,split\n" + rows)
-    write_whole(path.with_suffix(".json"), json.dumps(report, indent=1) + "\n")
     arrays = classifier.weights, classifier.means, classifier.upright
-    call_elsewhere("dog_breeds.xception", "save_model", weights_path(task.data_dir), task.size, *arrays, path)
+    with written_whole(path) as model:  # made first and named last: never does one stand beside another's report
+        call_elsewhere("dog_breeds.xception", "save_model", weights_path(task.data_dir), task.size, *arrays, model)
+        write_whole(path.with_suffix(".csv"), "image,split\n" + rows)
+        write_whole(path.with_suffix(".json"), json.dumps(report, indent=1) + "\n")
     return path
 
 

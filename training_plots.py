@@ -69,18 +69,18 @@ def plot_training_curves(trials: Sequence[dict], winner: dict, measure: str = "v
     return figure
 
 
-def plot_hyper_parameters(trials: Sequence[dict], winner: dict, measure: str = "val_loss") -> Figure:
+def plot_hyper_parameters(trials: Sequence[dict], winner: dict) -> Figure:
     """The same trials three times, by the values of each hyper-parameter; lines join trials that differ in it alone."""
     parameters = ("learning_rate", "inner_size", "dropout")
     rates = sorted({trial["learning_rate"] for trial in trials})
     note = "Each dot is a trained head, coloured by learning rate; the ring is what cross-validation chose. A line "
     note += "joins heads that differ in this setting alone: where lines rise or fall together, the setting matters."
-    figure, all_axes = new_plot(2.9, f"{words(measure).capitalize()} by setting", note, len(parameters))
+    figure, all_axes = new_plot(2.9, "Validation loss by setting", note, len(parameters))
     for axes, parameter in zip(all_axes, parameters, strict=True):
         values = sorted({trial[parameter] for trial in trials})
         lines: dict[tuple, list[tuple[int, float]]] = {}
         for trial in trials:
-            point = values.index(trial[parameter]), trial[measure]
+            point = values.index(trial[parameter]), trial["val_loss"]
             color = shade(rates, trial["learning_rate"])
             axes.plot(*point, "o", color=color, markersize=6, markeredgecolor="white", alpha=0.9)
             if trial["trial"] == winner["trial"]:
@@ -91,7 +91,7 @@ def plot_hyper_parameters(trials: Sequence[dict], winner: dict, measure: str = "
             axes.plot(*zip(*sorted(points), strict=True), color=PALE, linewidth=1, zorder=1)
         axes.set_xticks(range(len(values)), [f"{value:g}" if value else "none" for value in values])
         axes.set(xlabel=words(parameter), xlim=(-0.5, len(values) - 0.5))
-    share_scale(all_axes, measure)
+    share_scale(all_axes, "val_loss")
     return figure
 
 
@@ -106,7 +106,9 @@ def share_scale(all_axes: Sequence[Axes], measure: str) -> None:
         all_axes[0].yaxis.set_major_formatter(PercentFormatter(1))
     else:
         all_axes[0].set_yscale("log")
-        all_axes[0].yaxis.set(major_locator=LogLocator(subs=(1, 2, 5)), minor_locator=NullLocator())
+        low, high = all_axes[0].get_ylim()
+        steps = (1, 2, 5) if high < 1000 * low else (1,)  # more would overlap
+        all_axes[0].yaxis.set(major_locator=LogLocator(subs=steps), minor_locator=NullLocator())
         all_axes[0].yaxis.set_major_formatter("{x:g}")
 
 

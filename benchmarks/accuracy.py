@@ -30,7 +30,16 @@ from drawings import draw_non_dogs
 
 from data_selection import crop_breeds
 from dog_breeds import recipe
-from dog_breeds.dataset import DATA_DIR, Task, apply_split, breed_folders, choose_breeds, list_images, read_split
+from dog_breeds.dataset import (
+    DATA_DIR,
+    Task,
+    apply_split,
+    breed_folders,
+    choose_breeds,
+    list_images,
+    read_split,
+    split_images,
+)
 from dog_breeds.duplicates import without_copies
 from dog_breeds.facts import read_facts
 from dog_breeds.features import KINDS, View, extract_features, load_pixels, plain_set, training_set, upright_set
@@ -96,20 +105,19 @@ def scores_of(classifier: Classifier, features: np.ndarray) -> dict[str, np.ndar
     return scores(apply_head(classifier.weights, features), similarity(features, classifier.means))
 
 
-def other_features(data_dir: Path, classes: list[str]) -> dict[str, dict[str, np.ndarray]]:
+def other_features(task: Task) -> dict[str, dict[str, np.ndarray]]:
     """Return the features of pictures that show none of the classes, as crops and as whole photos."""
-    others = {}
-    breeds = [breed for breed in breed_folders(data_dir) if breed not in classes]
+    data_dir, others = task.data_dir, {}
+    breeds = [breed for breed in breed_folders(data_dir) if breed not in task.classes]
     if breeds:
         crop_breeds(data_dir, breeds)
         images = sorted(image for names in list_images(data_dir, breeds).values() for image in names)
         images = np.random.default_rng(0).permutation(images)[:UNKNOWN_PHOTOS].tolist()
         others["unknown_breeds"] = {
-            kind: extract_features([view(data_dir, image) for image in images], data_dir)
-            for kind, view in KINDS.items()
+            kind: extract_features([view(data_dir, image) for image in images], task) for kind, view in KINDS.items()
         }
     with tempfile.TemporaryDirectory() as folder:
-        others["non_dogs"] = dict.fromkeys(KINDS, extract_features(draw_non_dogs(Path(folder)), data_dir))
+        others["non_dogs"] = dict.fromkeys(KINDS, extract_features(draw_non_dogs(Path(folder)), task))
     return others
 
 
@@ -118,12 +126,15 @@ def compare(data_dir: Path) -> Iterator[Figure]:
     chosen = (recipe.PHOTO_SHARE, recipe.CROP_VIEWS, recipe.PHOTO_VIEWS)
     others = [(share, *chosen[1:]) for share in (1.0, 0.75)]
     others += [(chosen[0], *views) for views in ((1, 0), (0, 1), (2, 1), (2, 2))]
+    with contextlib.redirect_stdout(io.StringIO()):
+        first = prepare_task(data_dir)  # its backbone serves all of them
+    images = list_images(data_dir, first.classes)
     for variant in (chosen, *others):
         recipe.PHOTO_SHARE, recipe.CROP_VIEWS, recipe.PHOTO_VIEWS = variant
         correct = []
         for seed in range(33, 38):
             with contextlib.redirect_stdout(io.StringIO()):
-                task = prepare_task(data_dir, seed=seed)
+                task = first._replace(split=split_images(images, seed), seed=seed)
                 validation, examples = plain_set(task, "validation"), training_set(task)
             epochs = epochs_for(len(examples.labels), recipe.STEPS, recipe.EPOCHS)
             _, weights = train_head(examples, recipe.PLAIN_TRIAL, len(task.classes), seed, epochs)
@@ -172,7 +183,7 @@ def measure_all(args: argparse.Namespace) -> Iterator[Figure]:
     for protocol, split_file, seed in runs:
         models.setdefault(protocol, []).append(train(args.data_dir, args.breeds, split_file, seed))
     with contextlib.redirect_stdout(io.StringIO()):
-        others = other_features(args.data_dir, models["official"][0].task.classes)
+        others = other_features(models["official"][0].task)
         results = {protocol: [measure(model) for model in trained] for protocol, trained in models.items()}
     for protocol, trained in models.items():
         for kind in KINDS:

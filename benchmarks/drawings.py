@@ -68,11 +68,11 @@ def drawn_thing(number: int) -> bytes:
 DRAWINGS = {"drawn_dogs": drawn_dog, "drawn_people_and_things": drawn_thing, "pages_of_text": page_of_text}
 
 
-def draw_non_dogs(folder: Path, number: int = 120) -> list[View]:
-    """Draw plain pictures without dogs (plain, gradients, noise, stripes, discs, blurred); return their views."""
+def draw_non_dogs(folder: Path) -> list[View]:
+    """Draw 120 plain pictures without dogs (plain, gradients, noise, stripes, discs, blurred); return their views."""
     rng = np.random.default_rng(0)
     views = []
-    for i in range(number):
+    for i in range(120):
         size = (500, 375)
         colours = [tuple(map(int, rng.integers(0, 256, 3))) for _ in range(3)]
         image = Image.new("RGB", size, colours[0])

@@ -6,7 +6,8 @@ Prints  the time of a warm call for a small and a 12-megapixel JPEG that are kno
         (NEAREST to 150 or 299 px, float32, tflite-runtime), all with one thread; the time from the start of a process
         to its first answer; time and memory of hostile pictures; memory over 2,000 requests to AWS's emulator.
 
-Draws its pictures itself. Needs Linux, the packages of requirements.txt, and tests/.
+Draws its pictures itself. Needs Linux, tests/, the packages of requirements.txt, and Python 3.10 or 3.11, the last that
+tflite-runtime knows.
 
     python benchmarks/handler.py --json handler.json            # some 3 minutes; uses top_10_dog_breeds.tflite
     python benchmarks/handler.py --model other.tflite

@@ -36,6 +36,7 @@ from PIL import Image
 import teach
 from dog_breeds import own_classes
 from dog_breeds.dataset import DATA_DIR, Task, breed_name, images_dir
+from dog_breeds.duplicates import without_copies
 from dog_breeds.facts import read_facts
 from dog_breeds.features import KINDS, Examples, View, features_by, photo_view
 from dog_breeds.heads import apply_head, similarity
@@ -105,7 +106,7 @@ def measure_breeds(task: Task, model: Path, folder: Path) -> Iterator[Figure]:
         link.parent.mkdir(parents=True, exist_ok=True)
         link.symlink_to((images_dir(task.data_dir) / image).resolve())
     yield from run_teach(name, folder / "photos", file, task.data_dir)
-    images = task.images("test")
+    images = without_copies(task, task.images("test"))
     classes = [task.classes[label] for label in task.labels(images)]
     for kind, view in KINDS.items():
         views = [view(task.data_dir, image) for image in images]
@@ -118,6 +119,7 @@ def measure_breeds(task: Task, model: Path, folder: Path) -> Iterator[Figure]:
 def photo_examples(task: Task, *parts: str) -> Examples:
     """Return the whole photos of parts of the split."""
     images = [image for part in parts for image in task.images(part)]
+    images = without_copies(task, images) if parts == ("test",) else images
     views = [photo_view(task.data_dir, image) for image in images]
     features = features_by(teach.BACKBONE, views, task.data_dir, task.size)
     return Examples(features, task.labels(images), np.arange(len(images)))

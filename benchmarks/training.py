@@ -30,7 +30,6 @@ from dog_breeds import recipe
 from dog_breeds.dataset import (
     DATA_DIR,
     annotation_dir,
-    backbone_path,
     breed_name,
     choose_breeds,
     images_dir,
@@ -162,17 +161,17 @@ def some_crops(data_dir: Path) -> list[View]:
 def measure_extraction(data_dir: Path) -> Iterator[Figure]:
     """Images per second of extracting features from crops, and of the backbone file on pixels that lie in memory."""
     with contextlib.redirect_stdout(io.StringIO()):
-        training.prepare_task(data_dir)
+        task = training.prepare_task(data_dir)
     views = some_crops(data_dir)
     pixels = [load_pixels(view) for view in views]
 
     def extract() -> None:
         shutil.rmtree(data_dir / "features", ignore_errors=True)
         with contextlib.redirect_stdout(io.StringIO()):
-            extract_features(views, data_dir)
+            extract_features(views, task)
 
     def run_backbone() -> None:
-        list(run_file(backbone_path(data_dir), pixels, np.asarray, ["features"]))
+        list(run_file(task.backbone, pixels, np.asarray, ["features"]))
 
     rounds = [[len(views) / timed(function) for function in (extract, run_backbone)] for _ in range(ROUNDS)]
     for name, rates in zip(("extraction_rate", "backbone_rate"), zip(*rounds, strict=True), strict=True):

@@ -43,9 +43,9 @@ def half_way(end: float, pictures: int = 1) -> float:
 def best_look(run: Run, pixels: np.ndarray, threshold: float, until: float = math.inf) -> tuple[Look, int]:
     """Return the most similar of the looks at a picture if it is known, else the plain one; and how many there were.
 
-    A picture that is not known is also looked at without its borders, if it has any; what then seems to be turned, at
-    the other three quarter turns. That makes one inference for nearly all pictures, five at most. Starts none, after
-    the first, that would hardly end before `until`, a time of time.monotonic().
+    A picture that is not known is also looked at without its borders, if it has any; one that seems to be turned,
+    known or not, at the other three quarter turns. That makes one inference for nearly all pictures, five at most.
+    Starts none, after the first, that would hardly end before `until`, a time of time.monotonic().
     """
     looks: list[Look] = []
     seconds = 0.0  # that one takes

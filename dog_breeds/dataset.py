@@ -66,6 +66,7 @@ class Task(NamedTuple):
     split: dict[str, str]  # image, such as n02085936-Maltese_dog/n02085936_37.jpg -> train, validation or test
     size: int = recipe.SIZE  # pixels a side of what the model sees
     seed: int = recipe.SEED
+    backbone: Path | None = None  # the file that gives features, int8: features.make_backbone makes it
 
     def images(self, part: str) -> list[str]:
         """Return the images of one part of the split, sorted."""
@@ -92,12 +93,6 @@ def annotation_dir(data_dir: Path) -> Path:
 def weights_path(data_dir: Path) -> Path:
     """Return the file of the backbone's weights without its top (include_top=False), trained on ImageNet."""
     return data_dir / "weights" / f"{recipe.BACKBONE.lower()}_imagenet_notop.weights.h5"
-
-
-def backbone_path(data_dir: Path, size: int = recipe.SIZE) -> Path:
-    """Return the file of the backbone in int8 for pictures of this size, which training.py makes once."""
-    suffix = "" if size == recipe.SIZE else f"_{size}"
-    return data_dir / "weights" / f"{recipe.BACKBONE.lower()}_int8{suffix}.tflite"
 
 
 def processed_dir(data_dir: Path) -> Path:

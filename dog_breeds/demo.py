@@ -33,8 +33,9 @@ def draw_demo(folder: Path) -> dict[str, Path]:
         progress("drawing", len(jobs), unit="pictures", scale=1) as show,
     ):
         for done, (name, number) in enumerate(jobs, 1):
-            image_id = f"{name.split('-')[0]}_{number}"
-            image, boxes = draw_photo(DEMO_BREEDS[name], random.Random(image_id))
+            wnid = name.split("-")[0]
+            image, boxes = draw_photo(DEMO_BREEDS[name], random.Random(f"{wnid}_{number}"))
+            image_id = f"{wnid}_{900_000 + number}"  # no photo of the data set is called so
             jpeg = io.BytesIO()
             image.save(jpeg, "JPEG", quality=92)
             add_file(images, f"Images/{name}/{image_id}.jpg", jpeg.getvalue())

@@ -16,7 +16,7 @@ from PIL import Image
 
 from dog_breeds import recipe
 from dog_breeds.console import progress, written_whole
-from dog_breeds.dataset import Task, backbone_path, breed_name, images_dir, processed_dir, weights_path
+from dog_breeds.dataset import Task, breed_name, images_dir, processed_dir, weights_path
 from dog_breeds.pixels import read_pixels
 from dog_breeds.tflite import load_file, run_file
 from dog_breeds.workers import call_elsewhere
@@ -103,14 +103,18 @@ def is_readable(view: View) -> bool:
 # --- The backbone ----------------------------------------------------------------------------------------------------
 
 
-def make_backbone(task: Task) -> None:
-    """Make the backbone file for the task's size of pictures, unless it is there: half a minute on 2 cores."""
-    path = backbone_path(task.data_dir, task.size)
-    if path.exists():
-        return
-    print(f"{path}: converting {recipe.BACKBONE} to int8, once ...", flush=True)
-    arguments = weights_path(task.data_dir), task.size, calibration_views(task), "int8", path
-    call_elsewhere("dog_breeds.xception", "write_backbone", *arguments)
+def make_backbone(task: Task) -> Path:
+    """Return the task's backbone file, made first unless it is there: half a minute to a minute on 2 cores.
+
+    Its name ends in a digest of the pictures that it is calibrated on: other breeds, splits or pictures get another.
+    """
+    weights, views = weights_path(task.data_dir), calibration_views(task)
+    digest = hashlib.sha256(b"".join(view_keys(views)) + str(task.size).encode()).hexdigest()[:8]
+    path = weights.with_name(f"{recipe.BACKBONE.lower()}_int8_{digest}.tflite")
+    if not path.exists():
+        print(f"{path}: converting {recipe.BACKBONE} to int8, once ...", flush=True)
+        call_elsewhere("dog_breeds.xception", "write_backbone", weights, task.size, views, "int8", path)
+    return path
 
 
 def calibration_views(task: Task) -> list[View]:
@@ -124,9 +128,9 @@ def evenly(items: Sequence, most: int) -> Sequence:
     return items[:: -(-len(items) // most)] if most else items[:0]
 
 
-def extract_features(views: Sequence[View], data_dir: Path, size: int = recipe.SIZE) -> np.ndarray:
-    """Return the features of the views by the backbone file of a data folder, as `features_by` does."""
-    return features_by(backbone_path(data_dir, size), views, data_dir, size)
+def extract_features(views: Sequence[View], task: Task) -> np.ndarray:
+    """Return the features of the views by the task's backbone file, as `features_by` does."""
+    return features_by(task.backbone, views, task.data_dir, task.size)
 
 
 def features_by(backbone: Path, views: Sequence[View], data_dir: Path, size: int) -> np.ndarray:
@@ -198,7 +202,7 @@ class Examples(NamedTuple):
 def training_set(task: Task) -> Examples:
     """Return all views of the training images."""
     images = task.images("train")
-    features = extract_features(training_views(task.data_dir, images, task.seed), task.data_dir, task.size)
+    features = extract_features(training_views(task.data_dir, images, task.seed), task)
     views = len(features) // len(images)
     return Examples(features, np.tile(task.labels(images), views), np.tile(images, views))
 
@@ -207,7 +211,7 @@ def plain_set(task: Task, part: str) -> dict[str, Examples]:
     """Return the images of a part of the split as they are: {"crops": Examples, "whole_photos": Examples}."""
     images = task.images(part)
     views = {kind: [view(task.data_dir, image) for image in images] for kind, view in KINDS.items()}
-    rows = extract_features([view for kind in views.values() for view in kind], task.data_dir, task.size)
+    rows = extract_features([view for kind in views.values() for view in kind], task)
     features = dict(zip(KINDS, rows.reshape(len(KINDS), len(images), -1), strict=True))
     return {kind: Examples(features[kind], task.labels(images), np.array(images)) for kind in KINDS}
 
@@ -217,7 +221,7 @@ def upright_set(task: Task) -> Examples:
     images = evenly(task.images("train"), recipe.TURNED_PHOTOS)
     number = recipe.CROP_VIEWS  # what training_views gives the first whole photo: its features are in the cache
     upright = [augmented(photo_view(task.data_dir, image), task.seed, number, image) for image in images]
-    features = extract_features([*upright, *map(turned, upright)], task.data_dir, task.size)
+    features = extract_features([*upright, *map(turned, upright)], task)
     return Examples(features, np.repeat([1, 0], len(images)), np.tile(images, 2))
 
 

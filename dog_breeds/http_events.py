@@ -104,9 +104,12 @@ def fields_of(request: HttpRequest) -> Any:
     if kind not in ("application/json", ""):
         raise RequestError("unsupported_type", "the Content-Type must be application/json or image/...")
     try:
-        return json.loads(decode_base64(request.body, "the body") if request.is_base64 else request.body)
+        fields = json.loads(decode_base64(request.body, "the body") if request.is_base64 else request.body)
     except (TypeError, ValueError, RecursionError):
         raise RequestError("invalid_request", "the body is not JSON") from None
+    if fields is None:
+        raise RequestError("invalid_request", "the body must be a JSON object, not null")
+    return fields
 
 
 def decode_base64(text: Any, name: str) -> bytes:

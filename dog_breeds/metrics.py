@@ -38,9 +38,9 @@ def reliability(logits: np.ndarray, labels: np.ndarray, bins: int = 15) -> np.nd
     return np.stack([np.bincount(bin_of, values, bins) for values in (np.ones(len(labels)), confidence, correct)], 1)
 
 
-def expected_calibration_error(logits: np.ndarray, labels: np.ndarray, bins: int = 15) -> float:
-    """Return the mean gap between confidence and accuracy in equal bins (Guo et al. 2017, arXiv:1706.04599)."""
-    _, confidence, correct = reliability(logits, labels, bins).T
+def expected_calibration_error(logits: np.ndarray, labels: np.ndarray) -> float:
+    """Return the mean gap between confidence and accuracy in 15 equal bins (Guo et al. 2017, arXiv:1706.04599)."""
+    _, confidence, correct = reliability(logits, labels).T
     return float(np.abs(confidence - correct).sum() / len(labels))
 
 

@@ -95,7 +95,7 @@ def unknown_rule(examples: Examples, means: np.ndarray, first: int, highest: flo
     return threshold, {
         "score": "similarity",
         "threshold": threshold,
-        "known_pictures_taken_as_known": recipe.KNOWN_SHARE,
+        "known_pictures_taken_as_known": float((scores >= threshold).mean()),
         "pictures_of_a_class_left_out_taken_as_known": float((unknown >= threshold).mean()),
     }
 

@@ -11,7 +11,6 @@ from dog_breeds.client_pictures import shaded
 from dog_breeds.dataset import (
     Task,
     annotation_dir,
-    backbone_path,
     breed_name,
     display_name,
     images_dir,
@@ -76,8 +75,8 @@ def plot_explanations(
 ) -> Figure:
     """The five hardest test pictures with what did not speak for the answer in the dark."""
     some, cells = hardest_first(logits, labels)[:5], []
-    file, hardest = backbone_path(task.data_dir, task.size), [views[i] for i in some]
-    outputs = run_file(file, hardest, lambda view: load_pixels(view, task.size), ["map", "features"])
+    hardest = [views[i] for i in some]
+    outputs = run_file(task.backbone, hardest, lambda view: load_pixels(view, task.size), ["map", "features"])
     for i, (maps, features) in zip(some, outputs, strict=True):
         light = evidence(maps, slope(classifier.weights, features, logits[i].argmax()))
         picture = shaded(Image.fromarray(load_pixels(views[i], PIXELS)), light.tolist(), 1.0)

@@ -90,7 +90,7 @@ def calm_half(xception: keras.Model, views: Sequence[View]) -> list[View]:
     them, their 256 steps are too coarse for all the others. The wild photos, cut off at the ranges, keep their breed.
     """
     sums = [layer.output for layer in xception.layers if isinstance(layer, keras.layers.Add)]  # one a block
-    blocks = keras.Model(xception.input, sums)
+    blocks = keras.Model(xception.input, sums or [xception.output])  # backbones without such blocks: what they end in
     size, scale = xception.input.shape[1], keras.layers.Rescaling(*recipe.RESCALING)
     inputs = (scale(load_pixels(view, size)[None]) for view in views)
     peaks = [max(np.abs(output).max() for output in blocks.predict_on_batch(x)) for x in inputs]

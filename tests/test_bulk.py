@@ -58,6 +58,7 @@ def test_odd_names_and_files(colour_model, tmp_path):
     (folder / "large.png").write_bytes(saved(picture(), format="PNG") + bytes(10_000_000))
     heic = saved_heic(picture())
     (folder / "photo.heic").write_bytes(heic)
+    (folder / "renamed.jpg").write_bytes(heic)
     (folder / "half.heic").write_bytes(heic[: len(heic) // 2])
     picture().save(folder / "photo.avif")
     (folder / "notes.txt").write_text("no photo")
@@ -68,7 +69,8 @@ def test_odd_names_and_files(colour_model, tmp_path):
     assert done.returncode == 0, done.stderr
     errors = {"text.jpg": "unsupported_type", "empty.png": "unsupported_type", "half.heic": "unreadable"}
     found = {row["file"]: row["breed"] or row["error"] for row in rows(table)}
-    assert found == {**dict.fromkeys([*ODD, "large.png", "photo.heic", "photo.avif"], "leonberg"), **errors}
+    known = [*ODD, "large.png", "photo.heic", "renamed.jpg", "photo.avif"]
+    assert found == {**dict.fromkeys(known, "leonberg"), **errors}
     assert len(rows(table)) == len(found)
     assert {row["known"] for row in rows(table)} == {"yes", ""}
     assert f"{len(ODD) + 3:9,}  leonberg" in done.stdout.splitlines()

@@ -162,8 +162,18 @@ def test_one_line_and_status_1_when_something_is_wrong(stack, forbidden, files, 
     words = [places.get(word, word) for word in arguments.split()]
     if words[0] == "--file":
         words = [files / word if re.search(r"^\.$|\.(jpg|heic|tflite)$", word) else word for word in words]
-    said = complaint(run("test.py", *words, *(() if "endpoint" in arguments else ("--endpoint", stack.endpoint))))
+    given = () if re.search("endpoint|model", arguments) else ("--endpoint", stack.endpoint)
+    said = complaint(run("test.py", *words, *given))
     assert said.startswith("test.py: ") and part.replace("FOLDER", str(files)) in said
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("--url", "https://a.b/c.jpg", "--folder", "x", "--csv", "y"), ("--model", "z", "--endpoint", "http://a/")],
+)
+def test_words_that_would_not_be_heeded_are_refused(words):
+    done = run("test.py", *words)
+    assert done.returncode == 2 and re.search("goes without --file, --url|--folder and --model ask none", done.stderr)
 
 
 def test_cloud_client_needs_an_endpoint_and_passes_errors_on(gateway, files):

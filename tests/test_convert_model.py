@@ -171,7 +171,7 @@ def test_more_may_be_lost_where_that_is_allowed(small, shuffled_head, tmp_path, 
 def test_other_formats_pass_the_gate_too(small, tmp_path, quantization, compared):
     convert_model.convert(small.model, tmp_path / "few.tflite", quantization, max_loss=30, compared=compared)
     facts, every = read_facts(tmp_path / "few.tflite"), len(small.task.images("test"))
-    assert facts["quantization"] == quantization
+    assert facts["quantization"] == quantization and "test" not in facts, "those figures are the int8 file's"
     assert [facts["compared_with_keras"][kind]["pictures"] for kind in features.KINDS] == [compared or every] * 2
 
 
@@ -215,9 +215,9 @@ def test_a_missing_backbone_is_named(refused, tmp_path):
 
 
 def test_a_changed_backbone_is_refused(small, refused, tmp_path):
-    changed = dataset.backbone_path(tmp_path, SIZE)
-    changed.parent.mkdir()
-    changed.write_bytes(dataset.backbone_path(small.task.data_dir, SIZE).read_bytes() + b"more")
+    backbone = small.task.backbone
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights" / backbone.name).write_bytes(backbone.read_bytes() + b"more")
     assert "is not the backbone that the model was trained on" in refused(ValueError, data_dir=tmp_path)
 
 
@@ -227,7 +227,7 @@ def test_a_changed_backbone_is_refused(small, refused, tmp_path):
 @pytest.fixture(scope="module")
 def converted(small, tmp_path_factory) -> Path:
     """The int8 file of the small model, with its facts."""
-    output = tmp_path_factory.mktemp("converted") / "few.tflite"
+    output = tmp_path_factory.mktemp("converted") / "new" / "few.tflite"
     convert_model.convert(small.model, output)
     return output
 

@@ -158,6 +158,11 @@ def test_failures_among_many_are_counted(cloud, photo):
     assert 0 < found["p50_ms"] <= found["p90_ms"] <= found["p99_ms"] <= found["p100_ms"]
 
 
+@pytest.mark.parametrize("words", [("--requests", 0), ("--requests", -5), ("--requests", 5, "--concurrency", 0)])
+def test_numbers_that_make_no_sense_are_refused(cloud, photo, words):
+    assert "--requests and --concurrency must be at least 1" in complaint(ask(cloud, photo, *words))
+
+
 @pytest.mark.parametrize("payload", ["1.0", "2.0"])
 def test_four_hundred_from_eight_clients(stack, photo, payload):
     """Through the gateway to the real stack, signed in the one form and not in the other."""

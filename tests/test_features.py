@@ -15,7 +15,7 @@ from conftest import FEW, ROOT, SIZE
 from PIL import Image
 
 from dog_breeds import dataset, features, recipe
-from dog_breeds.dataset import backbone_path, processed_dir
+from dog_breeds.dataset import processed_dir
 from dog_breeds.features import View
 from dog_breeds.tflite import load_file
 
@@ -40,6 +40,17 @@ def passes(monkeypatch) -> list[int]:
 
     monkeypatch.setattr(features, "run_file", counting)
     return rows
+
+
+def backbone_of(lab):
+    """The backbone file, of which there is one."""
+    [file] = (lab / "weights").glob("xception_int8_*.tflite")
+    return file
+
+
+def extract(views, lab):
+    """The features of the views by that file."""
+    return features.features_by(backbone_of(lab), views, lab, SIZE)
 
 
 def crops(data_dir, number):
@@ -136,17 +147,17 @@ def test_training_views_are_seeded_augmentations_of_crops_and_photos(tmp_path):
 
 def test_features_are_those_of_one_interpreter_in_order(lab):
     views = [view._replace(angle=angle, flip=angle < 0) for view in crops(lab, 20) for angle in (0.0, -8.5)]
-    run = load_file(backbone_path(lab, SIZE))
+    run = load_file(backbone_of(lab))
     expected = [run(features.load_pixels(view, SIZE))["features"] for view in views]
-    rows = features.extract_features(views, lab, SIZE)
+    rows = extract(views, lab)
     assert rows.dtype == np.float32 and rows.std() > 0.1
     assert (rows == expected).all()
 
 
 def test_each_view_passes_the_backbone_once(lab, passes):
     views = crops(lab, 20)
-    rows = features.extract_features(views, lab, SIZE)
-    more = features.extract_features([*views[::-1], views[3], views[0]._replace(flip=True)], lab, SIZE)
+    rows = extract(views, lab)
+    more = extract([*views[::-1], views[3], views[0]._replace(flip=True)], lab)
     assert passes == [20, 1]
     assert (more[:20] == rows[::-1]).all()
     assert (more[20] == rows[3]).all()
@@ -155,10 +166,10 @@ def test_each_view_passes_the_backbone_once(lab, passes):
 
 def test_a_changed_picture_is_computed_again_and_nothing_else(lab, passes):
     views = crops(lab, 18)
-    rows = features.extract_features(views, lab, SIZE)
+    rows = extract(views, lab)
     views[5].path.unlink()  # a hard link: leaves the other tests' file alone
     Image.new("RGB", (299, 299), "red").save(views[5].path)
-    again = features.extract_features(views, lab, SIZE)
+    again = extract(views, lab)
     assert passes == [18, 1]
     others = np.arange(18) != 5
     assert (again[others] == rows[others]).all()
@@ -166,12 +177,12 @@ def test_a_changed_picture_is_computed_again_and_nothing_else(lab, passes):
 
 
 def test_another_backbone_has_a_cache_of_its_own(lab, passes):
-    views, backbone = crops(lab, 3), backbone_path(lab, SIZE)
-    rows = features.extract_features(views, lab, SIZE)
+    views, backbone = crops(lab, 3), backbone_of(lab)
+    rows = extract(views, lab)
     content = backbone.read_bytes()
     backbone.unlink()
     backbone.write_bytes(content + b"more")
-    assert (features.extract_features(views, lab, SIZE) == rows).all()
+    assert (extract(views, lab) == rows).all()
     assert passes == [3, 3]
 
 
@@ -206,20 +217,20 @@ training.main()
     task = small_task(lab)
     views = features.training_views(lab, task.images("train"), task.seed)
     assert 32 <= done < len(views)
-    rows = features.extract_features(views, lab, SIZE)
+    rows = extract(views, lab)
     assert passes == [len(views) - done]
     shutil.rmtree(lab / "features")
-    assert (features.extract_features(views, lab, SIZE) == rows).all()
+    assert (extract(views, lab) == rows).all()
 
 
 def test_damaged_shards_are_computed_again(lab, passes, monkeypatch):
     monkeypatch.setattr(recipe, "ROWS_PER_SHARD", 16)
     views = crops(lab, 48)
-    rows = features.extract_features(views, lab, SIZE)
+    rows = extract(views, lab)
     first, second, third = shards(lab)
     first.write_bytes(first.read_bytes()[:5000])
     second.write_bytes(b"")
-    assert (features.extract_features(views, lab, SIZE) == rows).all()
+    assert (extract(views, lab) == rows).all()
     assert passes == [48, 32]
     assert len(shards(lab)) >= 2
 
@@ -229,14 +240,30 @@ def test_damaged_shards_are_computed_again(lab, passes, monkeypatch):
         damaged = bytearray(whole)
         damaged[position] ^= 1 << rng.integers(8)
         third.write_bytes(damaged)
-        assert (features.extract_features(views, lab, SIZE) == rows).all()
+        assert (extract(views, lab) == rows).all()
 
 
 def test_a_broken_picture_is_named(lab, tmp_path):
     broken = tmp_path / "broken.jpg"
     broken.write_bytes(crops(lab, 1)[0].path.read_bytes()[:3000])
     with pytest.raises(OSError, match=re.escape(str(broken))):
-        features.extract_features([*crops(lab, 2), View(broken)], lab, SIZE)
+        extract([*crops(lab, 2), View(broken)], lab)
+
+
+def test_other_pictures_to_learn_from_get_a_backbone_of_their_own(lab, monkeypatch):
+    """Else that of drawings, or of ten breeds, would serve whatever is trained later in the same folder."""
+    made = []
+    monkeypatch.setattr(features, "call_elsewhere", lambda *arguments: made.append(arguments))
+    task, there = small_task(lab), backbone_of(lab)
+    assert features.make_backbone(task) == there and not made
+    images = dataset.list_images(lab, FEW)
+    others = [task._replace(split=dataset.split_images(images, 1)), task._replace(size=SIZE + 1)]
+    photo = dataset.images_dir(lab) / task.images("train")[0]
+    photo.unlink()  # a hard link
+    Image.new("RGB", (299, 299), "red").save(photo)
+    files = {there, *map(features.make_backbone, [task, *others])}
+    assert len(files) == 4 == len(made) + 1
+    assert {arguments[-1] for arguments in made} == files - {there}
 
 
 def test_calibration_views_are_spread_over_the_breeds(tmp_path):
@@ -249,10 +276,11 @@ def test_calibration_views_are_spread_over_the_breeds(tmp_path):
 
 def test_plain_sets_hold_crops_and_whole_photos_of_one_part(lab):
     names = [f"{path.parent.name}/{path.name}" for path in sorted(dataset.images_dir(lab).glob("*-Samoyed/*.jpg"))[:4]]
-    task = dataset.Task(lab, FEW, dict.fromkeys(names[:3], "test") | {names[3]: "train"}, SIZE)
+    split = dict.fromkeys(names[:3], "test") | {names[3]: "train"}
+    task = dataset.Task(lab, FEW, split, SIZE, backbone=backbone_of(lab))
     sets = features.plain_set(task, "test")
     for kind, view in (("crops", features.crop_view), ("whole_photos", features.photo_view)):
-        expected = features.extract_features([view(lab, name) for name in names[:3]], lab, SIZE)
+        expected = extract([view(lab, name) for name in names[:3]], lab)
         assert (sets[kind].features == expected).all()
         assert sets[kind].labels.tolist() == [2, 2, 2] and sets[kind].images.tolist() == names[:3]
 

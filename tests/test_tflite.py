@@ -8,7 +8,7 @@ from ai_edge_litert.tools import flatbuffer_utils
 from conftest import SIZE
 
 from dog_breeds import features, heads
-from dog_breeds.dataset import backbone_path, weights_path
+from dog_breeds.dataset import weights_path
 from dog_breeds.explanation import explains
 from dog_breeds.facts import append_facts
 from dog_breeds.metrics import log_softmax
@@ -18,7 +18,7 @@ from dog_breeds.tflite import join_head, load_file, read_head
 @pytest.fixture(scope="module")
 def backbone(small):
     """The int8 backbone at SIZE pixels."""
-    return backbone_path(small.task.data_dir, SIZE)
+    return small.task.backbone
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,8 @@ import os
 import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -175,8 +177,8 @@ def test_real_breeds_are_learned_from_few_pictures(demo, real_data, elsewhere, t
     (tmp_path / "split.csv").write_text("image,split\n" + "".join(rows))
     dataset.weights_path(real_data).parent.mkdir()
     os.link(dataset.weights_path(demo), dataset.weights_path(real_data))
-    shutil.copy(COMMITTED, dataset.backbone_path(real_data))
-
+    committed = Path(shutil.copy(COMMITTED, dataset.weights_path(real_data).parent))
+    monkeypatch.setattr(training, "make_backbone", lambda task: committed)
     monkeypatch.setattr(recipe, "UNKNOWN_PHOTOS", 20)
     model = training.train_classifier(
         training.prepare_task(real_data, split_file=tmp_path / "split.csv"), recipe.QUICK_GRID, tmp_path
@@ -186,6 +188,19 @@ def test_real_breeds_are_learned_from_few_pictures(demo, real_data, elsewhere, t
     assert report["test_accuracy"] >= 0.92  # measured: 0.975
     assert report["test_accuracy_whole_photos"] >= 0.88  # measured: 0.95
     assert report["test"]["unknown_breeds"]["auroc_whole_photos"] >= 0.9
+
+
+def test_a_model_that_cannot_be_saved_leaves_the_earlier_ones_whole(small, tmp_path, monkeypatch):
+    report = training.read_report(small.model)
+    files = [tmp_path / small.model.with_suffix(suffix).name for suffix in (".h5", ".json", ".csv")]
+    for file in files:
+        file.write_bytes(b"earlier")
+    classifier = SimpleNamespace(weights=[], means=[], upright=[])
+    monkeypatch.setattr(training, "call_elsewhere", Mock(side_effect=OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        training.save_results(small.task, classifier, report, tmp_path)
+    assert sorted(tmp_path.iterdir()) == sorted(files)
+    assert {file.read_bytes() for file in files} == {b"earlier"}
 
 
 def test_photos_of_other_breeds_that_cannot_be_read_are_passed_over(small, tmp_path):
