@@ -104,7 +104,8 @@ def answer_fields(fields: Any, log: dict, end: float, direct: bool) -> dict:
         return answer_picture(items[0], top_k, explain, log, half_way(end))
     log["pictures"] = entries = [{} for _ in items]
     answers = []
-    for number, (item, entry) in enumerate(zip(items, entries, strict=True)):
+    for number, entry in enumerate(entries):
+        item, items[number] = items[number], None  # let go when it is answered: ten downloads may have 100 MB
         answers.append(answer_picture(item, top_k, explain, entry, half_way(end, len(items) - number)))
     return {"predictions": answers}
 
@@ -112,14 +113,14 @@ def answer_fields(fields: Any, log: dict, end: float, direct: bool) -> dict:
 def answer_picture(item: Any, top_k: int | None, explain: bool, log: dict, until: float) -> dict:
     """Return the answer to a picture: to its base64 text, its bytes, or the exception that its download ended with.
 
-    After `until`, a time of time.monotonic(), there are no further looks at it.
+    It is to be decoded before `until`, a time of time.monotonic(), after which there are no further looks at it.
     """
     try:
         if isinstance(item, Exception):
             raise item
         start = time.monotonic()
         data = item if isinstance(item, bytes) else decode_base64(item, "image")
-        pixels = read_picture(data, MODEL.size, MODEL.share, log)
+        pixels = read_picture(data, MODEL.size, MODEL.share, log, until)
         log["decode_ms"] = milliseconds_since(start)
         start = time.monotonic()
         look, log["looks"] = best_look(run_model, pixels, MODEL.threshold, until)

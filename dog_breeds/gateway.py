@@ -178,7 +178,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def read_body(self) -> bytes | None:
         """Return the body of the request; None if it is answered already, as its length is too large or not told."""
         length = self.headers.get("Content-Length", "0")
-        if "Transfer-Encoding" in self.headers or not length.isdecimal():
+        if "Transfer-Encoding" in self.headers or not length.isdecimal() or len(length) > 18:
             self.close_connection = True
             self.send(411, {"Message": "a Content-Length is needed"})
             return None

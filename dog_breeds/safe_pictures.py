@@ -4,7 +4,10 @@ import contextlib
 import io
 import math
 import re
+import signal
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,15 +20,23 @@ from dog_breeds.web_pictures import MAX_BYTES
 
 MAX_PIXELS = 50_000_000  # of a picture, checked before it is decoded
 MAX_MEMORY = 240_000_000  # bytes that decoding a picture may take: 50 megapixels of plain RGB, and a little
+MAX_SECONDS = 1.5  # of a CPU that decoding a picture may take: 50 megapixels take half a second
 MAX_SCANS = 10  # of a JPEG with MAX_PIXELS, what encoders of progressive ones write; smaller ones may have more
-MAX_PARTS = 5_000  # of a picture's file: Pillow, and scans_of, go through them in Python, and there can be millions
-# Where a segment begins: what is stuffed in, fills up, or has no length, begins none.
+MAX_PARTS = 5_000  # of a picture's file: Pillow, and check_jpeg, go through them in Python, and there can be millions
+MAX_EXIF = 2**16  # bytes that are read of EXIF data, as many as a JPEG's segment has
+# Where a segment of a JPEG begins: what is stuffed in, fills up, or has no length, begins none.
 SEGMENT = re.compile(rb"\xff([^\x00\x01\xd0-\xd8\xff])")
+# Kinds of JPEG that no camera writes. Lossless ones overflow Pillow's buffers where it asks for a smaller scale;
+# arithmetic ones decode at full cost what is not there.
+RARE_KINDS = {bytes([marker]) for marker in (0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF)}
 FORMATS = {"JPEG": b"\xff\xd8\xff", "PNG": b"\x89PNG\r\n\x1a\n", "WEBP": b"RIFF", "GIF": b"GIF8", "BMP": b"BM"}
 
 
-def read_picture(data: bytes, size: int, share: float, log: dict) -> np.ndarray:
-    """Return a picture as the model takes it: float32 RGB (size, size, 3) in 0..255. Notes in `log` what it was."""
+def read_picture(data: bytes, size: int, share: float, log: dict, until: float = math.inf) -> np.ndarray:
+    """Return a picture as the model takes it: float32 RGB (size, size, 3) in 0..255. Notes in `log` what it was.
+
+    Raises RequestError if it is none, or not read before `until`, a time of time.monotonic().
+    """
     log["bytes"] = len(data)
     if len(data) > MAX_BYTES:
         raise RequestError("too_large", f"the picture has more than {MAX_BYTES:,} bytes")
@@ -33,7 +44,7 @@ def read_picture(data: bytes, size: int, share: float, log: dict) -> np.ndarray:
         hint = "; send HEIC and AVIF as a JPEG" if data[4:8] == b"ftyp" else ""
         raise RequestError("unsupported_type", f"the picture is none of {', '.join(FORMATS)}{hint}")
     try:
-        with limited_memory():
+        with limited_memory(), limited_time(until):
             image = Image.open(CountedReads(data), formats=list(FORMATS))
             log["size"] = image.size
             check_costs(image, data)
@@ -44,6 +55,8 @@ def read_picture(data: bytes, size: int, share: float, log: dict) -> np.ndarray:
         raise RequestError("too_large", f"the picture has more than {MAX_PIXELS:,} pixels") from None
     except MemoryError:
         raise RequestError("too_large", "the picture needs too much memory; send it smaller, or as JPEG") from None
+    except TooSlow:
+        raise RequestError("too_large", "the picture takes too long to decode; send it smaller, or as JPEG") from None
     except Exception as error:  # Pillow raises nearly anything for a damaged file
         log["detail"] = repr(error)[:200]
         raise RequestError("invalid_image", "the picture is damaged, incomplete or too large to decode") from None
@@ -54,25 +67,79 @@ def check_costs(image: Image.Image, data: bytes) -> None:
     pixels = image.width * image.height
     if pixels > MAX_PIXELS:
         raise RequestError("too_large", f"the picture has more than {MAX_PIXELS:,} pixels")
-    # Each scan visits all pixels, and an empty one has a dozen bytes.
-    if image.format in ("JPEG", "MPO") and scans_of(data, image.fp.tell()) * pixels > MAX_SCANS * MAX_PIXELS:
-        raise RequestError("too_large", "the picture has too many scans; send it as a plain JPEG")
+    if image.format in ("JPEG", "MPO"):
+        check_jpeg(data, pixels)
+    if image.format == "BMP" and image.info.get("compression") in (1, 2):  # Pillow decodes it in Python, byte by byte
+        raise RequestError("unsupported_type", "run-length encoded BMP is not read; send a JPEG")
 
 
-def scans_of(data: bytes, start: int) -> float:
-    """Return the number of a JPEG's scans, counted from behind the header of the first; infinity for too many parts.
+def check_jpeg(data: bytes, pixels: int) -> None:
+    """Raise RequestError for a JPEG of a rare kind, or of more scans than so many pixels may have.
 
     Goes from segment to segment as the decoder does, by the lengths that they state: what looks like a scan, or like
-    the end of the picture, within a comment is none.
+    the end of the picture, within a comment is none. Each scan visits all pixels, and an empty one has a dozen bytes.
     """
-    scans = 1
+    scans, start = 0, 2
     for _ in range(MAX_PARTS):
         segment = SEGMENT.search(data, start)
         if not segment or segment[1] == b"\xd9":  # the end of the picture
-            return scans
+            return
+        if segment[1] in RARE_KINDS:
+            raise RequestError("unsupported_type", "the JPEG is lossless or arithmetic; send a usual one")
         scans += segment[1] == b"\xda"
+        if scans * pixels > MAX_SCANS * MAX_PIXELS:
+            break
         start = segment.end() + int.from_bytes(data[segment.end() : segment.end() + 2], "big")
-    return math.inf
+    raise RequestError("too_large", "the picture has too many scans; send it as a plain JPEG")
+
+
+# --- Limits ----------------------------------------------------------------------------------------------------------
+
+
+class ShortExif(Image.Exif):
+    """EXIF data, of which MAX_EXIF bytes are read: each of 65,535 entries may be the same megabytes."""
+
+    def load(self, data: bytes) -> None:
+        """Read as usual, but no more."""
+        super().load(data[:MAX_EXIF])
+
+
+Image.Exif = ShortExif  # which Pillow makes one of wherever it reads EXIF data
+
+
+class TooSlow(BaseException):
+    """Decoding takes too long. No Exception: Pillow catches those here and there."""
+
+
+@contextlib.contextmanager
+def limited_time(until: float) -> Iterator[None]:
+    """Raise TooSlow in what runs here, after MAX_SECONDS of a CPU, or at a time of time.monotonic().
+
+    It ends loops of Python, as Pillow has around what it decodes; not C. Does nothing outside the main thread.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(*_: object) -> None:
+        raise TooSlow
+
+    left = until - time.monotonic()
+    if left <= 0:
+        raise TooSlow
+    timers = [(signal.ITIMER_PROF, signal.SIGPROF, MAX_SECONDS)]
+    if left < math.inf:
+        timers.append((signal.ITIMER_REAL, signal.SIGALRM, left))
+    before = [signal.signal(number, stop) for _, number, _ in timers]
+    try:
+        for timer, _, seconds in timers:
+            signal.setitimer(timer, seconds, 1)  # and again: what is raised in a finaliser is lost
+        yield
+    finally:
+        for timer, _, _ in timers:
+            signal.setitimer(timer, 0)
+        for (_, number, _), handler in zip(timers, before, strict=True):
+            signal.signal(number, handler)
 
 
 class CountedReads(io.BytesIO):

@@ -56,7 +56,7 @@ def download(url: Any, deadline: float, sockets: list) -> bytes:
                 # and use proxies of the environment.
                 with session.get_adapter(request.url).send(request, stream=True, timeout=seconds) as response:
                     if not response.is_redirect:
-                        return read_body(response)
+                        return read_body(response, deadline)
                     url = urljoin(request.url, session.get_redirect_target(response))
         raise RequestError("download_failed", f"the URL leads through more than {MAX_REDIRECTS} redirects")
     except (AntiSSRFError, socket.gaierror, UnicodeError):  # alike, so that nobody learns which names exist inside
@@ -105,6 +105,12 @@ def public_session(deadline: float, sockets: list) -> Any:
                 if time.monotonic() > deadline:
                     raise TimeoutError
 
+            def getresponse(self) -> Any:
+                response = super().getresponse()
+                for name in ("Set-Cookie", "Set-Cookie2"):  # requests would read them: seconds for hostile ones
+                    del response._original_response.msg[name]
+                return response
+
         return type(pool.__name__, (pool,), {"ConnectionCls": Connection})
 
     for adapter in session.adapters.values():
@@ -113,8 +119,8 @@ def public_session(deadline: float, sockets: list) -> Any:
     return session
 
 
-def read_body(response: Any) -> bytes:
-    """Return the body of a plain answer of at most MAX_BYTES."""
+def read_body(response: Any, deadline: float) -> bytes:
+    """Return the body of a plain answer of at most MAX_BYTES; TimeoutError after the deadline."""
     if response.status_code != 200:
         raise RequestError("download_failed", f"the server of the URL answered with status {response.status_code}")
     if response.headers.get("Content-Encoding", "identity").lower() != "identity":  # could unpack to any size
@@ -124,4 +130,6 @@ def read_body(response: Any) -> bytes:
         body += block
         if len(body) > MAX_BYTES:
             raise RequestError("too_large", f"the picture has more than {MAX_BYTES:,} bytes")
+        if time.monotonic() > deadline:  # blocks of a byte go on coming from buffers when the socket is shut
+            raise TimeoutError
     return bytes(body)

@@ -310,9 +310,15 @@ def hostile() -> Iterator[Case]:
     scans = b"".join(segment(b"\xda", bytes([1, component, 0, 0, 63, 0])) for component in (1, 2, 3))
     yield "plain_jpeg_with_scans.jpg", data[:place] + scans * 300 + b"\xff\xd9", TOO_LARGE
     yield "gray_in_three_scans.jpg", data[:place] + scans + b"\xff\xd9", None
-    runs = b"\x01\x07" * 4_800_000
-    header = struct.pack("<IiiHHIIiiII", 40, 3000, 3000, 1, 8, 1, len(runs), 0, 0, 256, 0)
-    yield "runs.bmp", b"BM" + struct.pack("<IHHI", 0, 0, 0, 1078) + header + bytes(1024) + runs, DAMAGED
+    yield "runs.bmp", run_length_bmp(3000, 3000, b"\x01\x07" * 4_800_000), OTHER_TYPE
+    yield "one_long_row.bmp", run_length_bmp(50_000_000, 1, b"\x01\x07\0\0\0\x01"), OTHER_TYPE
+    yield "lossless.jpg", lossless_jpeg(2800, 2800), OTHER_TYPE
+    yield "lossless_behind_a_comment.jpg", hidden(lossless_jpeg(320, 240)), OTHER_TYPE
+    for kind, marker, rare in (("jpg", b"\xff\xc0", b"\xff\xc9"), ("progressive.jpg", b"\xff\xc2", b"\xff\xca")):
+        content = saved(Image.new("L", (64, 64)), **FORMATS[kind]).replace(marker, rare, 1)
+        yield f"arithmetic.{kind}", content, OTHER_TYPE
+    same = overlapping_exif(65_535, 4_400_000, tags=1)
+    yield "one_exif_tag_again_and_again.png", png[:33] + chunk(b"eXIf", same) + png[33:], None
     data = zlib.compress(b"".join(b"\0" + bytes(COLOURS[BREED]) * 1780 for _ in range(1780)), 0)  # 9.5 MB, honest
     chunks = [chunk(b"IDAT", data[i : i + 8192]) for i in range(0, len(data), 8192)]
     yield "chunks_of_8_kB.png", png_file((1780, 1780, 8, 2, 0, 0, 0), *chunks), BREED
@@ -329,20 +335,53 @@ def hostile() -> Iterator[Case]:
     yield "24_megapixels_alpha.png", saved(picture(6000, 4000).convert("RGBA"), format="PNG", compress_level=1), BREED
 
 
+def slow() -> Iterator[Case]:
+    """Files that take seconds to decode, unless that is ended: no rule tells them from others."""
+    jpeg, png = saved(picture(), format="JPEG"), saved(picture(), format="PNG")
+    segments = (
+        exif_segments(65_535, 8_500_000, tags=1) + segment(b"\xe1", b"Exif\0\0x") * 1200
+    )  # put together one by one
+    yield "many_exif_segments.jpg", jpeg[:2] + segments + jpeg[20:], None
+    for kind, name in ((b"zTXt", b""), (b"iCCP", b"a")):
+        parts = chunk(kind, name + b"\0\0" + zlib.compress(bytes(1_000_000), 9)) * 1600
+        yield f"{kind.decode()}_1600_times.png", png[:33] + parts + png[33:], None
+    data = zlib.compress((b"\4" + bytes(7000 * 8)) * 7000, 9)  # 50 megapixels, each the harder kind of difference
+    yield "50_megapixels_16_bit.png", png_file((7000, 7000, 16, 6, 0, 0, 0), chunk(b"IDAT", data)), None
+
+
 def segment(marker: bytes, data: bytes) -> bytes:
     """A segment of a JPEG file."""
     return b"\xff" + marker + struct.pack(">H", len(data) + 2) + data
 
 
-def overlapping_exif(entries: int, size: int) -> bytes:
-    """EXIF data whose entries all share the same `size` bytes, which a reader keeps once for each."""
-    table = b"".join(struct.pack("<HHII", tag + 1, 7, size, 8) for tag in range(entries))
+def hidden(jpeg: bytes) -> bytes:
+    """The same JPEG behind a comment in which a frame of the usual kind seems to begin."""
+    return jpeg[:2] + segment(b"\xfe", b"\xff\xc0\0\x02") + jpeg[2:]
+
+
+def lossless_jpeg(width: int, height: int) -> bytes:
+    """A lossless JPEG, grey. At a smaller scale Pillow's rows were shorter than what the decoder writes into them."""
+    table = segment(b"\xc4", b"\0" + bytes([1, 1] + [0] * 14) + b"\0\1")
+    frame = segment(b"\xc3", struct.pack(">BHHBBBB", 8, height, width, 1, 1, 0x11, 0))
+    scan = segment(b"\xda", bytes([1, 1, 0, 1, 0, 0]))
+    return b"\xff\xd8" + frame + table + scan + bytes(width * height // 8 + 9) + b"\xff\xd9"
+
+
+def run_length_bmp(width: int, height: int, runs: bytes) -> bytes:
+    """A run-length encoded BMP."""
+    header = struct.pack("<IiiHHIIiiII", 40, width, height, 1, 8, 1, len(runs), 0, 0, 256, 0)
+    return b"BM" + struct.pack("<IHHI", 0, 0, 0, 1078) + header + bytes(1024) + runs
+
+
+def overlapping_exif(entries: int, size: int, tags: int = 65_535) -> bytes:
+    """EXIF data whose entries, of so many tags, all share the same `size` bytes, which a reader copies for each."""
+    table = b"".join(struct.pack("<HHII", number % tags + 1, 7, size, 8) for number in range(entries))
     return (b"II*\0\x08\0\0\0" + struct.pack("<H", entries) + table + bytes(4)).ljust(size + 8, b"\0")
 
 
-def exif_segments(entries: int, size: int) -> bytes:
+def exif_segments(entries: int, size: int, tags: int = 65_535) -> bytes:
     """Such EXIF data in as many segments of a JPEG as they need."""
-    data = overlapping_exif(entries, size)
+    data = overlapping_exif(entries, size, tags)
     return b"".join(segment(b"\xe1", b"Exif\0\0" + data[i : i + 65_000]) for i in range(0, len(data), 65_000))
 
 

@@ -73,7 +73,7 @@ def test_odd_names_and_files(colour_model, tmp_path):
     assert found == {**dict.fromkeys(known, "leonberg"), **errors}
     assert len(rows(table)) == len(found)
     assert {row["known"] for row in rows(table)} == {"yes", ""}
-    assert f"{len(ODD) + 3:9,}  leonberg" in done.stdout.splitlines()
+    assert f"{len(ODD) + 4:9,}  leonberg" in done.stdout.splitlines()
     before = table.read_bytes()
     assert "0 photos more" in classify(folder, table, colour_model).stdout and table.read_bytes() == before
 

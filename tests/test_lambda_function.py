@@ -115,8 +115,34 @@ def test_odd_and_hostile_pictures(ask):
     assert ask({"image": TEXT}).peak_mb < 150, "memory has returned"
 
 
+def test_what_takes_too_long_is_given_up(ask):
+    for name, data, _ in odd_pictures.slow():
+        answered = ask({"image": base64.b64encode(data).decode()})
+        assert answered.answer.get("error", {}).get("code") in ("too_large", "invalid_image"), name
+        assert answered.seconds < 2.5 and answered.peak_mb < 400, f"{name}: {answered.seconds:.2f} s"
+        assert "prediction" in ask({"image": TEXT}).answer, "and does not trouble the next one"
+
+
+def test_a_list_of_slow_pictures_is_answered_before_lambda_ends_it(colour_model, tmp_path):
+    slow = next(data for _, data, _ in odd_pictures.slow())
+    texts = [base64.b64encode(data).decode() for data in (*[slow] * 9, JPEG)]
+    (tmp_path / "event.json").write_text(json.dumps({"images": texts}))
+    code = """
+import json, pathlib, sys, time, types, lambda_function
+event, end = json.loads(pathlib.Path(sys.argv[1]).read_text()), time.monotonic() + 4
+context = types.SimpleNamespace(get_remaining_time_in_millis=lambda: 1000 * (end - time.monotonic()))
+answer = lambda_function.lambda_handler(event, context)
+print(json.dumps([answer, end - time.monotonic()]))
+"""
+    done = run_python(code, tmp_path / "event.json", MODEL_FILE=str(colour_model))
+    answer, left = json.loads(done.stdout.splitlines()[-1])
+    *given_up, last = answer["predictions"]
+    assert [one["error"]["code"] for one in given_up] == ["too_large"] * 9
+    assert next(iter(last["prediction"])) == BREED and left > 0
+
+
 def test_a_list_of_bombs_takes_no_more_memory_than_one(ask):
-    bomb = next(data for name, data, _ in odd_pictures.hostile() if name == "overlapping_exif_1_MB.jpg")
+    bomb = next(data for name, data, _ in odd_pictures.hostile() if name == "49_megapixels.webp")
     answered = ask({"images": [base64.b64encode(bomb).decode()] * 8 + [TEXT]})
     assert [next(iter(answer)) for answer in answered.answer["predictions"]] == ["error"] * 8 + ["prediction"]
     assert answered.peak_mb < 400

@@ -57,6 +57,9 @@ def test_the_world_may_ask_only_where_that_is_chosen(resources):
     assert open_to_all == {"OpenUrl", "OpenInvoke"}
     assert all(resources[name]["Condition"] == "IsOpen" for name in open_to_all)
     assert re.search(r"FunctionUrlAuth: {Type: String, Default: AWS_IAM,", TEMPLATE.read_text())
+    assert re.search(
+        r"RuleCondition: !Equals \[!Ref FunctionUrlAuth, NONE\]\n.*\n.*!Ref BatchBucket, \"\"\]", TEMPLATE.read_text()
+    )
 
 
 def test_the_role_may_do_no_more_than_it_must(resources):

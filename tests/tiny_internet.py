@@ -39,7 +39,7 @@ PRIVATE = hostile_urls.words("""
 UNFIT = hostile_urls.words("""
     gzip gzip_bomb huge huge_length huge_chunked status/404 status/204 status/206 status/500 html nothing garbage
 """)
-SLOW = hostile_urls.words("drip drip_header drip_chunk continue headers silence")
+SLOW = hostile_urls.words("drip drip_header flood_of_chunks continue headers silence")
 NAMES = {
     "public.example": [PUBLIC],
     "public6.example": [PUBLIC6],
@@ -63,7 +63,8 @@ ALLOWED = hostile_urls.words(f"""
     https://public.example/dog.jpg https://public.example:443/dog.jpg http://public.example:080/dog.jpg
     http://public.example/steps/3 http://public.example/302?/dog.jpg http://public.example/307?dog.jpg
     http://public.example/302?https://public.example/dog.jpg http://public.example/cookie
-    http://public.example/chunked http://public.example/endless_redirect
+    http://public.example/chunked http://public.example/endless_redirect http://public.example/cookies
+    http://public.example/old_cookies http://public.example/late_cookie
 """)
 LATE = 8.3
 CHANGING = itertools.cycle([PUBLIC, "127.0.0.1"])  # of *.changing.example; slow.example gets no answer at all
@@ -221,9 +222,16 @@ ENDLESS = {  # how an answer starts, the block that it repeats for ever, and the
     "huge_chunked": (OK + b"Transfer-Encoding: chunked\r\n\r\n", b"100000\r\n" + bytes(2**20) + b"\r\n", 0),
     "drip": (OK + b"Content-Length: 5000000\r\n\r\n", b"\xff", 0.1),
     "drip_header": (OK + b"X-Long: ", b"x", 0.1),
-    "drip_chunk": (OK + b"Transfer-Encoding: chunked\r\n\r\n", b"1\r\nx\r\n", 0.1),
+    "flood_of_chunks": (OK + b"Transfer-Encoding: chunked\r\n\r\n", b"1\r\nx\r\n" * 10_000, 0),
     "continue": (b"", b"HTTP/1.1 100 Continue\r\n\r\n", 0.01),
     "headers": (OK, b"X-Header: value\r\n", 0.1),
+}
+
+
+HEADERS = {  # that a careless client reads for seconds, or complains of
+    "cookies": (b"Set-Cookie: a=b" + b";ab" * 21_000 + b"\r\n") * 95,
+    "old_cookies": b"Set-Cookie: a=b\r\n" + (b"Set-Cookie2: " + b"a " * 32_000 + b"\r\n") * 95,
+    "late_cookie": b"Set-Cookie: a=b; expires=01 Jan " + b"9" * 5000 + b" 00:00:00 GMT\r\n",
 }
 
 
@@ -248,6 +256,8 @@ def answer(request: http.server.BaseHTTPRequestHandler) -> None:
         send(b"HTTP/1.1 200 OK\r\nRefresh: 0; url=http://127.0.0.1/\r\nContent-Length: 0\r\n\r\n")
     elif path == "cookie":
         send(b"HTTP/1.1 302 Moved\r\nSet-Cookie: a=b; Path=/\r\nLocation: /check_cookie\r\nContent-Length: 0\r\n\r\n")
+    elif path in HEADERS:
+        send(OK + HEADERS[path] + b"Content-Length: %d\r\n\r\n" % len(DOG) + DOG)
     elif path == "chunked":
         blocks = b"".join(b"%x\r\n%b\r\n" % (len(DOG[i : i + 100]), DOG[i : i + 100]) for i in range(0, len(DOG), 100))
         send(OK + b"Transfer-Encoding: chunked\r\n\r\n" + blocks + b"0\r\n\r\n")
