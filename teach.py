@@ -6,7 +6,7 @@ Commands  python teach.py --images my_pictures
           python teach.py --images my_pictures --output cats.tflite --backbone dog_breeds_120.tflite
           python teach.py --images more_pictures --add my_classes.tflite --output more.tflite
           python test.py --file photo.jpg --model my_classes.tflite       # ask the file about a picture
-Five classes of 40 pictures take 5 seconds on 2 cores. Each class counts the same, however many pictures it has. What
+Five classes of 40 pictures take 9 seconds on 2 cores. Each class counts the same, however many pictures it has. What
 the report says comes from cross-validation: each picture is judged by a head that has not seen it, nor a copy of it.
 To add a class, put its folder beside the others: their features are in the cache. --add does without the others'
 pictures, and recognises the new class a little less often (three in a hundred, of breeds).
