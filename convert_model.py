@@ -200,6 +200,8 @@ def convert(
             )
     report, split = read_report(model_path), read_split(model_path.with_suffix(".csv"))
     split = {image: part for image, part in split.items() if image not in report["test"]["images_left_out"]}
+    if "backbone" not in report:
+        raise ValueError(f"{model_path} was trained by an earlier version; run training.py again")
     data_dir = data_dir or Path(report["data_dir"])
     backbone = weights_path(data_dir).with_name(report["backbone"])
     task = Task(data_dir, report["classes"], split, report["size"], report["seed"], backbone)

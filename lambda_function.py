@@ -96,6 +96,7 @@ def answer_fields(fields: Any, log: dict, end: float, direct: bool) -> dict:
     items = fields[source] if source.endswith("s") else [fields[source]]
     if not isinstance(items, list) or not 1 <= len(items) <= MAX_PICTURES:
         raise RequestError("invalid_request", f"{source} must be a list of 1 to {MAX_PICTURES} items")
+    items = list(items)
     if not source.startswith("image"):
         start = time.monotonic()
         items = [read_object(fields.get("bucket"), items[0])] if source == "key" else download_all(items)

@@ -1,7 +1,7 @@
 """How good the classifier is, over several seeds, on the authors' own split and on 70/15/15 splits.
 
-Reads   data/raw and data/weights, made by make_dataset.py, and a split. Features come from the int8 backbone, once for
-        each view (80 a second on 2 cores), and are kept in data/features.
+Reads   data/raw and data/weights, made by make_dataset.py, and a split. Features come from one int8 backbone, that of
+        the first seed, once for each view (80 a second on 2 cores), and are kept in data/features.
 Prints  a figure a line, of test crops and whole photos: accuracy, right among the first five, calibration error, share
         taken as known; and how well known breeds are told from others and from drawings. All are those of the int8
         file, since its head gives what NumPy gives.
@@ -60,13 +60,13 @@ class Trained(NamedTuple):
     winner: dict
 
 
-def train(data_dir: Path, breeds: list[str], split_file: Path | None, seed: int) -> Trained:
+def train(task: Task) -> Trained:
     """Train as training.py does, without a table."""
     with contextlib.redirect_stdout(io.StringIO()):
-        task = prepare_task(data_dir, breeds, split_file, seed=seed)
         sets = training_set(task), plain_set(task, "validation")
-        found = search(*sets, recipe.GRID, len(task.classes), seed)
-        return Trained(task, fit_classifier(*sets, upright_set(task), found, seed), found.winner | {"seed": seed})
+        found = search(*sets, recipe.GRID, len(task.classes), task.seed)
+        classifier = fit_classifier(*sets, upright_set(task), found, task.seed)
+        return Trained(task, classifier, found.winner | {"seed": task.seed})
 
 
 def measure(model: Trained) -> dict[str, dict]:
@@ -177,11 +177,14 @@ def restricted(data_dir: Path, breeds: list[str], split_file: Path, model: Path)
 
 def measure_all(args: argparse.Namespace) -> Iterator[Figure]:
     """Train with every seed and split, and measure."""
-    runs = [("official", args.split_file, seed) for seed in SEEDS]
-    runs += [("random_split", None, 33 + number) for number in range(args.random_splits)]
+    with contextlib.redirect_stdout(io.StringIO()):
+        first = prepare_task(args.data_dir, args.breeds, args.split_file, seed=SEEDS[0])
+    images, given = list_images(args.data_dir, first.classes), read_split(args.split_file)
+    runs = [("official", apply_split(images, given, seed), seed) for seed in SEEDS]
+    runs += [("random_split", split_images(images, 33 + number), 33 + number) for number in range(args.random_splits)]
     models: dict[str, list[Trained]] = {}
-    for protocol, split_file, seed in runs:
-        models.setdefault(protocol, []).append(train(args.data_dir, args.breeds, split_file, seed))
+    for protocol, split, seed in runs:
+        models.setdefault(protocol, []).append(train(first._replace(split=split, seed=seed)))
     with contextlib.redirect_stdout(io.StringIO()):
         others = other_features(models["official"][0].task)
         results = {protocol: [measure(model) for model in trained] for protocol, trained in models.items()}

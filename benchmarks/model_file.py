@@ -133,7 +133,8 @@ def task_of(model_path: Path) -> Task:
     """Return what a model was trained for."""
     report, split = read_report(model_path), read_split(model_path.with_suffix(".csv"))
     split = {image: part for image, part in split.items() if image not in report["test"]["images_left_out"]}
-    return Task(Path(report["data_dir"]), report["classes"], split, report["size"], report["seed"])
+    backbone = weights_path(Path(report["data_dir"])).with_name(report["backbone"])
+    return Task(Path(report["data_dir"]), report["classes"], split, report["size"], report["seed"], backbone)
 
 
 def make_environment(folder: Path, *packages: str) -> Path:

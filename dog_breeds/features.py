@@ -59,8 +59,7 @@ def training_views(data_dir: Path, images: Sequence[str], seed: int) -> list[Vie
 def augmented(view: View, seed: int, number: int, image: str) -> View:
     """Return a view flipped and rotated by chance.
 
-    It depends on the image's name, its number among the image's views and the seed alone, so that other splits find it
-    in the cache.
+    It depends on the image's name, its number among the image's views and the seed alone: it is the same in all splits.
     """
     rng = np.random.default_rng([seed, number, zlib.crc32(image.encode())])
     flip = bool(rng.random() < 0.5)

@@ -24,8 +24,8 @@ MAX_SECONDS = 1.5  # of a CPU that decoding a picture may take: 50 megapixels ta
 MAX_SCANS = 10  # of a JPEG with MAX_PIXELS, what encoders of progressive ones write; smaller ones may have more
 MAX_PARTS = 5_000  # of a picture's file: Pillow, and check_jpeg, go through them in Python, and there can be millions
 MAX_EXIF = 2**16  # bytes that are read of EXIF data, as many as a JPEG's segment has
-# Where a segment of a JPEG begins: what is stuffed in, fills up, or has no length, begins none.
-SEGMENT = re.compile(rb"\xff([^\x00\x01\xd0-\xd8\xff])")
+# Where a segment of a JPEG begins. All other markers have no length: the decoder passes over these two bytes alone.
+SEGMENT = re.compile(rb"\xff([\xc0-\xcf\xd9-\xfe])")
 # Kinds of JPEG that no camera writes. Lossless ones overflow Pillow's buffers where it asks for a smaller scale;
 # arithmetic ones decode at full cost what is not there.
 RARE_KINDS = {bytes([marker]) for marker in (0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF)}
@@ -82,14 +82,15 @@ def check_jpeg(data: bytes, pixels: int) -> None:
     scans, start = 0, 2
     for _ in range(MAX_PARTS):
         segment = SEGMENT.search(data, start)
-        if not segment or segment[1] == b"\xd9":  # the end of the picture
+        end = segment and segment[1] == b"\xd9"
+        if not segment or (end and scans):  # the end of the picture; before its first scan, it ends only its tables
             return
         if segment[1] in RARE_KINDS:
             raise RequestError("unsupported_type", "the JPEG is lossless or arithmetic; send a usual one")
         scans += segment[1] == b"\xda"
         if scans * pixels > MAX_SCANS * MAX_PIXELS:
             break
-        start = segment.end() + int.from_bytes(data[segment.end() : segment.end() + 2], "big")
+        start = segment.end() + (0 if end else int.from_bytes(data[segment.end() : segment.end() + 2], "big"))
     raise RequestError("too_large", "the picture has too many scans; send it as a plain JPEG")
 
 
@@ -121,8 +122,11 @@ def limited_time(until: float) -> Iterator[None]:
         yield
         return
 
+    active = True
+
     def stop(*_: object) -> None:
-        raise TooSlow
+        if active:
+            raise TooSlow
 
     left = until - time.monotonic()
     if left <= 0:
@@ -132,9 +136,12 @@ def limited_time(until: float) -> Iterator[None]:
         timers.append((signal.ITIMER_REAL, signal.SIGALRM, left))
     before = [signal.signal(number, stop) for _, number, _ in timers]
     try:
-        for timer, _, seconds in timers:
-            signal.setitimer(timer, seconds, 1)  # and again: what is raised in a finaliser is lost
-        yield
+        try:
+            for timer, _, seconds in timers:
+                signal.setitimer(timer, seconds, 1)  # and again: what is raised in a finaliser is lost
+            yield
+        finally:
+            active = False  # in a block of its own: whenever a signal comes, the one below is reached
     finally:
         for timer, _, _ in timers:
             signal.setitimer(timer, 0)

@@ -314,6 +314,10 @@ def hostile() -> Iterator[Case]:
     yield "one_long_row.bmp", run_length_bmp(50_000_000, 1, b"\x01\x07\0\0\0\x01"), OTHER_TYPE
     yield "lossless.jpg", lossless_jpeg(2800, 2800), OTHER_TYPE
     yield "lossless_behind_a_comment.jpg", hidden(lossless_jpeg(320, 240)), OTHER_TYPE
+    yield "lossless_behind_an_end.jpg", b"\xff\xd8\xff\xd9" + lossless_jpeg(2800, 2800), OTHER_TYPE
+    yield "plain_behind_an_end.jpg", b"\xff\xd8\xff\xd9" + jpeg, None
+    yield "scans_behind_an_end.jpg", b"\xff\xd8\xff\xd9" + repeated_scans(5000, 5000, 300), TOO_LARGE
+    yield "scans_behind_no_segment.jpg", scans_after(b"\xff\x02\xff\xff" + segment(b"\xdd", b"\0\0")), TOO_LARGE
     for kind, marker, rare in (("jpg", b"\xff\xc0", b"\xff\xc9"), ("progressive.jpg", b"\xff\xc2", b"\xff\xca")):
         content = saved(Image.new("L", (64, 64)), **FORMATS[kind]).replace(marker, rare, 1)
         yield f"arithmetic.{kind}", content, OTHER_TYPE
@@ -365,6 +369,15 @@ def lossless_jpeg(width: int, height: int) -> bytes:
     frame = segment(b"\xc3", struct.pack(">BHHBBBB", 8, height, width, 1, 1, 0x11, 0))
     scan = segment(b"\xda", bytes([1, 1, 0, 1, 0, 0]))
     return b"\xff\xd8" + frame + table + scan + bytes(width * height // 8 + 9) + b"\xff\xd9"
+
+
+def scans_after(what: bytes) -> bytes:
+    """A progressive JPEG of 25 megapixels that restarts at each block, with this in its first scan, and then 3,000."""
+    data = repeated_scans(5000, 5000, 0)
+    first = data.index(b"\xff\xda")
+    body = first + 2 + int.from_bytes(data[first + 2 : first + 4], "big")
+    scan = segment(b"\xda", bytes([1, 1, 0, 1, 1, 0]))
+    return data[:first] + segment(b"\xdd", b"\0\1") + data[first : body + 1] + what + scan * 3000 + b"\xff\xd9"
 
 
 def run_length_bmp(width: int, height: int, runs: bytes) -> bytes:

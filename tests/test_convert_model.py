@@ -210,6 +210,15 @@ def test_a_model_that_its_report_does_not_describe_is_refused(small, refused, tm
     assert "is not the model that its report describes" in refused(ValueError, spoilt)
 
 
+def test_a_model_of_an_earlier_version_is_refused(small, refused, tmp_path):
+    for path in convert_model.source_files(small.model):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    report = training.read_report(small.model)
+    del report["backbone"]
+    (tmp_path / small.model.with_suffix(".json").name).write_text(json.dumps(report))
+    assert "was trained by an earlier version; run training.py" in refused(ValueError, tmp_path / small.model.name)
+
+
 def test_a_missing_backbone_is_named(refused, tmp_path):
     assert "there is no" in refused(FileNotFoundError, data_dir=tmp_path)
 

@@ -8,6 +8,8 @@ import json
 import os
 import re
 import resource
+import signal
+import time
 import zipfile
 from pathlib import Path
 
@@ -24,6 +26,7 @@ from PIL import Image
 from services import SERVICES, function_url, response, rest
 
 from dog_breeds.facts import append_facts
+from dog_breeds.safe_pictures import TooSlow, limited_time
 
 CODES = hostile_urls.words("""
     invalid_request url_refused not_found method_not_allowed too_large unsupported_type invalid_image
@@ -121,6 +124,16 @@ def test_what_takes_too_long_is_given_up(ask):
         assert answered.answer.get("error", {}).get("code") in ("too_large", "invalid_image"), name
         assert answered.seconds < 2.5 and answered.peak_mb < 400, f"{name}: {answered.seconds:.2f} s"
         assert "prediction" in ask({"image": TEXT}).answer, "and does not trouble the next one"
+
+
+def test_a_signal_that_comes_too_late_does_nothing():
+    with limited_time(time.monotonic() + 60):
+        stop = signal.getsignal(signal.SIGPROF)
+        with pytest.raises(TooSlow):
+            stop()
+    stop()
+    assert signal.getsignal(signal.SIGPROF) != stop != signal.getsignal(signal.SIGALRM)
+    assert signal.getitimer(signal.ITIMER_PROF) == signal.getitimer(signal.ITIMER_REAL) == (0, 0)
 
 
 def test_a_list_of_slow_pictures_is_answered_before_lambda_ends_it(colour_model, tmp_path):
