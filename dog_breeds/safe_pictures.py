@@ -24,11 +24,12 @@ MAX_SECONDS = 1.5  # of a CPU that decoding a picture may take: 50 megapixels ta
 MAX_SCANS = 10  # of a JPEG with MAX_PIXELS, what encoders of progressive ones write; smaller ones may have more
 MAX_PARTS = 5_000  # of a picture's file: Pillow, and check_jpeg, go through them in Python, and there can be millions
 MAX_EXIF = 2**16  # bytes that are read of EXIF data, as many as a JPEG's segment has
-# Where a segment of a JPEG begins. All other markers have no length: the decoder passes over these two bytes alone.
-SEGMENT = re.compile(rb"\xff([\xc0-\xcf\xd9-\xfe])")
-# Kinds of JPEG that no camera writes. Lossless ones overflow Pillow's buffers where it asks for a smaller scale;
-# arithmetic ones decode at full cost what is not there.
-RARE_KINDS = {bytes([marker]) for marker in (0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF)}
+# Where a part of a JPEG begins: what is stuffed in, fills up or restarts begins none.
+PART = re.compile(rb"\xff([^\x00\xff\xd0-\xd7])")
+SCAN, END = b"\xda", b"\xd9"
+# The parts of a usual JPEG, each of which states its length. All others are refused. Lossless JPEG overflow Pillow's
+# buffers where it asks for a smaller scale; arithmetic ones decode at full cost what is not there.
+USUAL = {bytes([marker]) for marker in (0xC0, 0xC1, 0xC2, 0xC4, *range(0xDA, 0xDE), *range(0xE0, 0xF0), 0xFE)}
 FORMATS = {"JPEG": b"\xff\xd8\xff", "PNG": b"\x89PNG\r\n\x1a\n", "WEBP": b"RIFF", "GIF": b"GIF8", "BMP": b"BM"}
 
 
@@ -74,23 +75,22 @@ def check_costs(image: Image.Image, data: bytes) -> None:
 
 
 def check_jpeg(data: bytes, pixels: int) -> None:
-    """Raise RequestError for a JPEG of a rare kind, or of more scans than so many pixels may have.
+    """Raise RequestError for a JPEG of an unusual kind, or of more scans than so many pixels may have.
 
-    Goes from segment to segment as the decoder does, by the lengths that they state: what looks like a scan, or like
-    the end of the picture, within a comment is none. Each scan visits all pixels, and an empty one has a dozen bytes.
+    Goes from part to part as the decoder does, by the lengths that they state: what looks like a scan, or like the end
+    of the picture, within a comment is none. Each scan visits all pixels, and an empty one has a dozen bytes.
     """
     scans, start = 0, 2
     for _ in range(MAX_PARTS):
-        segment = SEGMENT.search(data, start)
-        end = segment and segment[1] == b"\xd9"
-        if not segment or (end and scans):  # the end of the picture; before its first scan, it ends only its tables
+        part = PART.search(data, start)
+        if not part or (part[1] == END and scans):
             return
-        if segment[1] in RARE_KINDS:
-            raise RequestError("unsupported_type", "the JPEG is lossless or arithmetic; send a usual one")
-        scans += segment[1] == b"\xda"
+        if part[1] not in USUAL:
+            raise RequestError("unsupported_type", "the JPEG is damaged, or of a kind that is not read")
+        scans += part[1] == SCAN
         if scans * pixels > MAX_SCANS * MAX_PIXELS:
             break
-        start = segment.end() + (0 if end else int.from_bytes(data[segment.end() : segment.end() + 2], "big"))
+        start = part.end() + int.from_bytes(data[part.end() : part.end() + 2], "big")
     raise RequestError("too_large", "the picture has too many scans; send it as a plain JPEG")
 
 

@@ -315,9 +315,9 @@ def hostile() -> Iterator[Case]:
     yield "lossless.jpg", lossless_jpeg(2800, 2800), OTHER_TYPE
     yield "lossless_behind_a_comment.jpg", hidden(lossless_jpeg(320, 240)), OTHER_TYPE
     yield "lossless_behind_an_end.jpg", b"\xff\xd8\xff\xd9" + lossless_jpeg(2800, 2800), OTHER_TYPE
-    yield "plain_behind_an_end.jpg", b"\xff\xd8\xff\xd9" + jpeg, None
-    yield "scans_behind_an_end.jpg", b"\xff\xd8\xff\xd9" + repeated_scans(5000, 5000, 300), TOO_LARGE
-    yield "scans_behind_no_segment.jpg", scans_after(b"\xff\x02\xff\xff" + segment(b"\xdd", b"\0\0")), TOO_LARGE
+    yield "plain_behind_an_end.jpg", b"\xff\xd8\xff\xd9" + jpeg, OTHER_TYPE
+    yield "scans_behind_an_end.jpg", b"\xff\xd8\xff\xd9" + repeated_scans(5000, 5000, 300), OTHER_TYPE
+    yield "scans_behind_no_segment.jpg", scans_after(b"\xff\x02\xff\xff" + segment(b"\xdd", b"\0\0")), OTHER_TYPE
     for kind, marker, rare in (("jpg", b"\xff\xc0", b"\xff\xc9"), ("progressive.jpg", b"\xff\xc2", b"\xff\xca")):
         content = saved(Image.new("L", (64, 64)), **FORMATS[kind]).replace(marker, rare, 1)
         yield f"arithmetic.{kind}", content, OTHER_TYPE
