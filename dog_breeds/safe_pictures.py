@@ -69,7 +69,7 @@ def check_costs(image: Image.Image, data: bytes) -> None:
     if pixels > MAX_PIXELS:
         raise RequestError("too_large", f"the picture has more than {MAX_PIXELS:,} pixels")
     if image.format in ("JPEG", "MPO"):
-        check_jpeg(data, pixels)
+        check_jpeg(data, max(image.width, 8) * max(image.height, 8))  # it is decoded in blocks of 8 x 8
     if image.format == "BMP" and image.info.get("compression") in (1, 2):  # Pillow decodes it in Python, byte by byte
         raise RequestError("unsupported_type", "run-length encoded BMP is not read; send a JPEG")
 

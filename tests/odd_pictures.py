@@ -302,6 +302,7 @@ def hostile() -> Iterator[Case]:
     yield "repeated_scans.jpg", repeated_scans(5000, 5000, 300), TOO_LARGE
     yield "many_scans.jpg", repeated_scans(1000, 1000, 400), "pomeranian"
     yield "scans_of_few_pixels.jpg", repeated_scans(8, 8, 50_000), TOO_LARGE
+    yield "scans_of_a_narrow_picture.jpg", repeated_scans(1, 65_000, 1200), TOO_LARGE  # in blocks it is 8 wide
     data = repeated_scans(5000, 5000, 300)  # and an end of the picture in a comment, which is none
     place = data.index(b"\xff\xda", data.index(b"\xff\xda") + 2)
     yield "scans_behind_a_comment.jpg", data[:place] + segment(b"\xfe", b"\xff\xd9") + data[place:], TOO_LARGE
