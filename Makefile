@@ -8,7 +8,7 @@
 #                                prediction
 # make image                     build the image for AWS Lambda with docker, podman or buildah; MODEL=FILE if not of ten breeds
 # make push REMOTE_URI=...       send it to a registry, as ACCOUNT.dkr.ecr.REGION.amazonaws.com/dog-breeds:v1
-# make deploy                    build and deploy template.yaml with AWS SAM, as the stack dog-breeds or STACK=...;
+# make deploy                    build and deploy template.yaml with AWS SAM; STACK=name if not as the stack dog-breeds,
 #                                PARAMETERS="MemorySize=1769 ..." if wanted
 # make test, make lint           all tests; ruff, cfn-lint and hadolint
 # make lock                      the packages of the image, with their hashes, anew
@@ -153,7 +153,7 @@ PLATFORM ?= linux/amd64
 BUILD_FLAGS ?=
 PUSH_FLAGS ?=
 PARAMETERS ?=
-STACK ?= dog-breeds
+STACK ?=
 # The first engine that works here: a docker without its daemon does not.
 ENGINE = $(or $(firstword $(foreach engine,docker podman buildah,$(shell $(engine) info >/dev/null 2>&1 && echo $(engine)))),\
 	$(error neither docker nor podman nor buildah works here; install one, or start its daemon))
@@ -178,7 +178,7 @@ push:
 
 deploy:
 	sam build $(if $(PARAMETERS),--parameter-overrides $(PARAMETERS))
-	sam deploy --stack-name $(STACK) $(if $(PARAMETERS),--parameter-overrides $(PARAMETERS))
+	sam deploy $(if $(STACK),--stack-name $(STACK)) $(if $(PARAMETERS),--parameter-overrides $(PARAMETERS))
 
 # requirements-lambda.lock: all packages of the image with their hashes, for x86-64 and arm64.
 lock: .venv/lint/installed

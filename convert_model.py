@@ -198,14 +198,9 @@ def convert(
             raise FileNotFoundError(
                 f"there is no {path}; run training.py, which writes a model, its report and its split"
             )
-    report, split = read_report(model_path), read_split(model_path.with_suffix(".csv"))
-    split = {image: part for image, part in split.items() if image not in report["test"]["images_left_out"]}
-    if "backbone" not in report:
-        raise ValueError(f"{model_path} was trained by an earlier version; run training.py again")
-    data_dir = data_dir or Path(report["data_dir"])
-    backbone = weights_path(data_dir).with_name(report["backbone"])
-    task = Task(data_dir, report["classes"], split, report["size"], report["seed"], backbone)
-    check_backbone(backbone, report)
+    report = read_report(model_path)
+    task = task_of(model_path, data_dir)
+    check_backbone(task.backbone, report)
     output.parent.mkdir(parents=True, exist_ok=True)
     test = plain_set(task, "test")
     check_head(model_path, report, test)
@@ -234,6 +229,17 @@ def convert(
         append_facts(file, collect_facts(model_path, report, quantization, results))
         with written_whole(output) as part:
             part.write_bytes(file.read_bytes())
+
+
+def task_of(model_path: Path, data_dir: Path | None = None) -> Task:
+    """Return what a model was trained for, without the copies that were left out of its test."""
+    report, split = read_report(model_path), read_split(model_path.with_suffix(".csv"))
+    if "backbone" not in report:
+        raise ValueError(f"{model_path} was trained by an earlier version; run training.py again")
+    data_dir = data_dir or Path(report["data_dir"])
+    split = {image: part for image, part in split.items() if image not in report["test"]["images_left_out"]}
+    backbone = weights_path(data_dir).with_name(report["backbone"])
+    return Task(data_dir, report["classes"], split, report["size"], report["seed"], backbone)
 
 
 def check_backbone(path: Path, report: dict) -> None:

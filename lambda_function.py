@@ -35,7 +35,7 @@ from PIL import Image, WebPImagePlugin  # noqa: F401  without it Pillow would im
 from dog_breeds.answers import Look, best_look, end_of, half_way
 from dog_breeds.explanation import class_activation_map, explains, on_picture
 from dog_breeds.facts import read_facts
-from dog_breeds.http_events import STATUS, RequestError, decode_base64, fields_of, http_request, http_response
+from dog_breeds.http_events import NO_WORK, STATUS, RequestError, decode_base64, fields_of, http_request, http_response
 from dog_breeds.page import page_response, wants_page
 from dog_breeds.s3_pictures import read_object
 from dog_breeds.safe_pictures import read_picture
@@ -60,7 +60,8 @@ def lambda_handler(event: Any, context: Any = None) -> dict:
                 log["source"] = "page"
                 return page_response(request, MODEL.facts, MODEL.explains)
             event = fields_of(request)
-        answer = None if request and event is None else answer_fields(event, log, end_of(context), direct=not request)
+        if not request or request.method not in NO_WORK:
+            answer = answer_fields(event, log, end_of(context), direct=not request)
     except RequestError as error:
         answer = error_answer(error)
     except Exception:

@@ -39,7 +39,7 @@ def main() -> None:
     try:
         if not args.endpoint:
             raise ValueError("where is the service? Give --endpoint URL, or set DOG_BREEDS_ENDPOINT")
-        if min(args.concurrency, args.requests or 1) < 1 or args.requests == 0:
+        if args.concurrency < 1 or (args.requests is not None and args.requests < 1):
             raise ValueError("--requests and --concurrency must be at least 1")
         auth = signer(args.endpoint, credentials()) if args.sign else None
         request = (args.endpoint, event_for(args.url, args.file), args.timeout, auth)

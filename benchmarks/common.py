@@ -47,15 +47,16 @@ def report(figures: Iterable[Figure], file: Path | None) -> None:
     """
     values = {}
     try:
-        for name, value, unit in figures:
-            values[name] = float(value)
-            digits = ".4g" if abs(value) < 1000 else ".0f"
-            print(f"{name} = {values[name]:{digits}} {unit}".rstrip(), flush=True)
+        try:
+            for name, value, unit in figures:
+                values[name] = float(value)
+                digits = ".4g" if abs(value) < 1000 else ".0f"
+                print(f"{name} = {values[name]:{digits}} {unit}".rstrip(), flush=True)
+        finally:  # what came before an end too early took long, too
+            if file:
+                file.write_text(json.dumps(values, indent=1) + "\n")
     except (OSError, ValueError) as error:
         sys.exit(f"{Path(sys.argv[0]).name}: {error}")
-    finally:  # what came before an end too early took long, too
-        if file:
-            file.write_text(json.dumps(values, indent=1) + "\n")
 
 
 # --- Time and memory -------------------------------------------------------------------------------------------------

@@ -27,7 +27,7 @@ from common import ROOT, Figure, command_line, report, with_units
 
 import convert_model
 from data_selection import crop_breeds
-from dog_breeds.dataset import Task, breed_name, read_split, weights_path
+from dog_breeds.dataset import Task, breed_name, weights_path
 from dog_breeds.facts import append_facts
 from dog_breeds.features import KINDS, calibration_views, load_pixels
 from dog_breeds.metrics import auroc
@@ -100,7 +100,7 @@ quantize_static(
 
 def make_files(model_path: Path, folder: Path) -> None:
     """Write the model in every format, without facts and gate, and the pixels of its calibration pictures."""
-    task = task_of(model_path)
+    task = convert_model.task_of(model_path)
     for quantization in FORMATS:
         content = convert_model.to_tflite(task, model_path, quantization, folder)
         (folder / f"{quantization}.tflite").write_bytes(content)
@@ -127,14 +127,6 @@ def write_plain_backbone(task: Task, path: Path) -> None:
 def call_in_process(function: Callable, *arguments: object) -> None:
     """Call a function that loads TensorFlow in a process of its own."""
     list(in_processes(function, [arguments]))
-
-
-def task_of(model_path: Path) -> Task:
-    """Return what a model was trained for."""
-    report, split = read_report(model_path), read_split(model_path.with_suffix(".csv"))
-    split = {image: part for image, part in split.items() if image not in report["test"]["images_left_out"]}
-    backbone = weights_path(Path(report["data_dir"])).with_name(report["backbone"])
-    return Task(Path(report["data_dir"]), report["classes"], split, report["size"], report["seed"], backbone)
 
 
 def make_environment(folder: Path, *packages: str) -> Path:
@@ -195,7 +187,7 @@ def measure_speed(folder: Path, onnx_python: Path, size: int) -> Iterator[Figure
 
 def measure_accuracy(model_path: Path, folder: Path, formats: tuple[str, ...]) -> Iterator[Figure]:
     """The figures of every format on the test pictures and on unknown breeds, and what of Keras' they lose."""
-    report, task = read_report(model_path), task_of(model_path)
+    report, task = read_report(model_path), convert_model.task_of(model_path)
     test, unknown = task.images("test"), unknown_photos(task, UNKNOWN_PHOTOS)
     crop_breeds(task.data_dir, sorted({breed_name(image.split("/")[0]) for image in unknown}))
     views = {kind: [view(task.data_dir, image) for image in (*test, *unknown)] for kind, view in KINDS.items()}

@@ -101,12 +101,12 @@ def measure_digits(folder: Path) -> Iterator[Figure]:
 def measure_breeds(task: Task, model: Path, folder: Path) -> Iterator[Figure]:
     """Breeds, taught the whole photos of the train part; asked about crops and whole photos of the test part."""
     name, file = f"breeds_{len(task.classes)}", folder / "breeds.tflite"
-    for image in [*task.images("train"), *task.images("validation")]:
+    for image in learned_images(task):
         link = folder / "photos" / breed_name(image.split("/")[0]) / image.split("/")[1]
         link.parent.mkdir(parents=True, exist_ok=True)
         link.symlink_to((images_dir(task.data_dir) / image).resolve())
     yield from run_teach(name, folder / "photos", file, task.data_dir)
-    images = without_copies(task, task.images("test"))
+    images = asked_images(task)
     classes = [task.classes[label] for label in task.labels(images)]
     for kind, view in KINDS.items():
         views = [view(task.data_dir, image) for image in images]
@@ -116,10 +116,18 @@ def measure_breeds(task: Task, model: Path, folder: Path) -> Iterator[Figure]:
             yield f"{name}_accuracy_{kind}_of_training.py", 100 * facts["test"][kind]["accuracy"], "%"
 
 
-def photo_examples(task: Task, *parts: str) -> Examples:
-    """Return the whole photos of parts of the split."""
-    images = [image for part in parts for image in task.images(part)]
-    images = without_copies(task, images) if parts == ("test",) else images
+def learned_images(task: Task) -> list[str]:
+    """Return the images to teach."""
+    return [*task.images("train"), *task.images("validation")]
+
+
+def asked_images(task: Task) -> list[str]:
+    """Return those to ask about."""
+    return without_copies(task, task.images("test"))
+
+
+def photo_examples(task: Task, images: list[str]) -> Examples:
+    """Return the whole photos of images."""
     views = [photo_view(task.data_dir, image) for image in images]
     features = features_by(teach.BACKBONE, views, task.data_dir, task.size)
     return Examples(features, task.labels(images), np.arange(len(images)))
@@ -133,7 +141,7 @@ def taught(examples: Examples, seed: int) -> own_classes.Lesson:
 
 def measure_added(task: Task) -> Iterator[Figure]:
     """--add, for each of ten breeds: accuracy on the test part's whole photos, beside learning all at once."""
-    learned, asked = photo_examples(task, "train", "validation"), photo_examples(task, "test")
+    learned, asked = photo_examples(task, learned_images(task)), photo_examples(task, asked_images(task))
     at_once, _, _ = taught(learned, task.seed)
     yield "teach_at_once_accuracy", 100 * accuracy(apply_head(at_once.weights, asked.features), asked.labels), "%"
     shares = []
@@ -157,8 +165,8 @@ def measure_added(task: Task) -> Iterator[Figure]:
 
 def measure_unknown(task: Task) -> Iterator[Figure]:
     """What is taken as known: of test photos of the classes taught, and of the breeds that are none of these."""
-    features, labels, _ = photo_examples(task, "train", "validation")
-    others, their_labels, _ = photo_examples(task, "test")
+    features, labels, _ = photo_examples(task, learned_images(task))
+    others, their_labels, _ = photo_examples(task, asked_images(task))
     rng, breeds = np.random.default_rng(task.seed), len(task.classes)
     for number in [number for number in KNOWN if number < breeds]:
         shares = []

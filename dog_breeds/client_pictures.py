@@ -6,13 +6,12 @@ from pathlib import Path
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from dog_breeds.pixels import opaque
+from dog_breeds.pixels import opaque, scale_down
 
 MAX_SENT = 4_000_000  # of what is sent: Lambda takes 6 MB a request, and base64 adds a third
 SMALLER = 2000  # pixels on the longer side of what is sent instead of a larger file; the model sees some 300
 SENT_AS_THEY_ARE = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP")  # MPO: a JPEG with more behind it, from some phones
-CONVERTED = (".heic", ".heif", ".avif")  # endings of files that the service does not take
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", *CONVERTED)  # of files in folders that are pictures
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".heic", ".heif", ".avif")  # of pictures in folders
 DARK = 0.27  # how bright what did not speak for the breed stays
 
 
@@ -32,7 +31,7 @@ def upright_picture(file: Path, side: int) -> Image.Image:
     """Return a picture as RGB, upright, its longer side at most `side` pixels. Raises ValueError as above."""
     with open_picture(file) as image:
         try:
-            image.draft("RGB", (side, side))
+            scale_down(image, side)
             image = opaque(ImageOps.exif_transpose(image)).convert("RGB")
         except (OSError, SyntaxError, ValueError):
             raise ValueError(f"{file} is damaged or incomplete") from None

@@ -13,6 +13,7 @@ import binascii
 import http.client
 import http.server
 import json
+import re
 import sys
 import time
 import urllib.request
@@ -178,7 +179,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def read_body(self) -> bytes | None:
         """Return the body of the request; None if it is answered already, as its length is too large or not told."""
         length = self.headers.get("Content-Length", "0")
-        if "Transfer-Encoding" in self.headers or not length.isdecimal() or len(length) > 18:
+        if "Transfer-Encoding" in self.headers or not re.fullmatch("[0-9]{1,18}", length):
             self.close_connection = True
             self.send(411, {"Message": "a Content-Length is needed"})
             return None

@@ -10,6 +10,7 @@ from urllib.parse import unquote_plus
 
 PATHS = ("/", "/predict")
 METHODS = ("GET", "HEAD", "OPTIONS", "POST")
+NO_WORK = ("HEAD", "OPTIONS")  # get an answer without a body
 STATUS = {  # HTTP status of each error code
     "invalid_request": 400,
     "url_refused": 400,
@@ -82,12 +83,12 @@ def as_dict(value: Any) -> dict:
 
 
 def fields_of(request: HttpRequest) -> Any:
-    """Return the direct invocation that an HTTP request stands for; None if it asks for no work."""
+    """Return the direct invocation that an HTTP request stands for, any JSON; None for a method of NO_WORK."""
     if request.path not in PATHS:
         raise RequestError("not_found", f"there is nothing at this path; use {' or '.join(PATHS)}")
     if request.method not in METHODS:
         raise RequestError("method_not_allowed", f"use one of {', '.join(METHODS)}")
-    if request.method in ("HEAD", "OPTIONS"):
+    if request.method in NO_WORK:
         return None
     fields = {key: value for key, value in request.query.items() if key in ("url", "top_k")}
     with contextlib.suppress(TypeError, ValueError):
@@ -104,12 +105,9 @@ def fields_of(request: HttpRequest) -> Any:
     if kind not in ("application/json", ""):
         raise RequestError("unsupported_type", "the Content-Type must be application/json or image/...")
     try:
-        fields = json.loads(decode_base64(request.body, "the body") if request.is_base64 else request.body)
+        return json.loads(decode_base64(request.body, "the body") if request.is_base64 else request.body)
     except (TypeError, ValueError, RecursionError):
         raise RequestError("invalid_request", "the body is not JSON") from None
-    if fields is None:
-        raise RequestError("invalid_request", "the body must be a JSON object, not null")
-    return fields
 
 
 def decode_base64(text: Any, name: str) -> bytes:

@@ -15,15 +15,20 @@ def read_pixels(file: str | Path | IO[bytes], size: int, share: float = 1.0) -> 
 
 
 def model_pixels(image: Image.Image, size: int, share: float = 1.0) -> np.ndarray:
-    """Decode an opened picture; return it as the model sees it, as `read_pixels` does.
-
-    A large JPEG is decoded at a smaller scale, at which both sides still have the pixels that are needed.
-    """
-    needed = math.ceil(size / share)
-    image.draft(None, (needed, needed))
+    """Decode an opened picture; return it as the model sees it, as `read_pixels` does."""
+    scale_down(image, math.ceil(size / share))
     image.load()
     turn_upright(image)
     return np.asarray(resize(opaque(image), size, share))
+
+
+def scale_down(image: Image.Image, side: int) -> None:
+    """Let an opened JPEG be decoded at a smaller scale, if it has one at which both sides have `side` pixels.
+
+    Not a lossless one, which has no tables of quantization: Pillow's rows would be too short for what is decoded.
+    """
+    if getattr(image, "quantization", None):
+        image.draft(None, (side, side))
 
 
 def resize(image: Image.Image, size: int, share: float = 1.0) -> Image.Image:

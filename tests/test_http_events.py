@@ -45,7 +45,7 @@ def test_every_error_over_http(stack, service):
         (("GET", "/predict", {"url": "http://[::1]/", "top_k": "x"}), 400, "invalid_request", "top_k must"),
         (("POST", "/predict", {}, "{", JSON), 400, "invalid_request", "the body is not JSON"),
         (("POST", "/predict", {}, None, JSON), 400, "invalid_request", "the body is not JSON"),
-        (("POST", "/predict", {}, "null", JSON), 400, "invalid_request", "the body must be a JSON object, not null"),
+        (("POST", "/predict", {}, "null", JSON), 400, "invalid_request", "the request must be a JSON object"),
         (("POST", "/predict", {}, "[" * 100_000, JSON), 400, "invalid_request", "the body is not JSON"),
         (("POST", "/predict", {}, "*", JSON, True), 400, "invalid_request", "the body must be base64"),
         (("POST", "/predict", {}, '{"image": 5}', JSON), 400, "invalid_request", "image must be base64 text"),

@@ -148,3 +148,18 @@ def test_handler_and_training_see_the_same_pixels(colour_model, tmp_path):
         for file, (size, share) in itertools.product(files, ((299, 0.875), (150, 1.0)))
     ]
     assert done.stdout.splitlines() == trained, done.stderr
+
+
+def test_a_lossless_jpeg_is_read_at_its_own_scale(tmp_path):
+    """At a smaller one, Pillow's rows were shorter than what the decoder writes into them, and the process ended."""
+    (tmp_path / "lossless.jpg").write_bytes(odd_pictures.lossless_jpeg(2800, 2800))
+    code = """
+import sys
+from pathlib import Path
+from dog_breeds.client_pictures import upright_picture
+from dog_breeds.pixels import read_pixels
+path = Path(sys.argv[1])
+print(read_pixels(path, 64).shape, upright_picture(path, 64).size)
+"""
+    done = run_python(code, tmp_path / "lossless.jpg")
+    assert (done.returncode, done.stdout) == (0, "(64, 64, 3) (64, 64)\n"), done.stderr
