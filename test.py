@@ -8,7 +8,7 @@
     python test.py --file photo.jpg --model top_10_dog_breeds.tflite    # no container: runs the handler here
     python test.py --folder DIR --csv OUT.csv --model dog_breeds_120.tflite    # all photos of a folder, on all CPUs
 
-Prints the breeds, best first, after some 0.1 s for a file. A folder run again after it was stopped goes on.
+Prints ten breeds, likeliest first, after some 0.1 s for a file. A folder run again after it was stopped goes on.
 """
 
 import argparse
@@ -34,6 +34,7 @@ MODEL = "top_10_dog_breeds.tflite"
 ENDPOINT = "http://localhost:8080/2015-03-31/functions/function/invocations"
 HINT = "start the container: docker run -it --rm -p 8080:8080 dog-breeds"
 BAR = 40  # characters
+SHOWN = 10  # breeds
 
 
 def event_for(url: str, file: Path | None) -> dict:
@@ -106,13 +107,14 @@ def answer_folder(folder: Path, table: Path, model: Path) -> str:
 
 
 def show(answer: dict) -> str:
-    """Return a prediction as lines of breed, percentage and bar, best first; RuntimeError if it is an error."""
+    """Return the likeliest breeds as lines of name, percentage and bar, best first; RuntimeError for an error."""
     if "error" in answer:
         raise RuntimeError(answer["error"]["message"])
-    width = max(map(len, answer["prediction"]))
+    ranking = list(answer["prediction"].items())[:SHOWN]
+    width = max(len(breed) for breed, _ in ranking)
     lines = [
         f"{breed:{width}}  {probability:6.1%}  {'#' * round(probability * BAR)}".rstrip()
-        for breed, probability in answer["prediction"].items()
+        for breed, probability in ranking
     ]
     if not answer["known"]:
         lines.insert(0, "Probably none of these. The most similar:")

@@ -6,7 +6,7 @@
     python test_cloud.py --file photo.jpg --sign      # where the endpoint wants AWS's signature (IAM)
     python test_cloud.py --file photo.jpg --requests 400 --concurrency 8     # how fast is it, and what fails?
 
-Prints the breeds, best first. The first answer after a pause takes some seconds: Lambda starts a container.
+Prints ten breeds, likeliest first. The first answer after a pause takes some seconds: Lambda starts a container.
 """
 
 import os

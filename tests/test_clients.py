@@ -10,7 +10,7 @@ import numpy as np
 import pillow_heif
 import pytest
 from colour_model import COLOURS
-from conftest import NOT_PUBLIC, needs_guard, run
+from conftest import NOT_PUBLIC, ROOT, needs_guard, run
 from emulator import free_ports
 from handler_fixtures import local_gateway, local_server
 from handler_process import Silent
@@ -165,6 +165,12 @@ def test_one_line_and_status_1_when_something_is_wrong(stack, forbidden, files, 
     given = () if re.search("endpoint|model", arguments) else ("--endpoint", stack.endpoint)
     said = complaint(run("test.py", *words, *given))
     assert said.startswith("test.py: ") and part.replace("FOLDER", str(files)) in said
+
+
+def test_of_many_breeds_the_ten_likeliest_are_shown(photo):
+    lines = run("test.py", "--file", photo, "--model", ROOT / "dog_breeds_120.tflite").stdout.splitlines()
+    shares = [float(line.split()[1].rstrip("%")) for line in lines if "%" in line]
+    assert len(shares) == 10 and shares == sorted(shares, reverse=True)
 
 
 @pytest.mark.parametrize(
