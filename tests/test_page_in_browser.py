@@ -118,7 +118,7 @@ def test_upload(visit, stack):
     widths = page.eval_on_selector_all(".bar", "bars => bars.map(bar => bar.getBoundingClientRect().width)")
     track = page.eval_on_selector(".track", "track => track.getBoundingClientRect().width")
     assert widths[0] == pytest.approx(track) and widths[1] == pytest.approx(0, abs=1)
-    assert page.evaluate("document.getElementById('picture').naturalWidth") == 500
+    page.wait_for_function("document.getElementById('picture').naturalWidth === 500")
     assert stack.log()["bytes"] == len(JPEG), "what is small enough is sent as it is"
     assert [url for url in visit.loaded if not url.startswith(("blob:", "data:", page.url))] == []
     page.set_input_files("#file", [DOG])
@@ -159,7 +159,7 @@ def test_picture_or_address_pasted_or_dropped(visit, pictures, kind):
     page = visit()
     page.evaluate(HAND_OVER, [kind, "", f" {pictures}/dog.jpg\n"])
     assert shown(page) == NAME and page.input_value("#url") == f"{pictures}/dog.jpg"
-    assert page.evaluate("document.getElementById('picture').naturalWidth") == 500
+    page.wait_for_function("document.getElementById('picture').naturalWidth === 500")
     page.evaluate(HAND_OVER, [kind, "", "no address"])
     assert page.is_visible("#result")
 

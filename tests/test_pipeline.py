@@ -48,7 +48,8 @@ def test_a_clone_can_predict_without_training(made_demo):
     first, *breeds = result.stdout.splitlines()
     assert first == "Probably none of these. The most similar:"
     labels = zipfile.ZipFile(ROOT / "dog_breeds_120.tflite").read("labels.txt").decode().split()
-    assert sorted(line.split()[0] for line in breeds) == labels
+    names = [line.split()[0] for line in breeds]
+    assert len(set(names)) == len(names) == 10 and set(names) < set(labels)
 
 
 def test_second_demo_skips_what_is_done(made_demo):
