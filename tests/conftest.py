@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -138,6 +139,11 @@ def touched() -> dict[str, int]:
 def command(script: str | Path, *words: object) -> list[str]:
     """The command of a script."""
     return [sys.executable, str(ROOT / script), *map(str, words)]
+
+
+def heed_ctrl_c() -> None:
+    """Let a process be interrupted though the tests may run with SIGINT ignored, as after `nohup make test &`."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def run(script: str | Path, *words: object, cwd=ROOT, preexec_fn=None, **env: str) -> subprocess.CompletedProcess:

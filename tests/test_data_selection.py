@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT, TEN, THOROUGH, command, run
+from conftest import ROOT, TEN, THOROUGH, command, heed_ctrl_c, run
 from handler_process import run_python
 from odd_pictures import STORED, orientation_exif
 from PIL import Image, ImageChops
@@ -345,11 +345,6 @@ def test_killed_run_leaves_no_half_crop_and_no_process_and_is_continued(many, tm
 
         assert select(data_dir).returncode == 0
         assert digests(processed_dir(data_dir)) == expected
-
-
-def heed_ctrl_c() -> None:
-    """Let a process be interrupted though the tests may run with SIGINT ignored, as after `nohup make test &`."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.mark.parametrize("crops", [0, 1, 100, 200, 300])

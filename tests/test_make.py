@@ -11,7 +11,7 @@ import urllib.request
 from collections.abc import Iterator
 
 import pytest
-from conftest import ROOT, make
+from conftest import ROOT, heed_ctrl_c, make
 from emulator import free_ports, wait_for
 from odd_pictures import JPEG
 
@@ -22,9 +22,8 @@ def served(*words: str) -> Iterator[tuple[subprocess.Popen, str, list[str]]]:
     port, _, page_port = sorted(free_ports(3))  # the emulator needs the one after its own, too
     ports = [f"PORT={port}", f"PAGE_PORT={page_port}"]
     command = ["make", "--no-print-directory", "serve", *ports, *words]
-    process = subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
-    )
+    options = {"cwd": ROOT, "text": True, "start_new_session": True, "preexec_fn": heed_ctrl_c}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **options)
     try:
         for line in process.stdout:
             if line.startswith("open "):
