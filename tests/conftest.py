@@ -169,9 +169,12 @@ def make(*words: str, **env: str) -> subprocess.CompletedProcess:
 
 
 @pytest.fixture(scope="session")
-def made_demo(tmp_path_factory) -> Demo:
-    """A demo from nothing, once for all tests: two minutes. It shares only the environment with other runs."""
+def made_demo(demo, tmp_path_factory) -> Demo:
+    """A demo, once for all tests: two minutes. It shares only the environment and the weights with other runs."""
     folder = tmp_path_factory.mktemp("pipeline") / "demo"
+    weights = weights_path(folder / "data")
+    weights.parent.mkdir(parents=True)
+    os.link(weights_path(demo), weights)
     before, [free] = touched(), free_ports()
     result = make("demo", f"DEMO={folder}", f"PORT={free}")
     assert result.returncode == 0, result.stdout + result.stderr

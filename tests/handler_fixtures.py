@@ -71,9 +71,15 @@ def served(server: http.server.HTTPServer) -> Iterator[str]:
             server.shutdown()
 
 
+class LocalHTTPServer(http.server.ThreadingHTTPServer):
+    """One that ten clients may call at once."""
+
+    request_queue_size = 128
+
+
 def local_server(handler: type[Silent]) -> contextlib.AbstractContextManager[str]:
     """Serve on a free port of this machine."""
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    server = LocalHTTPServer(("127.0.0.1", 0), handler)
     server.handle_error = lambda *args: None
     return served(server)
 
@@ -92,7 +98,7 @@ class LocalServer(Silent):
             while True:
                 self.wfile.write(b"x")
                 time.sleep(0.05)
-        time.sleep(0.5 if self.path == "/dog.jpg" else 0)
+        time.sleep(0.5 if self.path == "/slow.jpg" else 0)
         large = self.path == "/large.png"
         content = saved(picture(), format="PNG") + bytes(9_900_000) if large else JPEG
         self.reply(content, 404 if self.path == "/missing" else 200)

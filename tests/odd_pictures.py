@@ -1,10 +1,11 @@
 """Pictures that a service on the internet meets: of every kind, turned, cut off, mislabelled, and built to hurt it."""
 
 import base64
+import functools
 import io
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from colour_model import COLOURS
@@ -32,6 +33,11 @@ STORED = {  # how an upright picture is turned before it is stored, by EXIF orie
 }
 
 Case = tuple[str, bytes, str | None]  # name, content, the breed or error code to answer; None: any of them
+
+
+def once(cases: Callable[[], Iterator[Case]]) -> Callable[[], tuple[Case, ...]]:
+    """Make cases that take seconds to make only once."""
+    return functools.cache(lambda: tuple(cases()))
 
 
 def picture(width: int = 320, height: int = 240, breed: str = BREED) -> Image.Image:
@@ -280,6 +286,7 @@ def sizes() -> Iterator[Case]:
     yield "over_10_megabytes.png", saved(picture(), format="PNG") + bytes(10_000_000), TOO_LARGE
 
 
+@once
 def hostile() -> Iterator[Case]:
     """Small files that cost a careless service seconds or its memory."""
     jpeg, png, gif = (saved(picture(), **FORMATS[kind]) for kind in ("jpg", "png", "gif"))
@@ -340,6 +347,7 @@ def hostile() -> Iterator[Case]:
     yield "24_megapixels_alpha.png", saved(picture(6000, 4000).convert("RGBA"), format="PNG", compress_level=1), BREED
 
 
+@once
 def slow() -> Iterator[Case]:
     """Files that take seconds to decode, unless that is ended: no rule tells them from others."""
     jpeg, png = saved(picture(), format="JPEG"), saved(picture(), format="PNG")

@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import re
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +46,24 @@ def files(small, tmp_path_factory) -> dict[str, Path]:
 def keras_answers(small, views, elsewhere) -> dict[str, np.ndarray]:
     """What the .h5 file gives in plain Keras."""
     return elsewhere("keras_side", "answers", small.model, views)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def asked_once(elsewhere) -> Iterator[None]:
+    """Keras, which is slow, is asked about the same pictures once."""
+    said = {}
+
+    def ask(module, function, *arguments):
+        if function != "predict":
+            return elsewhere(module, function, *arguments)
+        key = repr(arguments)
+        if key not in said:
+            said[key] = elsewhere(module, function, *arguments)
+        return said[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(convert_model, "call_elsewhere", ask)
+        yield
 
 
 def answers(files, views, size, runtime):
@@ -168,7 +187,8 @@ def test_more_may_be_lost_where_that_is_allowed(small, shuffled_head, tmp_path, 
 
 
 @pytest.mark.parametrize(("quantization", "compared"), [("float16", 0), ("dynamic", 2)])
-def test_other_formats_pass_the_gate_too(small, tmp_path, quantization, compared):
+def test_other_formats_pass_the_gate_too(small, files, tmp_path, monkeypatch, quantization, compared):
+    monkeypatch.setattr(convert_model, "to_tflite", lambda task, model, name, folder: files[name].read_bytes())
     convert_model.convert(small.model, tmp_path / "few.tflite", quantization, max_loss=30, compared=compared)
     facts, every = read_facts(tmp_path / "few.tflite"), len(small.task.images("test"))
     assert facts["quantization"] == quantization and "test" not in facts, "those figures are the int8 file's"

@@ -100,29 +100,37 @@ def test_base64_may_be_wrapped_and_be_a_data_url(stack):
 # --- Pictures --------------------------------------------------------------------------------------------------------
 
 
-def test_odd_and_hostile_pictures(ask):
+@pytest.fixture(scope="module")
+def most_seconds(ask):
+    """What a picture may cost: 1 s, where the largest that is taken costs 0.6; more where the machine is slower."""
+    [largest] = [data for name, data, _ in odd_pictures.hostile() if name == "50_megapixels_3.png"]
+    event = {"image": base64.b64encode(largest).decode()}
+    return max(1, 1.7 * min(ask(event).seconds for _ in range(2)))
+
+
+def test_odd_and_hostile_pictures(ask, most_seconds):
     number = 0
     for name, data, expected in odd_pictures.cases():
         number += 1
         event = {"image": base64.b64encode(data).decode()}
         answered = ask(event)
-        if answered.seconds >= 1:  # a busy machine can disturb once
+        if answered.seconds >= most_seconds:  # a busy machine can disturb once
             answered = ask(event)
         assert answered.raised is None, name
         error = answered.answer.get("error")
         result = error["code"] if error else next(iter(answered.answer["prediction"]))
         assert result == expected if expected else result in (*CODES, *COLOURS), f"{name}: {result}, not {expected}"
-        assert answered.seconds < 1, f"{name}: {answered.seconds:.2f} s"
+        assert answered.seconds < most_seconds, f"{name}: {answered.seconds:.2f} s"
         assert answered.peak_mb < 400, f"{name}: {answered.peak_mb:.0f} MB"
     assert number >= 290
     assert ask({"image": TEXT}).peak_mb < 150, "memory has returned"
 
 
-def test_what_takes_too_long_is_given_up(ask):
+def test_what_takes_too_long_is_given_up(ask, most_seconds):
     for name, data, _ in odd_pictures.slow():
         answered = ask({"image": base64.b64encode(data).decode()})
         assert answered.answer.get("error", {}).get("code") in ("too_large", "invalid_image"), name
-        assert answered.seconds < 2.5 and answered.peak_mb < 400, f"{name}: {answered.seconds:.2f} s"
+        assert answered.seconds < 1.5 + most_seconds and answered.peak_mb < 400, f"{name}: {answered.seconds:.2f} s"
         assert "prediction" in ask({"image": TEXT}).answer, "and does not trouble the next one"
 
 
@@ -240,7 +248,12 @@ broken_http_events = http_events.flatmap(
 def test_any_event_gets_an_answer(colour_model):
     with handler_process(colour_model, without_network) as ask:
 
-        @settings(max_examples=10_000 if THOROUGH else 400, deadline=None, suppress_health_check=list(HealthCheck))
+        @settings(
+            max_examples=10_000 if THOROUGH else 400,
+            derandomize=not THOROUGH,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+        )
         @given(json_values | fields() | http_events | broken_http_events)
         def check(event: object) -> None:
             answered = ask(event)

@@ -19,7 +19,7 @@ from odd_pictures import JPEG
 @contextlib.contextmanager
 def served(*words: str) -> Iterator[tuple[subprocess.Popen, str, list[str]]]:
     """Run `make serve` on free ports; give its process, the address that it prints, and the words for its ports."""
-    port, _, page_port = sorted(free_ports(3))  # the emulator needs the one after its own, too
+    port, page_port = free_ports(2)
     ports = [f"PORT={port}", f"PAGE_PORT={page_port}"]
     command = ["make", "--no-print-directory", "serve", *ports, *words]
     options = {"cwd": ROOT, "text": True, "start_new_session": True, "preexec_fn": heed_ctrl_c}
@@ -46,6 +46,7 @@ def assert_free(ports: list[str]) -> None:
 
 def test_serve_shows_the_page_answers_and_ends():
     with served() as (process, address, ports):
+        wait_for(int(ports[0].partition("=")[2]), process)
         for _ in range(200):
             with contextlib.suppress(OSError):
                 page = urllib.request.urlopen(

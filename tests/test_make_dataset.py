@@ -3,6 +3,7 @@
 DOGS_THOROUGH=1 runs the random campaigns at full size: 200 bad servers, 30 kills of a download, 30 of an extraction.
 """
 
+import contextlib
 import hashlib
 import io
 import os
@@ -126,10 +127,10 @@ def test_folder_is_extracted_and_left_as_it_is(tmp_path, tars):
     assert tree(data / "raw") == tree_of(tars)
     assert tree(source) == before
     assert leftovers(data) == []
-    began = time.monotonic()
+    extracted = {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in (data / "raw").rglob("*")}
     status, out, _ = run("--base-url", source, "--data-dir", data)
-    assert time.monotonic() - began < 2 and status == 0
-    assert out.count("already there") == 2, "it is not extracted twice"
+    assert status == 0 and out.count("already there") == 2, "it is not extracted twice"
+    assert {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in (data / "raw").rglob("*")} == extracted
 
 
 def test_file_url_and_variable_name_a_folder(tmp_path, tars):
@@ -272,11 +273,12 @@ def test_archives_are_kept_on_demand_and_used_again(tmp_path, tars):
 
 def test_two_runs_at_once(tmp_path, tars):
     data = data_dir(tmp_path / "data")
-    with FlakyServer([tars], delay=0.05) as server:
+    with FlakyServer([tars], delay=0.2) as server:
         first = start("--base-url", server.url, "--data-dir", data)
         while not (data / "archives").exists():
             time.sleep(0.01)
         assert "another make_dataset.py" in refusal("--base-url", server.url, "--data-dir", data)
+        server.delay = 0
         assert first.wait(60) == 0
     assert tree(data / "raw") == tree_of(tars)
 
@@ -355,8 +357,10 @@ def test_kill_at_any_moment(tmp_path, where):
         killed = 0
         for number in range(30 if THOROUGH else 4):
             data = data_dir(tmp_path / f"data{number}")
-            process = start("--base-url", base, "--data-dir", data)
-            time.sleep(rng.uniform(0.1, 1) * seconds)
+            began, process = time.monotonic(), start("--base-url", base, "--data-dir", data)
+            with contextlib.suppress(subprocess.TimeoutExpired):  # faster than the undisturbed one
+                process.wait(rng.uniform(0.1, 1) * seconds)
+                seconds = min(seconds, time.monotonic() - began)
             process.kill()
             killed += process.wait() == -9
             process.communicate()
@@ -418,18 +422,17 @@ NO_HOSTS = {  # nothing listens there: Keras' own address and the package index 
 }
 
 
-def test_weights_are_those_of_imagenet(tmp_path):
-    path = weights_path(tmp_path)
-    code = f"""import make_dataset, pathlib
-make_dataset.make_weights(pathlib.Path({str(tmp_path)!r}))
-import keras
+def test_weights_are_those_of_imagenet(demo):
+    """Those that make_weights has made for all tests."""
+    path = weights_path(demo)
+    code = f"""import keras, make_dataset
 model = keras.applications.Xception(weights=None, include_top=False)
 model.load_weights({str(path)!r})
 print(make_dataset.weights_digest(model))"""
     done = run_python(code)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip().endswith(make_dataset.WEIGHTS_SHA256)
-    assert [p.name for p in path.parent.iterdir()] == [path.name]
+    assert [p.name for p in path.parent.iterdir() if "int8" not in p.name] == [path.name]
 
 
 def test_no_weights_but_the_dataset_stays(tmp_path, tars):

@@ -64,6 +64,7 @@ def address(stack):
 
 @pytest.fixture(scope="module")
 def browser():
+    sync_api.expect.set_options(timeout=15_000)
     with sync_api.sync_playwright() as playwright:
         running = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield running
@@ -96,8 +97,9 @@ def visit(browser, address):
 
 
 def shown(page) -> str:
-    """The heading of the next answer."""
+    """The heading of the next answer, once its picture is there, too."""
     page.wait_for_selector("#result:not([hidden])")
+    sync_api.expect(page.locator("#picture")).to_have_js_property("complete", True)
     return page.inner_text("#best")
 
 
@@ -118,7 +120,7 @@ def test_upload(visit, stack):
     widths = page.eval_on_selector_all(".bar", "bars => bars.map(bar => bar.getBoundingClientRect().width)")
     track = page.eval_on_selector(".track", "track => track.getBoundingClientRect().width")
     assert widths[0] == pytest.approx(track) and widths[1] == pytest.approx(0, abs=1)
-    page.wait_for_function("document.getElementById('picture').naturalWidth === 500")
+    assert page.locator("#picture").evaluate("picture => picture.naturalWidth") == 500
     assert stack.log()["bytes"] == len(JPEG), "what is small enough is sent as it is"
     assert [url for url in visit.loaded if not url.startswith(("blob:", "data:", page.url))] == []
     page.set_input_files("#file", [DOG])
@@ -159,7 +161,7 @@ def test_picture_or_address_pasted_or_dropped(visit, pictures, kind):
     page = visit()
     page.evaluate(HAND_OVER, [kind, "", f" {pictures}/dog.jpg\n"])
     assert shown(page) == NAME and page.input_value("#url") == f"{pictures}/dog.jpg"
-    page.wait_for_function("document.getElementById('picture').naturalWidth === 500")
+    assert page.locator("#picture").evaluate("picture => picture.naturalWidth") == 500
     page.evaluate(HAND_OVER, [kind, "", "no address"])
     assert page.is_visible("#result")
 

@@ -218,7 +218,7 @@ def taught(tmp_path_factory) -> Taught:
     command = [sys.executable, "-c", code, "--images", images, "--output", file, "--data-dir", data_dir]
     env = {**os.environ, "PYTHONPATH": f"{folder / 'forbidden'}:{ROOT}"}
     first = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while first.poll() is None and not list(data_dir.rglob("*.npz")):
+    while first.poll() is None and not list(data_dir.rglob("[!.]*.npz")):
         time.sleep(0.01)
     first.kill()
     assert first.wait() == -9, "it ended by itself"

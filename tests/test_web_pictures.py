@@ -23,10 +23,10 @@ DOG = {"prediction": {BREED: 1.0}, "known": True}
 def test_downloads_go_side_by_side_and_end_on_time(colour_model, port):
     with handler_process(colour_model, with_local_server, port, 3.0) as ask:  # one after the other would take 5 s
         url = f"http://127.0.0.1:{port}"
-        assert ask({"urls": [f"{url}/dog.jpg"] * 10, "top_k": 1}).answer == {"predictions": [DOG] * 10}
-        for path, status, code in (("drip", 504, "download_timeout"), ("missing", 502, "download_failed")):
+        for path, status, code in (("missing", 502, "download_failed"), ("drip", 504, "download_timeout")):
             answer = ask(function_url("GET", "/predict", {"url": f"{url}/{path}"})).answer
             assert (answer["statusCode"], json.loads(answer["body"])["error"]["code"]) == (status, code)
+        assert ask({"urls": [f"{url}/slow.jpg"] * 10, "top_k": 1}).answer == {"predictions": [DOG] * 10}
         query = {"url": f"{url}/dog.jpg", "top_k": "1"}
         for service in SERVICES:
             assert ask(service("GET", "/predict", query)).answer == response(service, 200, DOG)
@@ -102,7 +102,7 @@ def test_slow_servers_cost_8_seconds_and_leave_no_thread(internet):
     assert dog == internet["after"] == DOG
     assert {answer["error"]["code"] for answer in answers.values()} == {"download_timeout"} and len(answers) >= 9
     assert "late.example" not in [headers["Host"] for headers in internet["requests"]], "asked for after the deadline"
-    assert 8 <= internet["slow_seconds"] < 9
+    assert 8000 <= internet["slow_ms"] < 9800, "a name server or a silent host that is waited for costs 10 s and more"
     assert internet["threads_left"] <= 4
 
 
