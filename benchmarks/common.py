@@ -7,6 +7,7 @@ import argparse
 import contextlib
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -41,10 +42,11 @@ def with_units(values: dict[str, float], prefix: str = "") -> Iterator[Figure]:
 
 
 def report(figures: Iterable[Figure], file: Path | None) -> None:
-    """Print `name = value unit` of each figure as it comes; write all to a JSON file, if one is named.
+    """Print the machine, and `name = value unit` of each figure as it comes; write all to a JSON file, if one is named.
 
     A file that is missing or wrong ends the script with one line.
     """
+    print(f"# {machine()}", flush=True)
     values = {}
     try:
         try:
@@ -57,6 +59,16 @@ def report(figures: Iterable[Figure], file: Path | None) -> None:
                 file.write_text(json.dumps(values, indent=1) + "\n")
     except (OSError, ValueError) as error:
         sys.exit(f"{Path(sys.argv[0]).name}: {error}")
+
+
+def machine() -> str:
+    """Return what speeds depend on: CPUs, and the instructions they have that make int8 several times faster."""
+    with contextlib.suppress(OSError):
+        words = Path("/proc/cpuinfo").read_text()
+        name = next(iter(re.findall(r"^model name\s*: (.+)", words, re.M)), "a CPU")
+        found = {"avx512_vnni", "avx_vnni", "asimddp"} & set(words.split())
+        return f"{os.cpu_count()} x {name}, int8 dot products: {', '.join(sorted(found)) or 'none'}"
+    return f"{os.cpu_count()} CPUs"
 
 
 # --- Time and memory -------------------------------------------------------------------------------------------------
