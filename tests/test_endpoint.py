@@ -90,7 +90,7 @@ class Cloud(Silent):
             right = "authorization" in headers and headers["authorization"] == signature("POST", url, body, headers)
             status, answer = (200, ANSWER) if right else (403, {"Message": "Forbidden"})
         elif path == "slow":
-            time.sleep(3.5)
+            time.sleep(4.5)
         elif path == "html":
             answer = "<html>"
         elif path.isdecimal():
