@@ -79,14 +79,14 @@ def emulator(model: Path, handler: str = "lambda_function.lambda_handler", **env
 
 def free_ports(number: int = 1) -> list[int]:
     """Ports that nobody uses, nor the one after each: from below those that the system gives to clients."""
-    free = []
+    free = set()
     while len(free) < number:
         port = random.randrange(10_000, 32_000, 2)
         with contextlib.suppress(OSError), contextlib.ExitStack() as servers:
             for both in (port, port + 1):
                 servers.enter_context(socket.create_server(("127.0.0.1", both)))
-            free += [port] if port not in free else []
-    return free
+            free.add(port)
+    return list(free)
 
 
 def wait_for(port: int, process: subprocess.Popen) -> None:

@@ -118,6 +118,11 @@ def tars():
 # --- Sources ---------------------------------------------------------------------------------------------------------
 
 
+def stamps(folder: Path) -> dict[Path, tuple[int, int]]:
+    """Which file each name is, and when it was written."""
+    return {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in folder.rglob("*")}
+
+
 def test_folder_is_extracted_and_left_as_it_is(tmp_path, tars):
     source, data = mirror(tmp_path / "mirror", tars), data_dir(tmp_path / "data")
     before = tree(source)
@@ -127,10 +132,10 @@ def test_folder_is_extracted_and_left_as_it_is(tmp_path, tars):
     assert tree(data / "raw") == tree_of(tars)
     assert tree(source) == before
     assert leftovers(data) == []
-    extracted = {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in (data / "raw").rglob("*")}
+    extracted = stamps(data / "raw")
     status, out, _ = run("--base-url", source, "--data-dir", data)
     assert status == 0 and out.count("already there") == 2, "it is not extracted twice"
-    assert {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in (data / "raw").rglob("*")} == extracted
+    assert stamps(data / "raw") == extracted
 
 
 def test_file_url_and_variable_name_a_folder(tmp_path, tars):
