@@ -18,7 +18,7 @@ import sys
 import warnings
 from pathlib import Path
 
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image
 
 from dog_breeds.console import progress, written_whole
 from dog_breeds.dataset import (
@@ -32,7 +32,7 @@ from dog_breeds.dataset import (
     read_annotation,
     stems,
 )
-from dog_breeds.pixels import opaque, resize
+from dog_breeds.pixels import opaque, resize, turn_upright
 from dog_breeds.recipe import SIZE
 from dog_breeds.workers import in_processes
 
@@ -64,17 +64,18 @@ def _cut(photo_path: Path, xml_path: Path, objects: str) -> list[Image.Image | N
     with Image.open(photo_path) as photo:
         # Boxes refer to the picture whose size the XML states: as stored or, if only that fits, upright. Where both fit
         # (square, mirrored or upside down): as stored, since the tools of the annotators knew nothing of EXIF.
-        if size in (photo.size, (0, 0)):  # 0 x 0: not stated
-            image = photo
-        elif size == photo.size[::-1] and photo.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8):
-            image = ImageOps.exif_transpose(photo)
-        else:
-            stated = f"{xml_path} says {size[0]} x {size[1]} pixels"
-            raise ValueError(f"{stated}, the photo has {photo.width} x {photo.height}")
-        boxes = [clip_box(box, *image.size) for box in annotation["boxes"]]
-        boxes = boxes if objects == "all" else boxes[:1]
-        # A crop as stored is rotated after cutting, which is the same as rotating photo and box.
-        return [box and opaque(ImageOps.exif_transpose(image.crop(box))) for box in boxes]
+        as_stored = size in (photo.size, (0, 0))  # 0 x 0: not stated
+        if not as_stored:
+            if size != photo.size[::-1] or photo.getexif().get(ExifTags.Base.Orientation) not in (5, 6, 7, 8):
+                stated = f"{xml_path} says {size[0]} x {size[1]} pixels"
+                raise ValueError(f"{stated}, the photo has {photo.width} x {photo.height}")
+            photo.load()
+            turn_upright(photo)
+        boxes = [clip_box(box, *photo.size) for box in annotation["boxes"]]
+        dogs = [box and photo.crop(box) for box in (boxes if objects == "all" else boxes[:1])]
+        for dog in filter(None, dogs if as_stored else ()):
+            turn_upright(dog)  # the same as turning photo and box before
+        return [dog and opaque(dog) for dog in dogs]
 
 
 # --- Files -----------------------------------------------------------------------------------------------------------

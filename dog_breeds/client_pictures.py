@@ -4,9 +4,9 @@ import io
 import warnings
 from pathlib import Path
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
-from dog_breeds.pixels import opaque, scale_down
+from dog_breeds.pixels import opaque, scale_down, turn_upright
 
 MAX_SENT = 4_000_000  # of what is sent: Lambda takes 6 MB a request, and base64 adds a third
 SMALLER = 2000  # pixels on the longer side of what is sent instead of a larger file; the model sees some 300
@@ -32,8 +32,10 @@ def upright_picture(file: Path, side: int) -> Image.Image:
     with open_picture(file) as image:
         try:
             scale_down(image, side)
-            image = opaque(ImageOps.exif_transpose(image)).convert("RGB")
-        except (OSError, SyntaxError, ValueError):
+            image.load()
+            turn_upright(image)
+            image = opaque(image).convert("RGB")
+        except Exception:  # Pillow raises nearly anything for a damaged file
             raise ValueError(f"{file} is damaged or incomplete") from None
     image.thumbnail((side, side))
     return image

@@ -222,13 +222,15 @@ def list_images(data_dir: Path, breeds: Sequence[str]) -> dict[str, list[str]]:
 
 
 def split_images(images: dict[str, list[str]], seed: int) -> dict[str, str]:
-    """Split each breed's images 70/15/15; return image -> train, validation or test."""
+    """Split each breed's images 70/15/15; return image -> train, validation or test. ValueError for too few."""
     rng = np.random.default_rng(seed)
     split = {}
     for breed in sorted(images):
         shuffled = rng.permutation(images[breed]).tolist()
         validation = round(recipe.VALIDATION_SHARE * len(shuffled))
         test = round(recipe.TEST_SHARE * len(shuffled))
+        if not validation or not test:
+            raise ValueError(f"{breed} has {len(shuffled)} crops, too few to split; skipped.csv may say why")
         names = ["validation"] * validation + ["test"] * test + ["train"] * (len(shuffled) - validation - test)
         split |= dict(zip(shuffled, names, strict=True))
     return split

@@ -108,8 +108,8 @@ def http_answer(payload: str, response: Any) -> tuple[int, list[tuple[str, str]]
             headers += [(name, value) for value in values]
         headers += [("Set-Cookie", cookie) for cookie in response.get("cookies") or () if payload == "2.0"]
         headers = [(name, str(value)) for name, value in headers if name.lower() not in OURS]
-        if any(set("\r\n") & set(name + value) for name, value in headers):
-            raise ValueError("a header has a line break")
+        if not all(re.fullmatch("[\t -~\xa0-\xff]*", name + value) for name, value in headers):
+            raise ValueError("a header has a line break, or a character that HTTP has none for")
         if not any(name.lower() == "content-type" for name, _ in headers):
             headers.append(("Content-Type", "application/json"))
         body = (response.get("body") or "").encode()

@@ -190,6 +190,8 @@ def turned() -> Iterator[Case]:
             yield f"turned_{orientation}.{kind}", saved(image, exif=exif, **FORMATS[kind]), BREED
     large = picture(4032, 3024).transpose(STORED[6])
     yield "phone.jpg", saved(large, format="JPEG", exif=orientation_exif(6)), BREED
+    image = picture().transpose(STORED[6])
+    yield "exif_unwritable.jpg", saved(image, format="JPEG", exif=UNWRITABLE_EXIF), BREED
     for name, exif in {
         "garbage": b"Exif\0\0" + bytes(range(256)),
         "short": b"Exif\0\0II*\0",
@@ -202,6 +204,12 @@ def turned() -> Iterator[Case]:
     info = PngImagePlugin.PngInfo()
     info.add_text("Raw profile type exif", "\nexif\n 8\nnot hexadecimal")
     yield "exif_profile.png", saved(picture(), format="PNG", pnginfo=info), BREED
+
+
+# Turned by 90 degrees, and with a resolution that is a text: Pillow reads it, and fails when it is to write it.
+UNWRITABLE_EXIF = (
+    b"Exif\0\0II*\0\x08\0\0\0\x02\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\x1a\x01\x02\0\x04\0\0\0six\0\0\0\0\0"
+)
 
 
 def orientation_exif(orientation: int) -> bytes:

@@ -14,7 +14,7 @@ from conftest import NOT_PUBLIC, ROOT, needs_guard, run
 from emulator import free_ports
 from handler_fixtures import local_gateway, local_server
 from handler_process import Silent
-from odd_pictures import BREED, orientation_exif, picture, png_file
+from odd_pictures import BREED, STORED, UNWRITABLE_EXIF, orientation_exif, picture, png_file
 from PIL import Image
 
 from dog_breeds import client_pictures
@@ -201,6 +201,12 @@ def test_a_large_picture_of_16_bits_keeps_its_greys(tmp_path):
     Image.fromarray(rng.integers(28_000, 32_000, (1600, 1600), np.uint16)).save(tmp_path / "large.png")
     with Image.open(io.BytesIO(client_pictures.picture_to_send(tmp_path / "large.png"))) as sent:
         assert sent.format == "JPEG" and abs(np.asarray(sent).mean() - 30_000 / 257) < 1
+
+
+def test_a_photo_whose_exif_pillow_cannot_write_is_turned_upright(tmp_path):
+    picture().transpose(STORED[6]).save(tmp_path / "odd.jpg", exif=UNWRITABLE_EXIF)
+    upright = client_pictures.upright_picture(tmp_path / "odd.jpg", 2000)
+    assert upright.size == picture().size and upright.getpixel((9, 9)) == pytest.approx(COLOURS[BREED], abs=3)
 
 
 def test_what_cannot_be_sent_is_said(tmp_path, monkeypatch):

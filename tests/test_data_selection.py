@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from conftest import ROOT, TEN, THOROUGH, command, heed_ctrl_c, run
 from handler_process import run_python
-from odd_pictures import STORED, orientation_exif
+from odd_pictures import STORED, UNWRITABLE_EXIF, orientation_exif
 from PIL import Image, ImageChops
 from planted import FOLDER, annotation, digests, encode, plant, smooth_picture
 
@@ -116,6 +116,17 @@ def test_box_and_pixels_agree_whatever_the_exif_rotation(tmp_path, frame, orient
         content = encode(stored, exif=orientation_exif(orientation), **options)
         [crop] = crop_dogs(*plant(tmp_path, "a_1", content, annotation(described.size, [box])))
         assert np.abs(np.asarray(crop, int) - np.asarray(expected, int)).max() <= allowed
+
+
+@pytest.mark.parametrize("frame", ["stored", "upright"])
+def test_exif_that_pillow_cannot_write_turns_a_photo_once(tmp_path, frame):
+    stored = smooth_picture()
+    upright = stored.transpose(UPRIGHT[6])
+    content = encode(stored, exif=UNWRITABLE_EXIF, quality=100, subsampling=0)
+    size = stored.size if frame == "stored" else upright.size
+    [crop] = crop_dogs(*plant(tmp_path, "a_1", content, annotation(size, [(0, 0, *size)])))
+    expected = upright.resize((299, 299), Image.Resampling.BILINEAR)
+    assert np.abs(np.asarray(crop, int) - np.asarray(expected, int)).max() <= 8
 
 
 def test_saved_crops_lose_nothing_visible(tmp_path):

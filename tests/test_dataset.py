@@ -89,6 +89,12 @@ def test_split_is_stratified_seeded_and_complete():
     assert dataset.split_images({"pug": images["pug"]} | {"akita": images["akita"]}, 33) == split
 
 
+@pytest.mark.parametrize("number", [0, 3])
+def test_a_breed_without_enough_crops_is_named(number):
+    with pytest.raises(ValueError, match=f"akita has {number} crops, too few"):
+        dataset.split_images({"pug": names("pug", 200), "akita": names("akita", number)}, 33)
+
+
 def test_validation_images_come_from_the_train_rows_of_a_given_split():
     images = {"pug": names("pug", 100), "akita": names("akita", 40)}
     given = {image: "test" if i % 4 == 0 else "train" for breed in images.values() for i, image in enumerate(breed)}

@@ -128,6 +128,7 @@ def test_which_bodies_are_text(echo, headers, text):
         ({"statusCode": "many"}, 502, None),
         ({"statusCode": 200, "body": 5}, 502, None),
         ({"statusCode": 200, "headers": {"X-A": "1\r\nX-B: 2"}}, 502, None),
+        ({"statusCode": 200, "headers": {"X-A": "\N{RIGHTWARDS ARROW}"}}, 502, None),
     ],
 )
 def test_responses(echo, response, status, body):
