@@ -10,9 +10,7 @@ The file is run in the serving runtime, and the .h5 in Keras, on test pictures. 
 than --max-loss points of accuracy is not written. Takes half a minute on 2 cores, with --every-picture three minutes.
 """
 
-import argparse
 import json
-import sys
 import time
 from hashlib import sha256
 from importlib.metadata import version
@@ -22,7 +20,7 @@ from tempfile import TemporaryDirectory
 import h5py
 import numpy as np
 
-from dog_breeds.console import progress, written_whole
+from dog_breeds.console import counted, one_line_errors, script_parser, written_whole
 from dog_breeds.dataset import Task, display_name, read_split, weights_path
 from dog_breeds.facts import append_facts, read_facts
 from dog_breeds.features import KINDS, Examples, View, load_pixels, plain_set
@@ -78,11 +76,8 @@ def predict_file(file: Path, views: dict[str, list[View]], size: int) -> dict[st
     """Return what a model file says in the serving runtime: probabilities [n, N], similarities [n], features [n, D]."""
     results, names = {}, ["probabilities", "similarity", "features"]
     for kind, some in views.items():
-        rows = []
-        with progress(f"{file.name}, {kind.replace('_', ' ')}", len(some), unit="pictures", scale=1) as show:
-            for row in run_file(file, some, lambda view: load_pixels(view, size), names):
-                rows.append(row)
-                show(len(rows))
+        rows = run_file(file, some, lambda view: load_pixels(view, size), names)
+        rows = counted(rows, f"{file.name}, {kind.replace('_', ' ')}", len(some), "pictures")
         probabilities, similarities, features = (np.array(column) for column in zip(*rows, strict=True))
         results[kind] = probabilities, similarities[:, 0], features
     return results
@@ -261,10 +256,7 @@ def check_head(model_path: Path, report: dict, test: dict[str, Examples]) -> Non
 
 def main() -> None:
     """Parse the arguments; convert or show."""
-    style = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog="example: python convert_model.py xception_v1_30_0.966.h5", formatter_class=style
-    )
+    parser = script_parser(__doc__, "python convert_model.py xception_v1_30_0.966.h5")
     parser.add_argument("model", nargs="?", type=Path, metavar="MODEL.h5", help="default: the best one in this folder")
     parser.add_argument("--output", type=Path, default=OUTPUT, help=f"default: {OUTPUT}")
     parser.add_argument("--quantization", choices=FORMATS, default="int8", help="default: %(default)s")
@@ -273,7 +265,7 @@ def main() -> None:
     parser.add_argument("--data-dir", type=Path, help="default: the one that the model was trained with")
     parser.add_argument("--show", type=Path, metavar="FILE", help="only print the facts inside a .tflite file")
     args = parser.parse_args()
-    try:
+    with one_line_errors("stopped; nothing is written"):
         if args.show:
             show_facts(args.show)
             return
@@ -282,10 +274,6 @@ def main() -> None:
         compared = 0 if args.every_picture else COMPARED
         convert(model, args.output, args.quantization, args.max_loss, args.data_dir, compared)
         print(f"wrote {args.output}, {args.output.stat().st_size / 1e6:.1f} MB")
-    except (OSError, ValueError, RuntimeError) as error:
-        sys.exit(f"convert_model.py: {error}")
-    except KeyboardInterrupt:
-        sys.exit("convert_model.py: stopped; nothing is written")
 
 
 if __name__ == "__main__":

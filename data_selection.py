@@ -11,16 +11,14 @@ Originals are never changed. A crop that exists is taken as done, so an interrup
 again; delete data/processed if the originals have changed.
 """
 
-import argparse
 import csv
 import io
-import sys
 import warnings
 from pathlib import Path
 
 from PIL import ExifTags, Image
 
-from dog_breeds.console import progress, written_whole
+from dog_breeds.console import one_line_errors, progress, script_parser, written_whole
 from dog_breeds.dataset import (
     DATA_DIR,
     annotation_dir,
@@ -185,22 +183,14 @@ def _write_skipped(path: Path, failed: list[Failure], others: set[str]) -> None:
 
 def main() -> None:
     """Choose the breeds, crop them, tell what was done."""
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        epilog="example: python data_selection.py --breeds top10",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = script_parser(__doc__, "python data_selection.py --breeds top10")
     parser.add_argument("--breeds", nargs="+", default=["all"], metavar="BREED", help="all (default), top10, or names")
     parser.add_argument("--objects", choices=["first", "all"], default="first", help="boxes to crop (default: first)")
     parser.add_argument("--data-dir", type=Path, default=DATA_DIR, help="where raw/ is (default: %(default)s)")
     args = parser.parse_args()
-    try:
+    with one_line_errors("interrupted; run it again to continue"):
         breeds = choose_breeds(args.data_dir, args.breeds)
         summary = crop_breeds(args.data_dir, breeds, args.objects)
-    except (OSError, ValueError, RuntimeError) as error:
-        sys.exit(f"data_selection.py: {error}")
-    except KeyboardInterrupt:
-        sys.exit("data_selection.py: interrupted; run it again to continue")
     print(f"{processed_dir(args.data_dir)}: {len(breeds)} breeds, {describe_crops(summary, args.data_dir)}")
 
 

@@ -7,9 +7,7 @@ Writes  plots/eda.png, the ten breeds with most images, and beside it images_per
     python exploratory_data_analysis.py             # all 20,580 photos: some 15 seconds
 """
 
-import argparse
 import math
-import sys
 from collections import Counter
 from pathlib import Path
 
@@ -17,6 +15,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, MultipleLocator, PercentFormatter
 
+from dog_breeds.console import one_line_errors, script_parser
 from dog_breeds.dataset import (
     DATA_DIR,
     TOP,
@@ -202,15 +201,11 @@ def plot_boxes_per_photo(boxes: np.ndarray) -> Figure:
 
 def main() -> None:
     """Count, read the annotations, plot, tell."""
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        epilog="example: python exploratory_data_analysis.py --data-dir data --plots-dir plots",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = script_parser(__doc__, "python exploratory_data_analysis.py --data-dir data --plots-dir plots")
     parser.add_argument("--data-dir", type=Path, default=DATA_DIR, help="where raw/ is (default: %(default)s)")
     parser.add_argument("--plots-dir", type=Path, default=PLOTS_DIR, help="where to write (default: %(default)s)")
     args = parser.parse_args()
-    try:
+    with one_line_errors():
         counts, statistics = count_images(args.data_dir), read_statistics(args.data_dir)
         plots = {
             "eda": plot_top_breeds(counts),
@@ -222,10 +217,6 @@ def main() -> None:
         for name, figure in plots.items():
             save_plot(figure, args.plots_dir / f"{name}.png")
         copies = read_copies(args.data_dir)
-    except (OSError, ValueError) as error:
-        sys.exit(f"exploratory_data_analysis.py: {error}")
-    except KeyboardInterrupt:
-        sys.exit("exploratory_data_analysis.py: stopped")
     print(describe_statistics(counts, statistics))
     print(describe_copies(copies))
     print(f"plots: {', '.join(str(args.plots_dir / name) + '.png' for name in plots)}")

@@ -33,7 +33,7 @@ import numpy as np
 from PIL import Image, WebPImagePlugin  # noqa: F401  without it Pillow would import all its formats for WebP
 
 from dog_breeds.answers import Look, best_look, end_of, half_way
-from dog_breeds.explanation import class_activation_map, explains, on_picture
+from dog_breeds.explanation import class_activation_map, explaining, on_picture
 from dog_breeds.facts import read_facts
 from dog_breeds.http_events import NO_WORK, STATUS, RequestError, decode_base64, fields_of, http_request, http_response
 from dog_breeds.page import page_response, wants_page
@@ -58,7 +58,7 @@ def lambda_handler(event: Any, context: Any = None) -> dict:
             log["event"] = request.service
             if wants_page(request):
                 log["source"] = "page"
-                return page_response(request, MODEL.facts, MODEL.explains)
+                return page_response(request, MODEL.facts, bool(MODEL.explaining))
             event = fields_of(request)
         if not request or request.method not in NO_WORK:
             answer = answer_fields(event, log, end_of(context), direct=not request)
@@ -91,7 +91,7 @@ def answer_fields(fields: Any, log: dict, end: float, direct: bool) -> dict:
     explain = fields.get("explain", False)
     if type(explain) is not bool:
         raise RequestError("invalid_request", "explain must be true or false")
-    if explain and not MODEL.explains:
+    if explain and not MODEL.explaining:
         raise RequestError("invalid_request", "this model file cannot explain")
     log["source"] = source
     items = fields[source] if source.endswith("s") else [fields[source]]
@@ -132,7 +132,7 @@ def answer_picture(item: Any, top_k: int | None, explain: bool, log: dict, until
         if explain:
             if log["looks"] > 1:
                 run_model(look.pixels)  # which need not have been the last look
-            cells = class_activation_map(MODEL.interpreter, MODEL.classes.index(log["top_class"]))
+            cells = class_activation_map(MODEL.interpreter, MODEL.explaining, MODEL.classes.index(log["top_class"]))
             answer |= {"explanation": on_picture(cells, look.box, look.turned), "explanation_share": MODEL.share}
         return answer
     except RequestError as error:
@@ -163,7 +163,7 @@ class Model(NamedTuple):
     threshold: float  # similarity from which a breed counts as known
     tensors: list[int]  # indices of pixels and of OUTPUTS
     facts: dict  # what the file says of itself
-    explains: bool
+    explaining: list[int]  # indices of the tensors that tell where it looked; empty if it has none
 
 
 def load_model(path: Path) -> Model:
@@ -184,7 +184,7 @@ def load_model(path: Path) -> Model:
         if shapes != expected or {detail["dtype"] for detail in details} != {np.float32} or not 0 < share <= 1:
             raise ValueError(f"tensors of the shapes {shapes} and photo_share {share}, not float32 {expected}")
         indices = [detail["index"] for detail in details]
-        return Model(interpreter, classes, size, share, float(threshold), indices, facts, explains(interpreter))
+        return Model(interpreter, classes, size, share, float(threshold), indices, facts, explaining(interpreter))
     except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"{path.name} is damaged, or was not made by convert_model.py: {error}") from error
 

@@ -8,7 +8,6 @@ Reads images.tar and annotation.tar; writes data/raw/Images/<wnid-Name>/<id>.jpg
     python make_dataset.py --demo                          # draws 244 dogs of ten breeds itself, in ten seconds
 """
 
-import argparse
 import contextlib
 import fcntl
 import hashlib
@@ -29,7 +28,7 @@ from urllib.request import url2pathname
 
 from dog_breeds import recipe
 from dog_breeds.archives import ARCHIVES, INSTEAD, TIMEOUT, extract, fetch, file_sha256, read_note
-from dog_breeds.console import quiet, write_whole, written_whole
+from dog_breeds.console import one_line_errors, quiet, script_parser, write_whole, written_whole
 from dog_breeds.dataset import DATA_DIR, annotation_dir, images_dir, weights_path
 from dog_breeds.demo import draw_demo
 
@@ -240,11 +239,7 @@ def weights_digest(model: Any) -> str:
 
 def main() -> None:
     """Make data/raw, then data/weights."""
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        epilog="example: python make_dataset.py --demo",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = script_parser(__doc__, "python make_dataset.py --demo")
     parser.add_argument(
         "--base-url",
         default=os.environ.get("STANFORD_DOGS_MIRROR") or OFFICIAL_URL,
@@ -254,14 +249,9 @@ def main() -> None:
     parser.add_argument("--data-dir", type=Path, default=DATA_DIR, help="where to write (default: %(default)s)")
     parser.add_argument("--keep-archives", action="store_true", help="keep downloaded archives in data/archives")
     args = parser.parse_args()
-    try:
-        with only_run(args.data_dir):
-            make_raw(args.data_dir, args.base_url, args.demo, args.keep_archives)
-            make_weights(args.data_dir)
-    except (OSError, ValueError) as error:
-        sys.exit(f"make_dataset.py: {error}")
-    except KeyboardInterrupt:
-        sys.exit("make_dataset.py: interrupted; run it again to continue")
+    with one_line_errors("interrupted; run it again to continue"), only_run(args.data_dir):
+        make_raw(args.data_dir, args.base_url, args.demo, args.keep_archives)
+        make_weights(args.data_dir)
 
 
 if __name__ == "__main__":

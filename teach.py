@@ -12,10 +12,8 @@ To add a class, put its folder beside the others: their features are in the cach
 pictures, and recognises the new class a little less often (three in a hundred, of breeds).
 """
 
-import argparse
 import json
 import platform
-import sys
 import time
 from hashlib import sha256
 from importlib.metadata import version
@@ -25,7 +23,7 @@ import numpy as np
 
 from dog_breeds import recipe
 from dog_breeds.class_folders import Pictures, check_numbers, list_pictures, look_at, printable
-from dog_breeds.console import quiet, write_whole, written_whole
+from dog_breeds.console import one_line_errors, quiet, script_parser, write_whole, written_whole
 from dog_breeds.dataset import DATA_DIR, display_name
 from dog_breeds.duplicates import group_copies
 from dog_breeds.facts import append_facts, read_facts
@@ -133,13 +131,6 @@ def facts_of(pictures: Pictures, kept: dict, backbone: Path, classifier: Classif
     }
 
 
-def write_model(backbone: Path, classifier: Classifier, facts: dict, output: Path) -> None:
-    """Write the backbone with the head of the classes, and its facts."""
-    with written_whole(output) as part:
-        part.write_bytes(join_head(backbone.read_bytes(), classifier.weights, classifier.means, classifier.upright))
-        append_facts(part, facts)
-
-
 def describe(report: dict) -> str:
     """Return the report as lines for the terminal."""
     result, rule, recall = report["cross_validation"], report["unknown_rule"], report["cross_validation"]["recall"]
@@ -223,7 +214,9 @@ def teach_folder(images: Path, output: Path, backbone: Path, add: bool, data_dir
     report |= {"trial": recipe.PLAIN_TRIAL, "seed": seed}
     report_file = output.with_suffix(".json")
     write_whole(report_file, json.dumps(report, indent=1, ensure_ascii=False) + "\n")
-    write_model(backbone, classifier, facts, output)
+    with written_whole(output) as part:
+        part.write_bytes(join_head(backbone.read_bytes(), classifier.weights, classifier.means, classifier.upright))
+        append_facts(part, facts)
     print(describe(report))
     print(f"wrote {output} and {report_file.name} after {time.monotonic() - began:.0f} s; ask it:")
     print(f"  python test.py --model {output} --file photo.jpg")
@@ -231,12 +224,7 @@ def teach_folder(images: Path, output: Path, backbone: Path, add: bool, data_dir
 
 def main() -> None:
     """Parse the arguments and teach."""
-    style = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        epilog="example: python teach.py --images my_pictures --output my_classes.tflite",
-        formatter_class=style,
-    )
+    parser = script_parser(__doc__, "python teach.py --images my_pictures --output my_classes.tflite")
     parser.add_argument("--images", type=Path, required=True, metavar="DIR", help="folder with a sub-folder a class")
     parser.add_argument("--output", type=Path, default=OUTPUT, help="model file (default: %(default)s)")
     parser.add_argument("--backbone", type=Path, default=BACKBONE, metavar="FILE", help=f"default: {BACKBONE.name}")
@@ -245,14 +233,10 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=recipe.SEED, help="default: %(default)s")
     args = parser.parse_args()
     backbone = args.add or args.backbone
-    try:
+    with one_line_errors("stopped; the same command continues from the features computed so far"):
         if args.output.suffix != ".tflite" or args.output.resolve() == backbone.resolve():
             raise ValueError(f"--output must end in .tflite, and be another file than {backbone}")
         teach_folder(args.images, args.output, backbone, bool(args.add), args.data_dir, args.seed)
-    except (OSError, ValueError) as error:
-        sys.exit(f"teach.py: {error}")
-    except KeyboardInterrupt:
-        sys.exit("teach.py: stopped; the same command continues from the features computed so far")
 
 
 if __name__ == "__main__":

@@ -17,7 +17,6 @@ import contextlib
 import io
 import math
 import os
-import sys
 import time
 from concurrent.futures import BrokenExecutor
 from pathlib import Path
@@ -26,7 +25,7 @@ import requests
 
 from dog_breeds.bulk import classify_folder
 from dog_breeds.client_pictures import SMALLER, picture_to_send, shaded, upright_picture
-from dog_breeds.console import quiet, written_whole
+from dog_breeds.console import one_line_errors, quiet, script_parser, written_whole
 from dog_breeds.web_pictures import MAX_BYTES
 
 URL = "https://images.unsplash.com/photo-1636496430627-a7b203b4cc58"  # a Great Pyrenees
@@ -134,8 +133,7 @@ def draw(file: Path, answer: dict, path: Path) -> None:
 
 def common_parser(description: str, endpoint: str | None, example: str) -> argparse.ArgumentParser:
     """Return the options of this script and of test_cloud.py."""
-    style = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=description, epilog=f"example: {example}", formatter_class=style)
+    parser = script_parser(description, example)
     picture = parser.add_mutually_exclusive_group()
     picture.add_argument("--url", default=URL, help="of the picture (default: %(default)s)")
     picture.add_argument("--file", type=Path, help="with the picture")
@@ -161,7 +159,7 @@ def main() -> None:
         parser.error("--endpoint asks a service, --folder and --model ask none")
     if args.explain and not args.file:
         parser.error("--explain needs --file")
-    try:
+    with one_line_errors():
         if args.folder:
             print(answer_folder(args.folder, args.csv, args.model or Path(__file__).with_name(MODEL)))
             return
@@ -171,10 +169,6 @@ def main() -> None:
         if args.explain:
             draw(args.file, answer, args.explain)
             print(f"where it looked: {args.explain}")
-    except KeyboardInterrupt:
-        sys.exit("test.py: stopped")
-    except (OSError, RuntimeError, ValueError) as error:
-        sys.exit(f"test.py: {error}")
 
 
 if __name__ == "__main__":

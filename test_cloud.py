@@ -12,6 +12,7 @@ Prints ten breeds, likeliest first. The first answer after a pause takes some se
 import os
 import sys
 
+from dog_breeds.console import one_line_errors
 from dog_breeds.endpoint import ask, credentials, load, signer
 from test import common_parser, event_for, show
 
@@ -36,7 +37,7 @@ def main() -> None:
     parser.add_argument("--requests", type=int, help="send the picture so often, and measure")
     parser.add_argument("--concurrency", type=int, default=1, help="at once, for --requests (default: %(default)s)")
     args = parser.parse_args()
-    try:
+    with one_line_errors():
         if not args.endpoint:
             raise ValueError("where is the service? Give --endpoint URL, or set DOG_BREEDS_ENDPOINT")
         if args.concurrency < 1 or (args.requests is not None and args.requests < 1):
@@ -50,10 +51,6 @@ def main() -> None:
         print(lines(figures))
         if figures["failed"]:
             raise RuntimeError(f"{figures['failed']} of {args.requests} requests failed")
-    except KeyboardInterrupt:
-        sys.exit("test_cloud.py: stopped")
-    except (OSError, RuntimeError, ValueError) as error:
-        sys.exit(f"test_cloud.py: {error}")
 
 
 if __name__ == "__main__":

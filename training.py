@@ -12,12 +12,10 @@ heads on its stored features. A second run finds them in the cache. TensorFlow c
 in processes of its own; all else runs in the serving runtime and NumPy.
 """
 
-import argparse
 import itertools
 import json
 import platform
 import re
-import sys
 import time
 from collections.abc import Sequence
 from hashlib import sha256
@@ -29,7 +27,7 @@ import numpy as np
 import teach
 from data_selection import crop_breeds, describe_crops
 from dog_breeds import recipe
-from dog_breeds.console import write_whole, written_whole
+from dog_breeds.console import one_line_errors, script_parser, write_whole, written_whole
 from dog_breeds.dataset import (
     DATA_DIR,
     PARTS,
@@ -246,10 +244,7 @@ def read_report(model_path: Path) -> dict:
 
 def main() -> None:
     """Parse the arguments and train."""
-    style = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog="example: python training.py --breeds all", formatter_class=style
-    )
+    parser = script_parser(__doc__, "python training.py --breeds all")
     parser.add_argument(
         "--breeds", nargs="+", default=["top10"], metavar="BREED", help="top10 (default), all, or names"
     )
@@ -265,17 +260,13 @@ def main() -> None:
     args = parser.parse_args()
     if args.images and (args.breeds != ["top10"] or args.split_file or args.quick or args.size != recipe.SIZE):
         parser.error("--images goes without --breeds, --split-file, --size and --quick")
-    try:
+    with one_line_errors("stopped; the same command continues from the features computed so far"):
         if args.images:
             output = args.output_dir / teach.OUTPUT
             teach.teach_folder(args.images, output, teach.BACKBONE, add=False, data_dir=args.data_dir, seed=args.seed)
             return
         task = prepare_task(args.data_dir, args.breeds, args.split_file, args.size, args.seed)
         train_classifier(task, recipe.QUICK_GRID if args.quick else recipe.GRID, args.output_dir)
-    except (OSError, ValueError, RuntimeError) as error:
-        sys.exit(f"training.py: {error}")
-    except KeyboardInterrupt:
-        sys.exit("training.py: stopped; the same command continues from the features computed so far")
 
 
 if __name__ == "__main__":

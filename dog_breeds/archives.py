@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 import requests
 
-from dog_breeds.console import progress, write_whole
+from dog_breeds.console import counted, progress, write_whole
 
 ARCHIVES = {  # top folder, suffix of the files; the small one is fetched first
     "annotation.tar": ("Annotation", ""),
@@ -231,11 +231,8 @@ def extract(archives: dict[str, Path], folder: Path) -> dict:
     need_space(folder, sum(4096 + size for *_, size in files))  # 4096: what a file costs beyond its bytes, at most
     for parent in {Path(name).parent for _, name, *_ in files}:
         (folder / parent).mkdir(parents=True)
-    with contextlib.ExitStack() as stack:
-        show = stack.enter_context(progress("extracting", len(files), unit="files", scale=1))
-        opened = {path: stack.enter_context(path.open("rb")) for path in archives.values()}
-        for number, (archive, name, offset, size) in enumerate(files, 1):
-            opened[archive].seek(offset)
-            (folder / name).write_bytes(opened[archive].read(size))
-            show(number)
+    for archive, name, offset, size in counted(files, "extracting", len(files), "files"):
+        with archive.open("rb") as file:
+            file.seek(offset)
+            (folder / name).write_bytes(file.read(size))
     return {"breeds": len({key.split("/")[0] for key in keys["images.tar"]}), "images": len(keys["images.tar"])}

@@ -1,6 +1,5 @@
 """Folders of anybody's pictures, a sub-folder for each class: listed and looked at."""
 
-import contextlib
 import unicodedata
 import warnings
 from collections.abc import Collection, Mapping
@@ -9,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from dog_breeds.client_pictures import SUFFIXES
-from dog_breeds.console import progress
+from dog_breeds.client_pictures import SUFFIXES, NoPicture, open_picture
+from dog_breeds.console import counted
 from dog_breeds.duplicates import COLUMNS, ROWS
 from dog_breeds.pixels import model_pixels
 from dog_breeds.safe_pictures import MAX_PIXELS
@@ -64,16 +63,9 @@ def look_at(pictures: Pictures) -> tuple[Pictures, np.ndarray, dict[str, str]]:
 
     Returns the readable pictures, their thumbnails, grey uint8 [n, ROWS, COLUMNS], and of the others what is wrong.
     """
-    with contextlib.suppress(ImportError):
-        from pillow_heif import register_heif_opener
-
-        register_heif_opener()
     warnings.filterwarnings("ignore", module="PIL")  # remarks on odd files
-    paths, seen = [path for paths in pictures.values() for path in paths], []
-    with progress("looking at pictures", len(paths), unit="pictures", scale=1) as show:
-        for result in in_threads(thumbnail, paths):
-            seen.append(result)
-            show(len(seen))
+    paths = [path for paths in pictures.values() for path in paths]
+    seen = list(counted(in_threads(thumbnail, paths), "looking at pictures", len(paths), "pictures"))
     thumbnails = {path: result for path, result in zip(paths, seen, strict=True) if not isinstance(result, str)}
     wrong = {printable(path): result for path, result in zip(paths, seen, strict=True) if isinstance(result, str)}
     readable = {name: [path for path in paths if path in thumbnails] for name, paths in pictures.items()}
@@ -83,26 +75,17 @@ def look_at(pictures: Pictures) -> tuple[Pictures, np.ndarray, dict[str, str]]:
 def thumbnail(path: Path) -> np.ndarray | str:
     """Return a picture's thumbnail, grey uint8 [ROWS, COLUMNS], squashed, or why it cannot be read."""
     try:
-        with Image.open(path) as image:
+        with open_picture(path) as image:
             if image.width * image.height > MAX_PIXELS:
                 return (
                     f"it has {image.width * image.height / 1e6:.0f} million pixels, {MAX_PIXELS / 1e6:.0f} are allowed"
                 )
             pixels = model_pixels(image, 64)
+    except NoPicture as error:
+        return printable(str(error).replace(f"{path} ", "it "))
     except Exception as error:  # Pillow raises nearly anything for a damaged file
-        return reason(path, error)
+        return f"it is damaged ({error})"
     return np.asarray(Image.fromarray(pixels).convert("L").resize((COLUMNS, ROWS), Image.Resampling.BOX))
-
-
-def reason(path: Path, error: Exception) -> str:
-    """Return in a few words why a picture cannot be read."""
-    if isinstance(error, FileNotFoundError):
-        return "the file that it links to is not there"
-    if isinstance(error, PermissionError):
-        return "it may not be read"
-    if path.suffix.lower() in (".heic", ".heif"):
-        return "a HEIC photo needs pip install pillow-heif, or it is damaged"
-    return "it is no picture" if isinstance(error, Image.UnidentifiedImageError) else f"it is damaged ({error})"
 
 
 def printable(name: str | Path) -> str:

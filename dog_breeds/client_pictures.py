@@ -15,12 +15,18 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".heic", ".heif", 
 DARK = 0.27  # how bright what did not speak for the breed stays
 
 
+class NoPicture(ValueError):
+    """Of a file that cannot be read as a picture: a sentence for the user."""
+
+
 def picture_to_send(file: Path) -> bytes:
     """Return a picture's file as the service takes it: as it is, or as a JPEG if it is large or of another format.
 
-    Raises ValueError, with a sentence for the user, if it is no picture.
+    Raises NoPicture if it is none.
     """
-    if picture_format(file) in SENT_AS_THEY_ARE and file.stat().st_size <= MAX_SENT:
+    with open_picture(file) as image:
+        sendable = image.format in SENT_AS_THEY_ARE
+    if sendable and file.stat().st_size <= MAX_SENT:
         return file.read_bytes()
     buffer = io.BytesIO()
     upright_picture(file, SMALLER).save(buffer, "JPEG", quality=90)
@@ -28,7 +34,7 @@ def picture_to_send(file: Path) -> bytes:
 
 
 def upright_picture(file: Path, side: int) -> Image.Image:
-    """Return a picture as RGB, upright, its longer side at most `side` pixels. Raises ValueError as above."""
+    """Return a picture as RGB, upright, its longer side at most `side` pixels. Raises NoPicture."""
     with open_picture(file) as image:
         try:
             scale_down(image, side)
@@ -36,40 +42,33 @@ def upright_picture(file: Path, side: int) -> Image.Image:
             turn_upright(image)
             image = opaque(image).convert("RGB")
         except Exception:  # Pillow raises nearly anything for a damaged file
-            raise ValueError(f"{file} is damaged or incomplete") from None
+            raise NoPicture(f"{file} is damaged or incomplete") from None
     image.thumbnail((side, side))
     return image
 
 
-def picture_format(file: Path) -> str:
-    """Return Pillow's name of a picture's format. Raises ValueError as above."""
-    with open_picture(file) as image:
-        return image.format
-
-
 def open_picture(file: Path) -> Image.Image:
-    """Open a picture of any format that Pillow and pillow-heif know; ValueError, with a sentence, if it is none."""
+    """Open a picture of any format that Pillow and pillow-heif know. Raises NoPicture."""
     if file.is_dir():
-        raise ValueError(f"{file} is a folder; name a picture in it")
+        raise NoPicture(f"{file} is a folder; name a picture in it")
     if not file.is_file():
-        raise ValueError(f"there is no file {file}")
+        raise NoPicture(f"there is no file {file}")
+    warnings.simplefilter("ignore", Image.DecompressionBombWarning)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of large pictures
-            if is_heic(file):
-                import pillow_heif  # the clients' alone: the image of the service has no decoder of HEIC
+        if is_heic(file):
+            import pillow_heif  # the clients' alone: the image of the service has no decoder of HEIC
 
-                pillow_heif.register_heif_opener()
-            return Image.open(file)
+            pillow_heif.register_heif_opener()
+        return Image.open(file)
     except ModuleNotFoundError:
-        raise ValueError(f"{file} is a HEIC photo, for which pip install pillow-heif is needed") from None
+        raise NoPicture(f"{file} is a HEIC photo, for which pip install pillow-heif is needed") from None
     except PermissionError:
-        raise ValueError(f"{file} may not be read") from None
+        raise NoPicture(f"{file} may not be read") from None
     except Image.DecompressionBombError:
-        raise ValueError(f"{file} has too many pixels; make it smaller") from None
+        raise NoPicture(f"{file} has too many pixels; make it smaller") from None
     except UnidentifiedImageError:
         kinds = "JPEG, PNG, WebP, GIF, BMP, HEIC, AVIF or TIFF"
-        raise ValueError(f"{file} is no picture that can be read; it must be {kinds}") from None
+        raise NoPicture(f"{file} is no picture that can be read; it must be {kinds}") from None
 
 
 def is_heic(file: Path) -> bool:

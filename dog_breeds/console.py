@@ -1,11 +1,30 @@
-"""What every long step needs: a progress bar, silence from chatty libraries, files that appear only when whole."""
+"""What every script needs: a command line, a progress bar, silence from chatty libraries, files written whole."""
 
+import argparse
 import contextlib
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+
+
+def script_parser(docstring: str, example: str) -> argparse.ArgumentParser:
+    """Return a parser whose --help shows a script's docstring as it is written, and an example."""
+    style = argparse.RawDescriptionHelpFormatter
+    return argparse.ArgumentParser(description=docstring, epilog=f"example: {example}", formatter_class=style)
+
+
+@contextlib.contextmanager
+def one_line_errors(stopped: str = "stopped") -> Iterator[None]:
+    """End the script with its name and one line where something is wrong that its user can mend, and after Ctrl-C."""
+    script = Path(sys.argv[0]).name
+    try:
+        yield
+    except (OSError, RuntimeError, ValueError) as error:
+        sys.exit(f"{script}: {error}")
+    except KeyboardInterrupt:
+        sys.exit(f"{script}: {stopped}")
 
 
 @contextlib.contextmanager
@@ -64,6 +83,14 @@ def progress(
     finally:
         if terminal and shown != began:
             print()
+
+
+def counted(items: Iterable, label: str, total: int, unit: str) -> Iterator:
+    """Yield the items, and show how many of them are done with."""
+    with progress(label, total, unit=unit, scale=1) as show:
+        for done, item in enumerate(items, 1):
+            yield item
+            show(done)
 
 
 @contextlib.contextmanager

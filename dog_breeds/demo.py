@@ -8,7 +8,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFilter
 
 from dog_breeds.archives import ARCHIVES
-from dog_breeds.console import progress
+from dog_breeds.console import counted
 from dog_breeds.demo_dogs import DEMO_BREEDS, Colour, draw_dog, shade
 
 PLACES = {  # colours of sky (or wall), ground, things that stand about, specks on the ground
@@ -30,9 +30,8 @@ def draw_demo(folder: Path) -> dict[str, Path]:
     with (
         tarfile.open(archives["images.tar"], "w") as images,
         tarfile.open(archives["annotation.tar"], "w") as annotations,
-        progress("drawing", len(jobs), unit="pictures", scale=1) as show,
     ):
-        for done, (name, number) in enumerate(jobs, 1):
+        for name, number in counted(jobs, "drawing", len(jobs), "pictures"):
             wnid = name.split("-")[0]
             image, boxes = draw_photo(DEMO_BREEDS[name], random.Random(f"{wnid}_{number}"))
             image_id = f"{wnid}_{900_000 + number}"  # no photo of the data set is called so
@@ -40,7 +39,6 @@ def draw_demo(folder: Path) -> dict[str, Path]:
             image.save(jpeg, "JPEG", quality=92)
             add_file(images, f"Images/{name}/{image_id}.jpg", jpeg.getvalue())
             add_file(annotations, f"Annotation/{name}/{image_id}", voc_xml(name, image_id, image.size, boxes).encode())
-            show(done)
     return archives
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from dog_breeds.console import progress
+from dog_breeds.console import counted
 from dog_breeds.dataset import Task, images_dir
 from dog_breeds.workers import in_threads
 
@@ -42,21 +42,17 @@ def without_copies(task: Task, images: Sequence[str]) -> list[str]:
 
 def thumbnails(paths: Sequence[Path]) -> np.ndarray:
     """Return small grey pictures, uint8 [n, 32, 36]; of files that cannot be read, black ones."""
-    result = np.zeros((len(paths), ROWS, COLUMNS), np.uint8)
-    with progress("thumbnails", len(paths), unit="photos", scale=1) as show:
-        for done, pixels in enumerate(in_threads(_thumbnail, paths)):
-            result[done] = pixels
-            show(done + 1)
-    return result
+    pictures = counted(in_threads(_thumbnail, paths), "thumbnails", len(paths), "photos")
+    return np.array(list(pictures), np.uint8).reshape(-1, ROWS, COLUMNS)
 
 
-def _thumbnail(path: Path) -> np.ndarray | int:
+def _thumbnail(path: Path) -> np.ndarray:
     try:
         with Image.open(path) as image:
             image.draft("L", (2 * ROWS, 2 * ROWS))
             return np.asarray(image.convert("L").resize((COLUMNS, ROWS), Image.Resampling.BOX))
     except Exception:  # Pillow raises nearly anything for a damaged file
-        return 0
+        return np.zeros((ROWS, COLUMNS), np.uint8)
 
 
 def group_copies(pictures: np.ndarray) -> np.ndarray:

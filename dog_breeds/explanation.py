@@ -1,30 +1,24 @@
 """Where the model looked: which parts of a picture spoke for its breed. NumPy only."""
 
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
 
-def explains(interpreter: Any) -> bool:
-    """Return whether a model file gives what an explanation needs: a map of features, a head without inner layer."""
-    tensors = indices(interpreter)
-    if not {"map", "kernel"} <= tensors.keys():
-        return False
-    shapes = [interpreter.get_tensor(tensors[name]).shape for name in ("map", "kernel")]
-    return shapes[0][-1] == shapes[1][-1]
+def explaining(interpreter: Any) -> list[int]:
+    """Return the indices of the tensors that explain: the map of features, the kernel of a head without inner layer.
+
+    Empty for a model file that lacks one of them.
+    """
+    indices = {tensor["name"]: tensor["index"] for tensor in interpreter.get_tensor_details()}
+    found = [indices[name] for name in ("map", "kernel") if name in indices]
+    depths = [interpreter.get_tensor(index).shape[-1] for index in found]
+    return found if len(depths) == 2 and depths[0] == depths[1] else []
 
 
-@lru_cache(maxsize=1)
-def indices(interpreter: Any) -> dict[str, int]:
-    """Return the index of each tensor by its name."""
-    return {tensor["name"]: tensor["index"] for tensor in interpreter.get_tensor_details()}
-
-
-def class_activation_map(interpreter: Any, breed: int) -> list[list[float]]:
+def class_activation_map(interpreter: Any, tensors: list[int], breed: int) -> list[list[float]]:
     """Return how much each cell of the last picture spoke for a breed, as `evidence` does, in rows of numbers."""
-    tensors = indices(interpreter)
-    cells, kernel = (interpreter.get_tensor(tensors[name]) for name in ("map", "kernel"))
+    cells, kernel = map(interpreter.get_tensor, tensors)
     return evidence(cells[0], kernel[breed]).round(3).tolist()
 
 

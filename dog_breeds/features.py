@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from dog_breeds import recipe
-from dog_breeds.console import progress, written_whole
+from dog_breeds.console import counted, written_whole
 from dog_breeds.dataset import Task, breed_name, images_dir, processed_dir, weights_path
 from dog_breeds.pixels import read_pixels
 from dog_breeds.tflite import load_file, run_file
@@ -163,14 +163,12 @@ def features_by(backbone: Path, views: Sequence[View], data_dir: Path, size: int
     keys = list(missing)
     todo = [views[wanted[key][0]] for key in keys]
     saved = 0
-    with progress("features", len(keys), unit="views", scale=1) as show:
-        rows = run_file(backbone, todo, lambda view: load_pixels(view, size), ["features"])
-        for done, (row,) in enumerate(rows, 1):
-            features[wanted[keys[done - 1]]] = row
-            if done - saved == recipe.ROWS_PER_SHARD or done == len(keys):
-                save_shard(cache, keys[saved:done], features[[wanted[key][0] for key in keys[saved:done]]])
-                saved = done
-            show(done)
+    rows = run_file(backbone, todo, lambda view: load_pixels(view, size), ["features"])
+    for done, (row,) in enumerate(counted(rows, "features", len(keys), "views"), 1):
+        features[wanted[keys[done - 1]]] = row
+        if done - saved == recipe.ROWS_PER_SHARD or done == len(keys):
+            save_shard(cache, keys[saved:done], features[[wanted[key][0] for key in keys[saved:done]]])
+            saved = done
     return features
 
 

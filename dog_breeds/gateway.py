@@ -4,10 +4,9 @@
     python -m dog_breeds.gateway --port 9000 --emulator http://127.0.0.1:8080 --payload 1.0
 
 The events are those of a function URL (payload 2.0) or of an HTTP API (payload 1.0). As the emulator runs one
-invocation at a time, requests wait in a queue. Only the standard library is needed.
+invocation at a time, requests wait in a queue. Nothing that must be installed is needed.
 """
 
-import argparse
 import base64
 import binascii
 import http.client
@@ -22,6 +21,8 @@ from concurrent.futures import ThreadPoolExecutor
 from email.message import Message
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
+
+from dog_breeds.console import script_parser
 
 INVOCATIONS = "/2015-03-31/functions/function/invocations"
 MAX_EVENT = 6_291_456  # bytes of an event, and of a response: what Lambda takes and gives
@@ -215,11 +216,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 def main() -> None:
     """Serve until Ctrl-C."""
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        epilog="example: python -m dog_breeds.gateway --port 9000 --payload 1.0",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = script_parser(__doc__, "python -m dog_breeds.gateway --port 9000 --payload 1.0")
     parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 lets others in (default: %(default)s)")
     parser.add_argument("--port", type=int, default=9000, help="to listen on (default: %(default)s)")
     parser.add_argument("--emulator", default="http://127.0.0.1:8080", help="its address (default: %(default)s)")

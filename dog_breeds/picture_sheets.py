@@ -8,14 +8,7 @@ from matplotlib.figure import Figure
 from PIL import Image, ImageDraw
 
 from dog_breeds.client_pictures import shaded
-from dog_breeds.dataset import (
-    Task,
-    annotation_dir,
-    breed_name,
-    display_name,
-    images_dir,
-    read_annotation,
-)
+from dog_breeds.dataset import Task, annotation_dir, breed_name, display_name, images_dir, read_annotation
 from dog_breeds.explanation import evidence
 from dog_breeds.features import View, crop_view, load_pixels
 from dog_breeds.heads import Classifier, slope

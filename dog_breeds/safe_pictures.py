@@ -116,9 +116,9 @@ class TooSlow(BaseException):
 def limited_time(until: float) -> Iterator[None]:
     """Raise TooSlow in what runs here, after MAX_SECONDS of a CPU, or at a time of time.monotonic().
 
-    It ends loops of Python, as Pillow has around what it decodes; not C. Does nothing on Windows, nor in a thread.
+    It ends loops of Python, as Pillow has around what it decodes; not C. Does nothing in a thread.
     """
-    if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
+    if threading.current_thread() is not threading.main_thread():
         yield
         return
 

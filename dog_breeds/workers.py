@@ -31,7 +31,7 @@ def in_processes(function: Callable, tasks: Iterable[tuple], processes: int = 0)
     same on every system. Raises BrokenExecutor when one of them dies.
     """
     tasks = iter(tasks)
-    first = list(itertools.islice(tasks, min(processes or cpu_count(), 61)))  # 61: what Windows can wait for
+    first = list(itertools.islice(tasks, processes or cpu_count()))
     if not first:
         return
     processes = len(first)
@@ -91,18 +91,15 @@ def _starting_workers(function: Callable) -> Iterator[None]:
 def _ctrl_c_later() -> Iterator[None]:
     """Keep Ctrl-C from processes that start in here, and from this one until they have been told what to do."""
     came = []
-    can_mask = hasattr(signal, "pthread_sigmask")  # no such thing on Windows; new processes inherit it
-    if can_mask:
-        resource_tracker.ensure_running()  # the first worker would start it, and that ends with the mask taken off
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT}) if can_mask else None
+    resource_tracker.ensure_running()  # the first worker would start it, and that ends with the mask taken off
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # new processes inherit it
     # The mask is this thread's alone: a signal that another thread receives still interrupts the main one.
     wait = threading.current_thread() is threading.main_thread()
     handler = signal.signal(signal.SIGINT, lambda *_: came.append(True)) if wait else None
     try:
         yield
     finally:
-        if can_mask:
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         if wait:
             signal.signal(signal.SIGINT, handler)
             if came:
@@ -112,7 +109,7 @@ def _ctrl_c_later() -> Iterator[None]:
 def _start_worker(processes: int) -> None:
     global _processes
     _processes = processes
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # for Windows
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     warnings.simplefilter("ignore")  # Pillow's remarks on odd files
 

@@ -119,12 +119,7 @@ def fuse_relus(model: schema.ModelT) -> None:
 
 
 def save_model(
-    weights: Path,
-    size: int,
-    head: Sequence[np.ndarray],
-    means: np.ndarray,
-    upright: Sequence[np.ndarray],
-    path: Path,
+    weights: Path, size: int, head: Sequence[np.ndarray], means: np.ndarray, upright: Sequence[np.ndarray], path: Path
 ) -> None:
     """Write the whole classifier as .h5: pixels 0..255, float32 [n, size, size, 3] -> the outputs of the .tflite file.
 
@@ -148,8 +143,7 @@ def save_model(
     outputs = [keras.layers.Softmax(name="probabilities")(x), keras.layers.GlobalMaxPooling1D(name="similarity")(y)]
     outputs.append(score)
     logging.disable(logging.WARNING)  # Keras warns that .h5 is its older format; the file's users expect it
-    with written_whole(path) as part:
-        keras.Model(inputs, outputs, name="dog_breeds").save(part)
+    keras.Model(inputs, outputs, name="dog_breeds").save(path)
     logging.disable(logging.NOTSET)
 
 

@@ -16,6 +16,7 @@ MAY_IMPORT = {  # modules that are not named import nothing of the package
     "dataset": {"recipe", "console"},
     "demo": {"archives", "console", "demo_dogs"},
     "duplicates": {"dataset", "workers", "console"},
+    "gateway": {"console"},
     "features": {"dataset", "pixels", "recipe", "tflite", "workers", "console"},
     "heads": {"features", "metrics", "recipe", "workers"},
     "own_classes": {"features", "heads", "metrics", "recipe"},

@@ -9,7 +9,7 @@ from conftest import SIZE
 
 from dog_breeds import features, heads
 from dog_breeds.dataset import weights_path
-from dog_breeds.explanation import explains
+from dog_breeds.explanation import explaining
 from dog_breeds.facts import append_facts
 from dog_breeds.metrics import log_softmax
 from dog_breeds.tflite import join_head, load_file, read_head
@@ -129,7 +129,7 @@ def test_a_joined_file_answers_as_numpy_and_its_features_are_the_backbones(backb
     interpreter = Interpreter(str(file))
     assert set(interpreter.get_signature_list()["serving_default"]["outputs"]) == set(outputs)
     interpreter.allocate_tensors()
-    assert explains(interpreter) == (inner_size == 0)
+    assert bool(explaining(interpreter)) == (inner_size == 0)
 
 
 @pytest.mark.parametrize(("old", "new"), [(0, 0), (0, 30), (30, 0), (30, 20)])
