@@ -101,8 +101,8 @@ $(DEMO)/plots/eda.png: $(DEMO)/data/dataset exploratory_data_analysis.py
 	@$(RUN) exploratory_data_analysis.py --data-dir $(DEMO)/data --plots-dir $(DEMO)/plots
 
 $(DEMO)/model: $(DEMO)/data/crops training.py
-	@echo "--- training.py --quick"
-	@$(RUN) training.py --quick --data-dir $(DEMO)/data --output-dir $(DEMO)
+	@echo "--- training.py --quick --size 150"
+	@$(RUN) training.py --quick --size 150 --data-dir $(DEMO)/data --output-dir $(DEMO)
 	@touch $@
 
 $(DEMO)/top_10_dog_breeds.tflite: $(DEMO)/model $(DEMO)/plots/eda.png convert_model.py
@@ -111,7 +111,7 @@ $(DEMO)/top_10_dog_breeds.tflite: $(DEMO)/model $(DEMO)/plots/eda.png convert_mo
 
 # --- Tests, and the model file
 
-test: .venv/installed $(BIN)/aws-lambda-rie .venv/events/HttpApi.json
+test: .venv/installed $(BIN)/aws-lambda-rie .venv/events/HttpApi.json $(SERVING)/aws-lambda-rie
 	@$(RUN) -m pytest
 
 lint: .venv/installed .venv/lint/installed

@@ -16,6 +16,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+from handler_process import family  # noqa: E402  of the tests, which have only now a path
+
 MODEL = ROOT / "top_10_dog_breeds.tflite"
 SPLIT_FILE = ROOT / "benchmarks" / "official_split.csv"  # of the ten breeds
 SPLIT_HELP = "rows of image,split (default: benchmarks/official_split.csv, the ten breeds)"
@@ -112,12 +114,3 @@ def memory(pid: int) -> int:
             lines = Path(f"/proc/{member}/smaps_rollup").read_text().splitlines()
             total += sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
     return total
-
-
-def family(pid: int) -> Iterator[int]:
-    """Yield the ids of a process and of all its descendants."""
-    yield pid
-    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-        for task in os.listdir(f"/proc/{pid}/task"):
-            for child in Path(f"/proc/{pid}/task/{task}/children").read_text().split():
-                yield from family(int(child))

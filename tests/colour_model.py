@@ -1,13 +1,14 @@
 """Write a tiny model file with the contract of the real one, which tells ten colours apart instead of ten breeds.
 
-    PYTHONPATH=. python tests/colour_model.py MODEL.tflite            # or --map: one that can explain
+    PYTHONPATH=. python tests/colour_model.py MODEL.tflite EXPLAINING.tflite
 
 A picture's "breed" is the one of COLOURS nearest to the mean colour of its upper left quarter. Where none is near, as
-for gray, the similarity is below the threshold: the breed is not known, and the picture seems to be turned. With a map,
-each of its cells speaks for the breed of its own colour. TensorFlow needs a process of its own.
+for gray, the similarity is below the threshold: the breed is not known, and the picture seems to be turned. The second
+has a map: each of its cells speaks for the breed of its own colour. TensorFlow needs a process of its own.
 """
 
 import sys
+import zipfile
 from pathlib import Path
 
 SIZE = 299
@@ -52,6 +53,16 @@ def write_model(path: Path, size: int = SIZE, breeds: list[str] | None = None, w
     append_facts(path, metadata(breeds, size))
 
 
+def with_facts(model: Path, path: Path, **facts: object) -> Path:
+    """Write a colour model with other facts than its own."""
+    from dog_breeds.facts import append_facts
+
+    with zipfile.ZipFile(model) as archive:
+        path.write_bytes(model.read_bytes()[: min(entry.header_offset for entry in archive.infolist())])
+    append_facts(path, metadata(list(COLOURS)) | facts)
+    return path
+
+
 def with_names(content: bytes, classes: int) -> bytes:
     """Return a model whose outputs are named as in the contract, with a constant "kernel" beside them."""
     import numpy as np
@@ -83,4 +94,5 @@ def metadata(breeds: list[str], size: int = SIZE) -> dict:
 
 
 if __name__ == "__main__":
-    write_model(Path(sys.argv[1]), with_map="--map" in sys.argv)
+    for path, with_map in zip(sys.argv[1:], (False, True), strict=True):
+        write_model(Path(path), with_map=with_map)

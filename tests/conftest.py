@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import pytest
 from emulator import free_ports
-from handler_fixtures import ask, colour_model, explaining_model, photo, port, stack  # noqa: F401
+from handler_fixtures import ask, colour_model, colour_models, explaining_model, photo, port, stack  # noqa: F401
 from handler_process import ROOT
 
 import convert_model
@@ -61,7 +61,7 @@ def elsewhere() -> Iterator[Callable]:
     with pool, pytest.MonkeyPatch.context() as patch:
 
         def call_elsewhere(*arguments: Any) -> Any:
-            return pool.submit(workers._call, *arguments).result()
+            return pool.submit(workers._call, "keras_side", "fresh", *arguments).result()
 
         for module in (features, training, convert_model):
             patch.setattr(module, "call_elsewhere", call_elsewhere)
@@ -71,16 +71,16 @@ def elsewhere() -> Iterator[Callable]:
 
 @pytest.fixture(scope="session")
 def demo(request, tmp_path_factory) -> Path:
-    """A data folder with the demo set and Xception's weights. The weights, 84 MB, stay in pytest's cache."""
-    store = request.config.cache.mkdir("data")
+    """What `make_dataset.py --demo` makes. The weights, 84 MB, stay in pytest's cache."""
+    store, data_dir = request.config.cache.mkdir("data"), tmp_path_factory.mktemp("demo")
+    if weights_path(store).exists():
+        weights_path(data_dir).parent.mkdir()
+        os.link(weights_path(store), weights_path(data_dir))
+    done = run("make_dataset.py", "--demo", "--data-dir", data_dir)
+    assert done.returncode == 0, done.stderr
     if not weights_path(store).exists():
-        code = "import make_dataset, pathlib, sys; make_dataset.make_weights(pathlib.Path(sys.argv[1]))"
-        subprocess.run([sys.executable, "-c", code, store], cwd=ROOT, check=True)
-    data_dir = tmp_path_factory.mktemp("demo")
-    weights = weights_path(data_dir)
-    weights.parent.mkdir()
-    os.link(weights_path(store), weights)
-    make_dataset.make_raw(data_dir, "", demo=True)
+        weights_path(store).parent.mkdir(exist_ok=True)
+        os.link(weights_path(data_dir), weights_path(store))
     return data_dir
 
 
@@ -131,8 +131,9 @@ class Demo(NamedTuple):
 
 
 def touched() -> dict[str, int]:
-    """When each file was changed at the top of the project and in the folders that its scripts write to by default."""
-    files = [*ROOT.glob("*"), *(path for name in ("data", "plots", "demo") for path in (ROOT / name).rglob("*"))]
+    """When each file was changed that the scripts write by default."""
+    files = [path for name in ("data", "plots", "demo") for path in (ROOT / name).rglob("*")]
+    files += [path for pattern in ("*_v1_*", "*.tflite", "my_classes.*") for path in ROOT.glob(pattern)]
     return {str(path.relative_to(ROOT)): path.stat().st_mtime_ns for path in files if path.is_file()}
 
 
@@ -170,12 +171,10 @@ def make(*words: str, **env: str) -> subprocess.CompletedProcess:
 
 @pytest.fixture(scope="session")
 def made_demo(demo, tmp_path_factory) -> Demo:
-    """A demo, once for all tests: two minutes. It shares only the environment and the weights with other runs."""
+    """A demo, once for all tests: two minutes. Its first script finds the pictures of `demo` and the weights there."""
     folder = tmp_path_factory.mktemp("pipeline") / "demo"
-    weights = weights_path(folder / "data")
-    weights.parent.mkdir(parents=True)
-    os.link(weights_path(demo), weights)
-    before, [free] = touched(), free_ports()
+    shutil.copytree(demo, folder / "data", copy_function=os.link)
+    before, [free] = touched(), free_ports(below=10_000)
     result = make("demo", f"DEMO={folder}", f"PORT={free}")
     assert result.returncode == 0, result.stdout + result.stderr
     assert "XNNPACK" not in result.stderr, "the serving runtime's remarks are silenced"

@@ -77,11 +77,11 @@ def emulator(model: Path, handler: str = "lambda_function.lambda_handler", **env
             process.wait()
 
 
-def free_ports(number: int = 1) -> list[int]:
-    """Ports that nobody uses, nor the one after each: from below those that the system gives to clients."""
+def free_ports(number: int = 1, below: int = 32_000) -> list[int]:
+    """Ports that nobody uses, nor the one after each. The system gives clients higher ones."""
     free = set()
     while len(free) < number:
-        port = random.randrange(10_000, 32_000, 2)
+        port = random.randrange(max(8_000, below - 22_000), below, 2)
         with contextlib.suppress(OSError), contextlib.ExitStack() as servers:
             for both in (port, port + 1):
                 servers.enter_context(socket.create_server(("127.0.0.1", both)))
@@ -91,7 +91,7 @@ def free_ports(number: int = 1) -> list[int]:
 
 def wait_for(port: int, process: subprocess.Popen) -> None:
     """Return once something listens on the port."""
-    for _ in range(200):
+    for _ in range(600):
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
             return
         assert process.poll() is None, "it has ended"

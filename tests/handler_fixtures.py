@@ -21,22 +21,24 @@ COLOUR_MODEL = Path(__file__).with_name("colour_model.py")
 
 
 @pytest.fixture(scope="session")
-def colour_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny model file that tells colours apart, made by TensorFlow in a process of its own."""
-    return make_colour_model(tmp_path_factory.mktemp("model") / "colours.tflite")
+def colour_models(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Two tiny model files that tell colours apart, made by TensorFlow in a process of its own."""
+    files = [tmp_path_factory.mktemp("model") / name for name in ("colours.tflite", "explaining.tflite")]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, COLOUR_MODEL, *files], check=True, capture_output=True, env=env)
+    return files
 
 
 @pytest.fixture(scope="session")
-def explaining_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def colour_model(colour_models: list[Path]) -> Path:
+    """The first, which cannot explain."""
+    return colour_models[0]
+
+
+@pytest.fixture(scope="session")
+def explaining_model(colour_models: list[Path]) -> Path:
     """The same with a map, from which explanations come."""
-    return make_colour_model(tmp_path_factory.mktemp("model") / "explaining.tflite", "--map")
-
-
-def make_colour_model(path: Path, *options: str) -> Path:
-    """Run colour_model.py; return the file that it wrote."""
-    env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    subprocess.run([sys.executable, COLOUR_MODEL, path, *options], check=True, capture_output=True, env=env)
-    return path
+    return colour_models[1]
 
 
 @pytest.fixture(scope="module")

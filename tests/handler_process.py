@@ -37,6 +37,15 @@ class Answered(NamedTuple):
         return json.loads(line)
 
 
+def family(pid: int) -> Iterator[int]:
+    """Yield the ids of a process and of all its descendants."""
+    yield pid
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        for task in os.listdir(f"/proc/{pid}/task"):
+            for child in Path(f"/proc/{pid}/task/{task}/children").read_text().split():
+                yield from family(int(child))
+
+
 @contextlib.contextmanager
 def handler_process(model: Path, patch: Callable | None = None, *args: Any) -> Iterator[Callable[[Any], Answered]]:
     """Yield a function that has the handler answer an event. Calls patch(*args) there first."""

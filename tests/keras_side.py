@@ -2,13 +2,34 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import numpy as np
 
-from dog_breeds import xception
+import make_dataset
+from dog_breeds import workers, xception
 from dog_breeds.features import View, load_pixels
 from dog_breeds.xception import keras
+
+
+def fresh(module: str, function: str, *arguments: Any) -> Any:
+    """What a function gives in a process of its own: there Keras numbers its layers from 0, which files show."""
+    keras.backend.clear_session()
+    return workers._call(module, function, *arguments)
+
+
+def weights_digest(weights: Path) -> str:
+    """What make_dataset says of weights."""
+    model = keras.applications.Xception(weights=None, include_top=False)
+    model.load_weights(weights)
+    return make_dataset.weights_digest(model)
+
+
+def write_other_weights(path: Path) -> None:
+    """Write a model that holds one called "xception"."""
+    inner = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)], name="xception")
+    keras.Sequential([inner]).save(path)
 
 
 def answers(model: Path, views: Sequence[View]) -> dict[str, np.ndarray]:
@@ -36,7 +57,6 @@ def write_unfused(weights: Path, size: int, views: Sequence[View], path: Path, u
         unfused.write_bytes(xception.flatbuffer_utils.convert_object_to_bytearray(model))
         fuse(model)
 
-    keras.backend.clear_session()  # its layers are numbered from 0 again, and in a process of its own from the start
     with mock.patch.object(xception, "fuse_relus", keep):
         xception.write_backbone(weights, size, views, "int8", path)
 

@@ -17,7 +17,7 @@ from handler_process import run_python
 from odd_pictures import BREED
 
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
-TAG = "dog-breeds-test"
+TAG = f"dog-breeds-test-{os.getpid()}"  # another suite may run on this machine
 IMAGE = f"localhost/{TAG}:latest"
 
 

@@ -4,17 +4,15 @@ import base64
 import hashlib
 import json
 import re
-import zipfile
-from pathlib import Path
 
 import pytest
-from colour_model import COLOURS, metadata
+from colour_model import COLOURS, with_facts
 from handler_process import handler_process
 from odd_pictures import TEXT, text
 from PIL import Image
 from services import SERVICES, balancer_with_lists, function_url
 
-from dog_breeds.facts import append_facts, read_facts
+from dog_breeds.facts import read_facts
 
 ACCEPT = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,*/*;q=0.8"
 
@@ -32,12 +30,6 @@ def headers_of(response: dict) -> dict:
     """The headers of a response, each as text."""
     lists = response.get("multiValueHeaders", {})
     return response.get("headers", {}) | {name: value for name, [value] in lists.items()}
-
-
-def model_length(file: Path) -> int:
-    """Bytes of a model file before its facts."""
-    with zipfile.ZipFile(file) as archive:
-        return min(entry.header_offset for entry in archive.infolist())
 
 
 # --- Page ------------------------------------------------------------------------------------------------------------
@@ -86,11 +78,8 @@ def test_policy_allows_the_two_elements_and_nothing_else(ask):
 
 
 def test_page_knows_the_breeds_whatever_their_names(colour_model, tmp_path):
-    bare = tmp_path / "named.tflite"
-    bare.write_bytes(colour_model.read_bytes()[: model_length(colour_model)])
     odd = "</script><script>alert(1)</script>"
-    append_facts(bare, metadata(list(COLOURS)) | {"display_names": {"leonberg": odd}})
-    with handler_process(bare) as ask:
+    with handler_process(with_facts(colour_model, tmp_path / "x.tflite", display_names={"leonberg": odd})) as ask:
         html = ask(accepting(function_url("GET", "/"))).answer["body"]
     assert html.count("</script>") == 2
     facts = json.loads(re.search(r'<script id="facts" type="application/json">(.*?)</script>', html)[1])
@@ -98,9 +87,7 @@ def test_page_knows_the_breeds_whatever_their_names(colour_model, tmp_path):
 
 
 def test_page_for_classes_of_ones_own_does_not_speak_of_dogs(colour_model, tmp_path):
-    taught = tmp_path / "taught.tflite"
-    taught.write_bytes(colour_model.read_bytes()[: model_length(colour_model)])
-    append_facts(taught, metadata(list(COLOURS)) | {"cross_validation": {}})
+    taught = with_facts(colour_model, tmp_path / "taught.tflite", cross_validation={})
     for file, speaks in ((colour_model, True), (taught, False)):
         with handler_process(file) as ask:
             html = ask(accepting(function_url("GET", "/"))).answer["body"]

@@ -10,14 +10,9 @@ import pytest
 from handler_process import run_python
 from odd_pictures import STORED, chunk, orientation_exif, png_file, saved
 from PIL import Image
+from planted import smooth_picture
 
 from dog_breeds.pixels import model_pixels, opaque, read_pixels, resize
-
-
-def scene(width: int = 120, height: int = 600) -> Image.Image:
-    """A smooth random picture without any symmetry, in several of the strips that opaque() works in."""
-    noise = np.random.default_rng(0).integers(0, 256, (21, 9, 3), dtype=np.uint8)
-    return Image.fromarray(noise).resize((width, height), Image.Resampling.BICUBIC)
 
 
 def over_white(image: Image.Image) -> Image.Image:
@@ -27,7 +22,8 @@ def over_white(image: Image.Image) -> Image.Image:
     return Image.fromarray(np.round(values[..., :3] * alpha + 255 * (1 - alpha)).astype(np.uint8))
 
 
-RGB, GRAY, BITS, RGBA = scene(), scene().convert("L"), scene().convert("1"), scene()
+RGB = smooth_picture(120, 600)  # in several of the strips that opaque() works in
+GRAY, BITS, RGBA = RGB.convert("L"), RGB.convert("1"), RGB.copy()
 RGBA.putalpha(Image.linear_gradient("L").resize(RGBA.size))
 PALETTE = RGB.quantize(16)
 GRAY16 = Image.fromarray(np.arange(120 * 500, dtype=np.uint16).reshape(500, 120))
@@ -87,7 +83,7 @@ def test_every_mode_becomes_rgb(data, expected, allowed):
 
 @pytest.mark.parametrize("orientation", range(10))
 def test_pictures_are_turned_as_their_exif_data_say(tmp_path, orientation):
-    upright, file = scene(500, 375), tmp_path / "photo.png"
+    upright, file = smooth_picture(500, 375), tmp_path / "photo.png"
     stored = upright.transpose(STORED[orientation]) if orientation in STORED else upright
     file.write_bytes(saved(stored, format="PNG", exif=orientation_exif(orientation)))
     assert (read_pixels(file, 299, 0.875) == np.asarray(resize(upright, 299, 0.875))).all()
@@ -96,7 +92,7 @@ def test_pictures_are_turned_as_their_exif_data_say(tmp_path, orientation):
 @pytest.fixture(scope="module")
 def large() -> bytes:
     """A JPEG of 12 megapixels."""
-    return saved(scene(4000, 3000), format="JPEG", quality=95)
+    return saved(smooth_picture(4000, 3000), format="JPEG", quality=95)
 
 
 @pytest.mark.parametrize(
@@ -132,7 +128,7 @@ for file in sorted(pathlib.Path(sys.argv[1]).iterdir()):
 @pytest.mark.filterwarnings("ignore:Truncated File Read")
 def test_handler_and_training_see_the_same_pixels(colour_model, tmp_path):
     """From bytes in memory, within the handler's limits, and from files, to the last bit."""
-    noise = Image.effect_noise((2016, 1512), 60)
+    noise = Image.effect_noise((1008, 756), 60)
     cases = [(name, data) for part in (odd_pictures.modes, odd_pictures.turned) for name, data, _ in part()]
     for kind, orientation, progressive in itertools.product(("L", "RGB", "CMYK"), (1, 6, 8), (False, True)):
         image = Image.merge("RGB", (noise, noise.rotate(90), noise.rotate(180))).convert(kind)
