@@ -13,7 +13,7 @@ import os
 import sys
 
 from dog_breeds.console import one_line_errors
-from dog_breeds.endpoint import ask, credentials, load, signer
+from dog_breeds.endpoint import ask, load, signer
 from test import common_parser, event_for, show
 
 
@@ -30,7 +30,7 @@ def main() -> None:
     """Ask, and print the answer."""
     example = "python test_cloud.py --endpoint https://ID.lambda-url.eu-west-1.on.aws/ --file photo.jpg"
     parser = common_parser(__doc__, os.environ.get("DOG_BREEDS_ENDPOINT"), example)
-    parser.add_argument("--sign", action="store_true", help="sign with the AWS credentials of this machine")
+    parser.add_argument("--sign", action="store_true", help="with the AWS credentials of this machine; needs botocore")
     parser.add_argument(
         "--timeout", type=float, default=30, help="seconds to wait for an answer (default: %(default)s)"
     )
@@ -42,7 +42,7 @@ def main() -> None:
             raise ValueError("where is the service? Give --endpoint URL, or set DOG_BREEDS_ENDPOINT")
         if args.concurrency < 1 or (args.requests is not None and args.requests < 1):
             raise ValueError("--requests and --concurrency must be at least 1")
-        auth = signer(args.endpoint, credentials()) if args.sign else None
+        auth = signer(args.endpoint) if args.sign else None
         request = (args.endpoint, event_for(args.url, args.file), args.timeout, auth)
         if args.requests is None:
             print(show(ask(*request, lambda text: print(text, file=sys.stderr))))

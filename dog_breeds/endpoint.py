@@ -1,9 +1,5 @@
 """The service behind an endpoint in the cloud: requests, signed if wanted, answers or clear reasons, and its speed."""
 
-import contextlib
-import functools
-import hashlib
-import hmac
 import itertools
 import json
 import math
@@ -14,9 +10,8 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime, timezone
 from typing import Any, NamedTuple
-from urllib.parse import quote, urlsplit
+from urllib.parse import urlsplit
 
 import requests
 
@@ -35,71 +30,47 @@ CONNECT_SECONDS = 5
 WAIT_SECONDS = 3  # after which a person is told what is going on
 
 
-class Credentials(NamedTuple):
-    """Keys of AWS; the token belongs to keys that expire."""
-
-    key: str
-    secret: str
-    token: str | None = None
-
-
 # --- Signed requests -------------------------------------------------------------------------------------------------
 
 
-def credentials() -> Credentials:
-    """Return AWS's keys: of the environment, else what botocore finds, if it is there; ValueError if there are none."""
-    key, secret = os.environ.get("AWS_ACCESS_KEY_ID"), os.environ.get("AWS_SECRET_ACCESS_KEY")
-    if key and secret:
-        return Credentials(key, secret, os.environ.get("AWS_SESSION_TOKEN"))
-    with contextlib.suppress(ImportError):
-        import botocore.session
+def signer(endpoint: str) -> Callable[[requests.PreparedRequest], requests.PreparedRequest]:
+    """Return what signs requests to an endpoint with the keys of AWS that its CLI would take: Signature Version 4.
+
+    For the service and the region that the host names. Raises ValueError where keys, region or botocore are missing.
+    """
+    try:
+        import botocore.session  # not above, as nothing else needs it
+        from botocore.auth import SigV4Auth
+        from botocore.awsrequest import AWSRequest
         from botocore.exceptions import BotoCoreError
-
-        try:
-            found = botocore.session.get_session().get_credentials()
-            if found:
-                return Credentials(*found.get_frozen_credentials()[:3])
-        except BotoCoreError as error:
-            raise ValueError(f"no AWS credentials: {error}") from None
-    way = 'eval "$(aws configure export-credentials --format env)"'
-    raise ValueError(f"no AWS credentials; where the AWS CLI has some, say {way}")
-
-
-def signer(endpoint: str, keys: Credentials) -> Callable[[requests.PreparedRequest], requests.PreparedRequest]:
-    """Return what signs requests to an endpoint, for the region and the service that its host names."""
+    except ImportError:
+        raise ValueError("--sign needs pip install botocore") from None
     host = urlsplit(endpoint).hostname or ""
     named = re.fullmatch(
         r"[a-z0-9]+\.(lambda-url|execute-api)\.([a-z0-9-]+)\.(?:on\.aws|amazonaws\.com(?:\.cn)?)", host
     )
-    kind, region = named.groups() if named else ("lambda-url", os.environ.get("AWS_REGION"))
-    region = region or os.environ.get("AWS_DEFAULT_REGION")
+    session = botocore.session.get_session()
+    try:
+        keys = session.get_credentials()
+        kind, region = named.groups() if named else ("lambda-url", os.environ.get("AWS_REGION"))
+        region = region or session.get_config_variable("region")
+    except BotoCoreError as error:
+        raise ValueError(f"no AWS credentials: {error}") from None
+    if not keys:
+        way = 'eval "$(aws configure export-credentials --format env)"'
+        raise ValueError(f"no AWS credentials; where the AWS CLI has some, say {way}")
     if not region:
         raise ValueError(f"in which region is {host or endpoint}? Set AWS_REGION")
-    service = "lambda" if kind == "lambda-url" else kind
-    return functools.partial(sign, keys, service, region)
+    auth = SigV4Auth(keys, "lambda" if kind == "lambda-url" else kind, region)
 
+    def sign(request: requests.PreparedRequest) -> requests.PreparedRequest:
+        kinds = {name: value for name, value in request.headers.items() if name.lower() == "content-type"}
+        signed = AWSRequest(request.method, request.url, kinds, request.body)
+        auth.add_auth(signed)
+        request.headers.update(signed.headers)
+        return request
 
-def sign(keys: Credentials, service: str, region: str, request: requests.PreparedRequest) -> requests.PreparedRequest:
-    """Add the headers of AWS's Signature Version 4 to a request, as botocore does."""
-    url, now = urlsplit(request.url), datetime.now(timezone.utc)
-    stamp, body = now.strftime("%Y%m%dT%H%M%SZ"), request.body or b""
-    request.headers.update({"Host": url.netloc, "X-Amz-Date": stamp})
-    if keys.token:
-        request.headers["X-Amz-Security-Token"] = keys.token
-    signed = {name.lower(): " ".join(value.split()) for name, value in request.headers.items()}
-    signed = {name: value for name, value in sorted(signed.items()) if re.fullmatch("host|content-type|x-amz-.+", name)}
-    query = "&".join(sorted(part if "=" in part else part + "=" for part in url.query.split("&") if part))
-    digest = hashlib.sha256(body if isinstance(body, bytes) else body.encode()).hexdigest()
-    headers, names = "".join(f"{name}:{value}\n" for name, value in signed.items()), ";".join(signed)
-    canonical = "\n".join([request.method, quote(url.path or "/", safe="/~"), query, headers, names, digest])
-    scope = f"{stamp[:8]}/{region}/{service}/aws4_request"
-    text = "\n".join(["AWS4-HMAC-SHA256", stamp, scope, hashlib.sha256(canonical.encode()).hexdigest()])
-    key = b"AWS4" + keys.secret.encode()
-    for part in (*scope.split("/"), text):
-        key = hmac.digest(key, part.encode(), "sha256")
-    authorization = f"AWS4-HMAC-SHA256 Credential={keys.key}/{scope}, SignedHeaders={names}, Signature={key.hex()}"
-    request.headers["Authorization"] = authorization
-    return request
+    return sign
 
 
 # --- One request -----------------------------------------------------------------------------------------------------
