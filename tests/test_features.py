@@ -199,7 +199,8 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored, where the t
 recipe.ROWS_PER_SHARD = 16
 load = features.load_pixels
 features.load_pixels = lambda *view: time.sleep(0.02) or load(*view)  # else it is over too soon
-sys.argv += ["--data-dir", {str(lab)!r}, "--breeds", *{FEW}, "--size", "{SIZE}", "--output-dir", {str(lab)!r}]
+words = ["--data-dir", {str(lab)!r}, "--breeds", *{FEW}, "--size", "{SIZE}", "--output-dir", {str(lab)!r}]
+sys.argv = ["training.py", *words]
 training.main()
 """
     command = [sys.executable, "-c", code]
