@@ -36,6 +36,9 @@ COPY dog_breeds/__init__.py dog_breeds/answers.py dog_breeds/explanation.py dog_
      dog_breeds/http_events.py dog_breeds/page.html dog_breeds/page.py dog_breeds/pixels.py dog_breeds/safe_pictures.py \
      dog_breeds/s3_pictures.py dog_breeds/web_pictures.py dog_breeds/workers.py ./dog_breeds/
 COPY lambda_function.py ./
-RUN python -m compileall -q dog_breeds lambda_function.py
+# Lambda runs as another user, who must be able to read also what a strict umask has kept for its owner.
+RUN for file in lambda_function.py dog_breeds/* top_10_dog_breeds.tflite; do \
+        case "$(stat -c %a "$file")" in *[4567]) ;; *) chmod a+r "$file" ;; esac; done \
+    && python -m compileall -q dog_breeds lambda_function.py
 
 CMD ["lambda_function.lambda_handler"]

@@ -28,7 +28,7 @@ RUN := $(BIN)/python
 SERVING := .venv-serving/bin
 ENDPOINT = http://localhost:$(PORT)/2015-03-31/functions/function/invocations
 # serve,MODEL.tflite,BIN: the handler, run by the same two programs as in AWS's base image
-serve = MODEL_FILE=$(abspath $(1)) $(2)/aws-lambda-rie --log-level error \
+serve = MODEL_FILE="$(1)" $(2)/aws-lambda-rie --log-level error \
 	--runtime-interface-emulator-address 127.0.0.1:$(PORT) \
 	--runtime-api-address 127.0.0.1:$$(($(PORT) + 1)) \
 	$(2)/python -m awslambdaric lambda_function.lambda_handler
@@ -127,7 +127,7 @@ lint: .venv/installed .venv/lint/installed
 
 predict: .venv-serving/installed
 	@test -n "$(IMAGE)" || { echo "name a picture: make predict IMAGE=photo.jpg"; exit 1; }
-	@$(SERVING)/python test.py --model $(MODEL) --file "$(IMAGE)"
+	@$(SERVING)/python test.py --model "$(MODEL)" --file "$(IMAGE)"
 
 teach: .venv-serving/installed
 	@test -n "$(IMAGES)" || { echo "name a folder with a sub-folder of pictures for each class: make teach IMAGES=my_pictures"; exit 1; }
@@ -136,7 +136,7 @@ teach: .venv-serving/installed
 # bash, for its >(...): behind a pipe nobody could end the emulator.
 serve: private SHELL = bash
 serve: $(SERVING)/aws-lambda-rie
-	@test -f $(MODEL) || { echo "there is no model file $(MODEL)"; exit 1; }
+	@test -f "$(MODEL)" || { echo "there is no model file $(MODEL)"; exit 1; }
 	@$(call free,$(SERVING),$(PORT) $$(($(PORT) + 1)) $(PAGE_PORT)) || \
 		{ echo "port $(PORT), $$(($(PORT) + 1)) or $(PAGE_PORT) is in use; choose others: make serve PORT=8090 PAGE_PORT=9090"; exit 1; }
 	@echo "open http://localhost:$(PAGE_PORT) in a browser; Ctrl-C ends"
@@ -176,8 +176,12 @@ push:
 	$(ENGINE) tag $(local_$(ENGINE)) $(REMOTE_URI)
 	$(ENGINE) push $(PUSH_FLAGS) $(REMOTE_URI)
 
+# sam deploy keeps what an earlier deployment was told; sam build would take the template's defaults.
+KEPT = $(shell aws cloudformation describe-stacks --stack-name $(or $(STACK),dog-breeds) --output text --query \
+	"Stacks[0].Parameters[?ParameterKey=='Model'||ParameterKey=='Architecture'].[join('=',[ParameterKey,ParameterValue])]" 2>/dev/null)
+
 deploy:
-	sam build $(if $(PARAMETERS),--parameter-overrides $(PARAMETERS))
+	sam build $(if $(KEPT)$(PARAMETERS),--parameter-overrides $(KEPT) $(PARAMETERS))
 	sam deploy $(if $(STACK),--stack-name $(STACK)) $(if $(PARAMETERS),--parameter-overrides $(PARAMETERS))
 
 # requirements-lambda.lock: all packages of the image with their hashes, for x86-64 and arm64.

@@ -50,7 +50,7 @@ def ask(endpoint: str, event: dict) -> dict:
         answer = response.json()
     except requests.RequestException as error:
         raise RuntimeError(f"no answer from {endpoint} ({type(error).__name__}); {HINT}") from None
-    if not isinstance(answer, dict) or not answer.keys() & {"prediction", "error"}:
+    if not isinstance(answer, dict) or not ("prediction" in answer or isinstance(answer.get("error"), dict)):
         raise RuntimeError(f"not the service answers at {endpoint}, or it failed: {response.text[:300]}")
     return answer
 
@@ -81,6 +81,9 @@ def rows_of(model: Path, folder: Path, names: list[str]) -> list[tuple]:
             if content[4:8] == b"ftyp" or len(content) > MAX_BYTES:  # HEIC, AVIF, large: what the handler refuses
                 content = picture_to_send(folder / name)
             answer = lambda_function.answer_picture(content, top_k=1, explain=False, log={}, until=math.inf)
+            if answer.get("error", {}).get("code") == "too_large":  # of more pixels than the handler takes
+                content = picture_to_send(folder / name)
+                answer = lambda_function.answer_picture(content, top_k=1, explain=False, log={}, until=math.inf)
         except (OSError, ValueError):
             answer = {"error": {"code": "unreadable"}}
         if "error" in answer:

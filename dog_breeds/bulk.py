@@ -66,7 +66,7 @@ def names_in(table: Path) -> set[str]:
             record += line
             if line.endswith(b"\r\n") and record.count(b'"') % 2 == 0:  # else it goes on: names may have line breaks
                 text = io.StringIO(record.decode("utf-8", "surrogateescape"), newline="")
-                names.add(next(csv.reader(text))[0])
+                names.update(next(csv.reader(text))[:1])  # a blank line, from an editor, has none
                 end, record = end + len(record), b""
         file.truncate(end)
     return names

@@ -11,8 +11,7 @@ from PIL import Image
 from dog_breeds.client_pictures import SUFFIXES, NoPicture, open_picture
 from dog_breeds.console import counted
 from dog_breeds.duplicates import COLUMNS, ROWS
-from dog_breeds.pixels import model_pixels
-from dog_breeds.safe_pictures import MAX_PIXELS
+from dog_breeds.pixels import MAX_PIXELS, model_pixels
 from dog_breeds.workers import in_threads
 
 Pictures = dict[str, list[Path]]  # of each class; classes and paths sorted

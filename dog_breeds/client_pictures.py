@@ -6,12 +6,13 @@ from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
-from dog_breeds.pixels import opaque, scale_down, turn_upright
+from dog_breeds.pixels import MAX_PIXELS, opaque, scale_down, turn_upright
 
 MAX_SENT = 4_000_000  # of what is sent: Lambda takes 6 MB a request, and base64 adds a third
 SMALLER = 2000  # pixels on the longer side of what is sent instead of a larger file; the model sees some 300
 SENT_AS_THEY_ARE = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP")  # MPO: a JPEG with more behind it, from some phones
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".heic", ".heif", ".avif")  # of pictures in folders
+# Of pictures in folders
+SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".heic", ".heif", ".avif")
 DARK = 0.27  # how bright what did not speak for the breed stays
 
 
@@ -25,7 +26,7 @@ def picture_to_send(file: Path) -> bytes:
     Raises NoPicture if it is none.
     """
     with open_picture(file) as image:
-        sendable = image.format in SENT_AS_THEY_ARE
+        sendable = image.format in SENT_AS_THEY_ARE and image.width * image.height <= MAX_PIXELS
     if sendable and file.stat().st_size <= MAX_SENT:
         return file.read_bytes()
     buffer = io.BytesIO()
@@ -69,6 +70,10 @@ def open_picture(file: Path) -> Image.Image:
     except UnidentifiedImageError:
         kinds = "JPEG, PNG, WebP, GIF, BMP, HEIC, AVIF or TIFF"
         raise NoPicture(f"{file} is no picture that can be read; it must be {kinds}") from None
+    except OSError:
+        raise
+    except Exception:  # of a damaged AVIF Pillow raises RuntimeError
+        raise NoPicture(f"{file} is damaged or incomplete") from None
 
 
 def is_heic(file: Path) -> bool:

@@ -18,7 +18,7 @@ import requests
 HINTS = {  # what an HTTP status without an answer of the handler means
     403: "the endpoint wants a signed request (--sign), or there is nothing at this stage and path",
     404: "there is nothing at this address: check region, stage and path",
-    413: "the request is too large for it: Lambda takes 6 MB, less than 4.5 MB of picture",
+    413: "the request is too large for it: Lambda takes 4.5 MB of picture, behind a load balancer 0.7 MB",
     429: "too many requests at once (throttled): ask again, or raise the function's reserved concurrency",
     500: "the service failed: look into the function's logs",
     502: "the function failed, or ran out of memory: look into its logs",
@@ -42,17 +42,18 @@ def signer(endpoint: str) -> Callable[[requests.PreparedRequest], requests.Prepa
         import botocore.session  # not above, as nothing else needs it
         from botocore.auth import SigV4Auth
         from botocore.awsrequest import AWSRequest
-        from botocore.exceptions import BotoCoreError
+        from botocore.exceptions import BotoCoreError, ClientError
     except ImportError:
         raise ValueError("--sign needs pip install botocore") from None
     host = urlsplit(endpoint).hostname or ""
     named = re.fullmatch(
-        r"[a-z0-9]+\.(lambda-url|execute-api)\.([a-z0-9-]+)\.(?:on\.aws|amazonaws\.com(?:\.cn)?)", host
+        r"[a-z0-9-]+\.(lambda-url|execute-api)\.([a-z0-9-]+)\.(?:on\.aws|(?:vpce\.)?amazonaws\.com(?:\.cn)?)", host
     )
     session = botocore.session.get_session()
     try:
         keys = session.get_credentials()
-        kind, region = named.groups() if named else ("lambda-url", os.environ.get("AWS_REGION"))
+        # Hosts of one's own: only API Gateway has them.
+        kind, region = named.groups() if named else ("execute-api", os.environ.get("AWS_REGION"))
         region = region or session.get_config_variable("region")
     except BotoCoreError as error:
         raise ValueError(f"no AWS credentials: {error}") from None
@@ -66,7 +67,10 @@ def signer(endpoint: str) -> Callable[[requests.PreparedRequest], requests.Prepa
     def sign(request: requests.PreparedRequest) -> requests.PreparedRequest:
         kinds = {name: value for name, value in request.headers.items() if name.lower() == "content-type"}
         signed = AWSRequest(request.method, request.url, kinds, request.body)
-        auth.add_auth(signed)
+        try:
+            auth.add_auth(signed)
+        except (BotoCoreError, ClientError) as error:  # keys of SSO and roles are fetched when they are used
+            raise ValueError(f"no AWS credentials: {error}") from None
         request.headers.update(signed.headers)
         return request
 
@@ -138,7 +142,7 @@ def load(endpoint: str, event: dict, seconds: float, auth: Callable | None, numb
 
     One request more goes before them, alone, as it may find the service cold, and counts only as first_ms.
     """
-    body, left = json.dumps(event).encode(), itertools.count()
+    body, left, stopped = json.dumps(event).encode(), itertools.count(), []
 
     def client(share: Iterable[int]) -> list[Reply]:
         with requests.Session() as session:
@@ -148,8 +152,11 @@ def load(endpoint: str, event: dict, seconds: float, auth: Callable | None, numb
     start = time.monotonic()
     with ThreadPoolExecutor(clients) as pool:
         # All clients draw from one counter until `number` are drawn.
-        shares = [itertools.takewhile(number.__gt__, left) for _ in range(clients)]
-        replies = [reply for some in pool.map(client, shares) for reply in some]
+        shares = [itertools.takewhile(lambda drawn: drawn < number and not stopped, left) for _ in range(clients)]
+        try:
+            replies = [reply for some in pool.map(client, shares) for reply in some]
+        finally:  # after Ctrl-C the clients draw no more
+            stopped.append(True)
     rate = number / (time.monotonic() - start)
     times = sorted(1000 * reply.seconds for reply in replies if reply.outcome == "ok")
     figures = {"first_ms": 1000 * first.seconds, "requests": number, "clients": clients, "requests_per_s": rate}

@@ -7,6 +7,8 @@ from typing import IO
 import numpy as np
 from PIL import Image, ImageOps
 
+MAX_PIXELS = 50_000_000  # of a picture that the handler or teach.py takes
+
 
 def read_pixels(file: str | Path | IO[bytes], size: int, share: float = 1.0) -> np.ndarray:
     """Return the central `share` of both sides of a picture: uint8 RGB [size, size, 3], 0..255. Raises OSError."""

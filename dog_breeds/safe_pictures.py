@@ -15,10 +15,9 @@ import numpy as np
 from PIL import Image
 
 from dog_breeds.http_events import RequestError
-from dog_breeds.pixels import model_pixels
+from dog_breeds.pixels import MAX_PIXELS, model_pixels
 from dog_breeds.web_pictures import MAX_BYTES
 
-MAX_PIXELS = 50_000_000  # of a picture, checked before it is decoded
 MAX_MEMORY = 240_000_000  # bytes that decoding a picture may take: 50 megapixels of plain RGB, and a little
 MAX_SECONDS = 1.5  # of a CPU that decoding a picture may take: 50 megapixels take half a second
 MAX_SCANS = 10  # of a JPEG with MAX_PIXELS, what encoders of progressive ones write; smaller ones may have more

@@ -13,6 +13,7 @@ from colour_model import COLOURS
 from conftest import command, run
 from handler_process import family
 from odd_pictures import picture, saved
+from PIL import Image
 from test_clients import saved_heic
 
 from dog_breeds import bulk
@@ -24,6 +25,7 @@ ODD = [
     "return\rhere.jpg",
     "Ünïcode/ö.JPEG",
     os.fsdecode(b"not-utf8-\xff.png"),
+    "windows.jfif",
 ]
 
 
@@ -61,6 +63,10 @@ def test_odd_names_and_files(colour_model, tmp_path):
     (folder / "renamed.jpg").write_bytes(heic)
     (folder / "half.heic").write_bytes(heic[: len(heic) // 2])
     picture().save(folder / "photo.avif")
+    avif = bytearray((folder / "photo.avif").read_bytes())
+    avif[avif.index(b"pitm") + 9] = 7  # a picture that is not there: Pillow raises RuntimeError
+    (folder / "half.avif").write_bytes(avif)
+    Image.new("RGB", (8000, 6500), COLOURS["leonberg"]).save(folder / "telephone.jpg")  # 52 megapixels
     (folder / "notes.txt").write_text("no photo")
     (folder / "folder.jpg").mkdir()
     (folder / "nowhere.jpg").symlink_to("missing")
@@ -68,12 +74,13 @@ def test_odd_names_and_files(colour_model, tmp_path):
     done = classify(folder, table, colour_model)
     assert done.returncode == 0, done.stderr
     errors = {"text.jpg": "unsupported_type", "empty.png": "unsupported_type", "half.heic": "unreadable"}
+    errors["half.avif"] = "unreadable"
     found = {row["file"]: row["breed"] or row["error"] for row in rows(table)}
-    known = [*ODD, "large.png", "photo.heic", "renamed.jpg", "photo.avif"]
+    known = [*ODD, "large.png", "photo.heic", "renamed.jpg", "photo.avif", "telephone.jpg"]
     assert found == {**dict.fromkeys(known, "leonberg"), **errors}
     assert len(rows(table)) == len(found)
     assert {row["known"] for row in rows(table)} == {"yes", ""}
-    assert f"{len(ODD) + 4:9,}  leonberg" in done.stdout.splitlines()
+    assert f"{len(known):9,}  leonberg" in done.stdout.splitlines()
     before = table.read_bytes()
     assert "0 photos more" in classify(folder, table, colour_model).stdout and table.read_bytes() == before
 
@@ -120,6 +127,7 @@ def test_a_file_of_another_kind_is_left_alone(colour_model, tmp_path, content):
         (bulk.HEADER + b'a.jpg,pug,1.0,yes,\r\n"b\r\n', {"a.jpg"}),
         (bulk.HEADER + b'a.jpg,pug,1.0,yes,\r\n"b\r\n""c.jpg",pug,1.0,yes,\r', {"a.jpg"}),
         (bulk.HEADER + b'"b\r\n""c.jpg",pug,1.0,yes,\r\n', {'b\r\n"c.jpg'}),
+        (bulk.HEADER + b"a.jpg,pug,1.0,yes,\r\n\r\n", {"a.jpg"}),  # an empty line of an editor
     ],
 )
 def test_a_half_row_is_cut_off(tmp_path, left, names):

@@ -131,7 +131,7 @@ def forbidden():
     class Forbidden(Silent):
         def do_POST(self) -> None:
             self.read()
-            self.reply(b'{"message":"Forbidden"}', 403)
+            self.reply(b'{"error":"not found"}' if self.path == "/word" else b'{"message":"Forbidden"}', 403)
 
     with local_server(Forbidden) as address:
         yield address
@@ -151,6 +151,7 @@ def forbidden():
         ("--url http://10.0.0.1/dog.jpg", NOT_PUBLIC),
         pytest.param("--url dog.jpg", "the URL must be http or https", marks=needs_guard),
         ("--file photo.jpg --endpoint FORBIDDEN", '{"message":"Forbidden"}'),
+        ("--file photo.jpg --endpoint FORBIDDEN/word", 'or it failed: {"error":"not found"}'),
         ("--file photo.jpg --endpoint NOWHERE", "start the container: docker run -it --rm -p 8080:8080 dog-breeds"),
         ("--file photo.jpg --endpoint nonsense", "no answer from nonsense (MissingSchema)"),
         ("--file photo.jpg --model bad.tflite", "bad.tflite is damaged"),
@@ -159,7 +160,7 @@ def forbidden():
 )
 def test_one_line_and_status_1_when_something_is_wrong(stack, forbidden, files, arguments, part):
     places = {"FORBIDDEN": forbidden, "NOWHERE": f"http://127.0.0.1:{free_ports()[0]}/"}
-    words = [places.get(word, word) for word in arguments.split()]
+    words = [re.sub("FORBIDDEN|NOWHERE", lambda place: places[place[0]], word) for word in arguments.split()]
     if words[0] == "--file":
         words = [files / word if re.search(r"^\.$|\.(jpg|heic|tflite)$", word) else word for word in words]
     given = () if re.search("endpoint|model", arguments) else ("--endpoint", stack.endpoint)
@@ -207,6 +208,13 @@ def test_a_photo_whose_exif_pillow_cannot_write_is_turned_upright(tmp_path):
     picture().transpose(STORED[6]).save(tmp_path / "odd.jpg", exif=UNWRITABLE_EXIF)
     upright = client_pictures.upright_picture(tmp_path / "odd.jpg", 2000)
     assert upright.size == picture().size and upright.getpixel((9, 9)) == pytest.approx(COLOURS[BREED], abs=3)
+
+
+def test_a_picture_of_too_many_pixels_is_sent_smaller(tmp_path):
+    Image.new("L", (8000, 6500)).save(tmp_path / "telephone.jpg")
+    assert (tmp_path / "telephone.jpg").stat().st_size < client_pictures.MAX_SENT
+    with Image.open(io.BytesIO(client_pictures.picture_to_send(tmp_path / "telephone.jpg"))) as sent:
+        assert sent.size == (2000, 1625)
 
 
 def test_what_cannot_be_sent_is_said(tmp_path, monkeypatch):

@@ -29,9 +29,11 @@ def copied() -> list[str]:
 
 
 def test_context_holds_what_is_copied_and_no_more():
-    first, *rules = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if not line.startswith("#")]
-    assert first == "*"
-    assert sorted(rules) == sorted("!*.tflite" if file.endswith(".tflite") else f"!{file}" for file in copied())
+    lines = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if not line.startswith("#")]
+    first, *rules = lines
+    assert first == "*" and rules[-2:] == [".venv*", "data"]
+    expected = ["!**/*.tflite" if file.endswith(".tflite") else f"!{file}" for file in copied()]
+    assert sorted(rules[:-2]) == sorted(expected)
 
 
 def test_code_that_is_copied_is_what_the_handler_imports(colour_model):
@@ -72,9 +74,12 @@ def image(request, tmp_path_factory):
     for file in ("Dockerfile", ".dockerignore", "dog_breeds/console.py", *copied()):
         if not file.endswith(".tflite"):
             shutil.copy(ROOT / file, context / file)
-    shutil.copy(request.getfixturevalue("colour_model"), context / "colours.tflite")
+    (context / "models").mkdir()
+    shutil.copy(request.getfixturevalue("colour_model"), context / "models" / "colours.tflite")
+    for file in ("models/colours.tflite", "lambda_function.py", "dog_breeds/pixels.py", "dog_breeds/page.html"):
+        (context / file).chmod(0o600)  # as with a strict umask
     (context / "secret.txt").write_text("not for the image")
-    flags = f"--isolation chroot --network host --build-arg BASE_IMAGE={BASE} --build-arg MODEL=colours.tflite"
+    flags = f"--isolation chroot --network host --build-arg BASE_IMAGE={BASE} --build-arg MODEL=models/colours.tflite"
     words = ["-f", str(ROOT / "Makefile"), "-C", str(context), "image", "ENGINE=buildah", f"TAG={TAG}"]
     build = make(*words, f"BUILD_FLAGS={flags}")
     assert build.returncode == 0, build.stderr

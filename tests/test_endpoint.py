@@ -3,6 +3,7 @@
 import datetime
 import json
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -15,7 +16,7 @@ import botocore.credentials
 import pytest
 import requests
 from botocore.awsrequest import AWSRequest
-from conftest import NOT_PUBLIC, ending, run
+from conftest import NOT_PUBLIC, command, ending, heed_ctrl_c, run
 from handler_fixtures import local_gateway, local_server
 from handler_process import Silent
 from odd_pictures import BREED
@@ -34,14 +35,14 @@ ANSWER = {"prediction": {BREED: 1.0}, "known": True}
 LOCK, OFTEN = threading.Lock(), []
 
 
-def signature(method: str, url: str, body: bytes, headers: dict, service: str = "lambda") -> str:
+def signature(method: str, url: str, body: bytes, headers: dict) -> str:
     """The Authorization header that botocore gives a request, at the time that its headers tell."""
     moment = datetime.datetime.strptime(headers["x-amz-date"], "%Y%m%dT%H%M%SZ").replace(tzinfo=datetime.timezone.utc)
     keys = botocore.credentials.Credentials("AKID", "secret/+", headers.get("x-amz-security-token"))
     request = AWSRequest(method, url, {"Content-Type": "application/json"} if method == "POST" else {}, body)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(botocore.auth, "get_current_datetime", lambda: moment)
-        botocore.auth.SigV4Auth(keys, service, "eu-west-1").add_auth(request)
+        botocore.auth.SigV4Auth(keys, "execute-api", "eu-west-1").add_auth(request)
     return request.headers["Authorization"]
 
 
@@ -50,8 +51,10 @@ def signature(method: str, url: str, body: bytes, headers: dict, service: str = 
     [
         ("https://abc.lambda-url.eu-west-1.on.aws/", "lambda", "eu-west-1"),
         ("https://abc.execute-api.us-gov-east-1.amazonaws.com/prod/predict", "execute-api", "us-gov-east-1"),
-        ("https://dogs.example/predict", "lambda", "here-1"),
-        ("https://abc.lambda-url.eu-west-1.on.aws.example/", "lambda", "here-1"),
+        ("https://abc-vpce-0a1b.execute-api.eu-west-1.amazonaws.com/prod/predict", "execute-api", "eu-west-1"),
+        ("https://vpce-1-2.execute-api.eu-west-1.vpce.amazonaws.com/prod/predict", "execute-api", "eu-west-1"),
+        ("https://dogs.example/predict", "execute-api", "here-1"),
+        ("https://abc.lambda-url.eu-west-1.on.aws.example/", "execute-api", "here-1"),
     ],
 )
 def test_service_and_region_are_those_of_the_host(monkeypatch, url, service, region):
@@ -118,6 +121,12 @@ def test_signed_where_that_is_wanted(cloud, photo, tmp_path):
     assert "no AWS credentials; where the AWS CLI has some, say eval" in said
     said = complaint(ask(f"{cloud}/signed", photo, "--sign", AWS_PROFILE="missing", **place))
     assert "no AWS credentials: The config profile (missing) could not be found" in said
+    sso = "sso_session = my\nsso_account_id = 123456789012\nsso_role_name = dogs\nregion = eu-west-1\n"
+    session = "[sso-session my]\nsso_region = eu-west-1\nsso_start_url = https://a.example\n"
+    (tmp_path / "config").write_text(f"[profile sso]\n{sso}{session}")
+    logged_out = {"AWS_CONFIG_FILE": str(tmp_path / "config"), "AWS_PROFILE": "sso", "HOME": str(tmp_path), **place}
+    said = complaint(ask(f"{cloud}/signed", photo, "--sign", **logged_out))
+    assert said.startswith("test_cloud.py: no AWS credentials: Error loading SSO Token")
     said = complaint(ask(f"{cloud}/signed", photo, "--sign", **{**KEYS, "AWS_REGION": ""}))
     assert "Set AWS_REGION" in said
 
@@ -149,6 +158,16 @@ def test_failures_among_many_are_counted(cloud, photo):
     assert done.returncode == 1 and f"test_cloud.py: {found['failed']:.0f} of 60 requests failed" in done.stderr
     assert found["failed"] == found["status_429"] == 6 and found["ok"] == 54 and len(OFTEN) == 61
     assert 0 < found["p50_ms"] <= found["p90_ms"] <= found["p99_ms"] <= found["p100_ms"]
+
+
+def test_ctrl_c_ends_the_requests(cloud, photo):
+    words = command("test_cloud.py", "--endpoint", f"{cloud}/often", "--file", photo, "--requests", 100_000)
+    with subprocess.Popen([*words, "--concurrency", "4"], stderr=subprocess.PIPE, preexec_fn=heed_ctrl_c) as process:
+        before = len(OFTEN)
+        while len(OFTEN) < before + 20 and process.poll() is None:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        assert process.communicate(timeout=30)[1] == b"test_cloud.py: stopped\n"
 
 
 @pytest.mark.parametrize("words", [("--requests", 0), ("--requests", -5), ("--requests", 5, "--concurrency", 0)])

@@ -12,7 +12,7 @@ MAY_IMPORT = {  # modules that are not named import nothing of the package
     "archives": {"console"},
     "bulk": {"client_pictures", "console", "workers"},
     "client_pictures": {"pixels"},
-    "class_folders": {"client_pictures", "console", "duplicates", "pixels", "safe_pictures", "workers"},
+    "class_folders": {"client_pictures", "console", "duplicates", "pixels", "workers"},
     "dataset": {"recipe", "console"},
     "demo": {"archives", "console", "demo_dogs"},
     "duplicates": {"dataset", "workers", "console"},

@@ -92,6 +92,27 @@ def test_what_is_wrong_is_said_in_a_sentence(photo, words, said):
     assert done.returncode != 0 and lines[-2] == said and lines[-1].startswith("make: ***")
 
 
+def test_models_with_spaces_in_their_names():
+    done = make("-n", "serve", "predict", "MODEL=my classes.tflite", "IMAGE=a dog.jpg")
+    assert 'MODEL_FILE="my classes.tflite" ' in done.stdout and 'test -f "my classes.tflite"' in done.stdout
+    assert '--model "my classes.tflite" --file "a dog.jpg"' in done.stdout
+
+
+def test_deploy_builds_for_what_the_stack_was_told(tmp_path):
+    for name, says in (
+        ("aws", "echo Architecture=arm64 Model=dog_breeds_120.tflite"),
+        ("sam", f'echo "$@" >>{tmp_path}/told'),
+    ):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{says}\n")
+        (tmp_path / name).chmod(0o755)
+    done = make("deploy", "PARAMETERS=MemorySize=1769", PATH=f"{tmp_path}:{os.environ['PATH']}")
+    assert done.returncode == 0, done.stderr
+    built, deployed = (tmp_path / "told").read_text().splitlines()
+    kept = "Architecture=arm64 Model=dog_breeds_120.tflite"
+    assert built == f"build --parameter-overrides {kept} MemorySize=1769"
+    assert deployed == "deploy --parameter-overrides MemorySize=1769"
+
+
 def test_serving_environment_has_the_versions_that_are_tested_and_no_tensorflow():
     tested = re.findall(r"^[a-z0-9-]+==\S+(?:; \S+ \S+ \S+)?", (ROOT / "requirements.txt").read_text(), re.M)
     pins = (ROOT / "requirements-serving.txt").read_text().splitlines()

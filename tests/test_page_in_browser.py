@@ -5,7 +5,7 @@ import shutil
 import urllib.parse
 
 import pytest
-from colour_model import COLOURS
+from colour_model import COLOURS, with_facts
 from conftest import ROOT
 from emulator import emulator
 from handler_fixtures import local_gateway, local_server
@@ -108,6 +108,34 @@ def problem(page) -> str:
     page.wait_for_selector("#problem:not([hidden])")
     assert page.is_hidden("#result")
     return page.inner_text("#problem")
+
+
+def test_classes_that_are_numbers_come_best_first(browser, colour_model, tmp_path):
+    """JSON.parse puts names that are whole numbers first, in their own order."""
+    model = with_facts(colour_model, tmp_path / "digits.tflite", classes=[str(number) for number in range(10)])
+    with emulator(model) as stack, local_gateway(stack.endpoint) as place:
+        page = browser.new_page()
+        page.goto(place)
+        page.set_input_files("#file", DOG)
+        assert shown(page) == str(list(COLOURS).index(BREED))
+        page.close()
+
+
+def test_what_is_sent_goes_by_the_content_and_stays_below_what_a_load_balancer_takes(visit, stack):
+    sent = []
+    page = visit()
+    page.on("request", lambda request: sent.append(request.post_data_buffer or b""))
+    picture(400, 300).save(buffer := io.BytesIO(), "AVIF")
+    page.set_input_files("#file", DOG | {"buffer": buffer.getvalue()})  # as websites name them
+    assert shown(page) == NAME
+    noise = Image.effect_noise((640, 600), 90).convert("RGB")
+    noise.paste(COLOURS[BREED], (0, 0, 300, 300))
+    content = saved(noise, format="PNG")
+    assert 700_000 < len(content) < 1_000_000
+    sent.clear()
+    page.set_input_files("#file", {"name": "noise.png", "mimeType": "image/png", "buffer": content})
+    sync_api.expect(page.locator("#picture")).to_have_js_property("naturalWidth", 640)
+    assert shown(page) == NAME and 300_000 < max(map(len, sent)) < 1_000_000
 
 
 def test_upload(visit, stack):

@@ -71,6 +71,12 @@ def test_the_role_may_do_no_more_than_it_must(resources):
     assert photos["Fn::If"][1]["Resource"] == {"Fn::Sub": "arn:${AWS::Partition}:s3:::${BatchBucket}/*"}
 
 
+def test_batch_tries_again_after_every_passing_fault(resources):
+    states = resources["Batch"]["Properties"]["Definition"]["States"]["EachPicture"]["ItemProcessor"]["States"]
+    passing = ("TooManyRequests", "Service", "SdkClient", "AWSLambda", "ClientExecutionTimeout")
+    assert set(states["Classify"]["Retry"][0]["ErrorEquals"]) == {f"Lambda.{name}Exception" for name in passing}
+
+
 def test_batch_asks_as_the_handler_answers_and_queries_name_what_it_logs(resources, colour_model):
     with handler_process(colour_model, with_bucket, {"photos/a.jpg": saved(picture(), format="JPEG")}) as ask:
         states = resources["Batch"]["Properties"]["Definition"]["States"]["EachPicture"]["ItemProcessor"]["States"]
