@@ -135,7 +135,7 @@ def test_what_is_sent_goes_by_the_content_and_stays_below_what_a_load_balancer_t
     sent.clear()
     page.set_input_files("#file", {"name": "noise.png", "mimeType": "image/png", "buffer": content})
     sync_api.expect(page.locator("#picture")).to_have_js_property("naturalWidth", 640)
-    assert shown(page) == NAME and 300_000 < max(map(len, sent)) < 1_000_000
+    assert shown(page) == NAME and 100_000 < max(map(len, sent)) < 1_000_000
 
 
 def test_upload(visit, stack):
