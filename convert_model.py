@@ -196,6 +196,8 @@ def convert(
     report = read_report(model_path)
     task = task_of(model_path, data_dir)
     check_backbone(task.backbone, report)
+    if output.suffix != ".tflite" or output.is_dir() or output.resolve() == task.backbone.resolve():
+        raise ValueError(f"--output must be a file that ends in .tflite, and another one than {task.backbone}")
     output.parent.mkdir(parents=True, exist_ok=True)
     test = plain_set(task, "test")
     check_head(model_path, report, test)

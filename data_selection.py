@@ -7,18 +7,19 @@ Writes  data/processed/<breed>/<id>.jpg: the dog in its box, 299 x 299 RGB. data
     python data_selection.py --breeds top10                     # the ten breeds with most photos
     python data_selection.py --breeds pug "Great Pyrenees" --objects all   # every box of a photo, not only the first
 
-Originals are never changed. A crop that exists is taken as done, so an interrupted run continues when it is started
-again; delete data/processed if the originals have changed.
+Originals are never changed. A crop that is newer than its photo and XML file is taken as done, so an interrupted run
+continues when it is started again.
 """
 
 import csv
 import io
+import os
 import warnings
 from pathlib import Path
 
 from PIL import ExifTags, Image
 
-from dog_breeds.console import one_line_errors, progress, script_parser, written_whole
+from dog_breeds.console import one_line_errors, progress, remove_parts, script_parser, written_whole
 from dog_breeds.dataset import (
     DATA_DIR,
     annotation_dir,
@@ -125,10 +126,14 @@ def _take_stock(photos: Path, annotations: Path, target: Path, objects: str) -> 
     lonely += [(f"Annotation/{photos.name}/{stem}", "has no photo") for stem in xml_ids - photo_ids]
 
     target.mkdir(parents=True, exist_ok=True)
-    for part in target.glob(".part-*"):  # left by a killed run
-        part.unlink(missing_ok=True)
+    remove_parts(target)
     crops, ids = stems(target, ".jpg"), photo_ids & xml_ids
-    done = ids & crops
+    done = {
+        stem
+        for stem in ids & crops
+        if os.stat(f"{target}/{stem}.jpg").st_mtime
+        >= max(os.stat(f"{photos}/{stem}.jpg").st_mtime, os.stat(f"{annotations}/{stem}").st_mtime)
+    }
     if objects == "all":
         done = {stem for stem in done if _all_crops(stem, annotations / stem) <= crops}
     return sorted(ids - done), len(done), lonely

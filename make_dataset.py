@@ -61,6 +61,8 @@ def make_raw(data_dir: Path, base: str, demo: bool = False, keep_archives: bool 
     if stamp:
         check_raw(data_dir, stamp, source)
         print(f"{raw}: {stamp['images']} images of {stamp['breeds']} breeds are already there")
+    elif raw.is_symlink():
+        raise FileExistsError(f"{raw} is a link; let {data_dir} itself be one to the larger disk, or use --data-dir")
     elif raw.exists() and any(raw.iterdir()):
         raise FileExistsError(f"{raw} was not finished by make_dataset.py; move it away or use another --data-dir")
     else:
@@ -83,7 +85,19 @@ def make_raw(data_dir: Path, base: str, demo: bool = False, keep_archives: bool 
             shutil.rmtree(partial, ignore_errors=True)
         print(f"{raw}: {counts['images']} images of {counts['breeds']} breeds, {time.monotonic() - began:.0f} s")
     if own_store and not stamp["keep_archives"]:
-        shutil.rmtree(store, ignore_errors=True)
+        forget_archives(source, store)
+
+
+def forget_archives(source: str, store: Path) -> None:
+    """Remove from `store` what was drawn or downloaded from `source`, and nothing else."""
+    if source == "--demo":
+        shutil.rmtree(store / "demo", ignore_errors=True)
+    for name in (*ARCHIVES, "SHA256SUMS"):
+        if read_note(store / f"{name}.json").get("url") == source + name:
+            for suffix in ("", ".part", ".json"):
+                (store / f"{name}{suffix}").unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # not there, or there is more in it
+        store.rmdir()
 
 
 def check_raw(data_dir: Path, stamp: dict, source: str) -> None:
@@ -94,7 +108,7 @@ def check_raw(data_dir: Path, stamp: dict, source: str) -> None:
             f"{raw} was made from {stamp['source']}, not {source}; remove it first or use another --data-dir"
         )
     for folder in (images_dir(data_dir), annotation_dir(data_dir)):
-        count = sum(len(files) for _, _, files in os.walk(folder))
+        count = sum(not name.startswith(".") for _, _, files in os.walk(folder) for name in files)
         if count != stamp["images"]:
             raise FileExistsError(
                 f"{folder} has {count} files instead of {stamp['images']}; remove {raw}, run this again"
@@ -128,7 +142,14 @@ def get_archive(name: str, source: str, store: Path, size: int | None, sha256: s
             raise ValueError(f"{path} is damaged: its SHA-256 is not that in SHA256SUMS; {INSTEAD}")
         return path
     path = store / name
-    downloaded = path.exists() and read_note(Path(f"{path}.json")).get("url") == source + name  # by an earlier run
+    url = read_note(Path(f"{path}.json")).get("url")
+    downloaded = path.exists() and url == source + name  # by an earlier run
+    if path.exists() and not url:
+        if not sha256 or file_sha256(path) != sha256:
+            raise FileExistsError(
+                f"{path} was not downloaded by make_dataset.py; move it away, or name it by --base-url"
+            )
+        return path
     if not downloaded or (sha256 and file_sha256(path) != sha256):
         path.unlink(missing_ok=True)
         fetch(source + name, path, size, sha256)
@@ -177,8 +198,11 @@ def make_weights(data_dir: Path) -> None:
     shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed
     partial.mkdir(parents=True)
     try:
+        os.environ["KERAS_BACKEND"] = "tensorflow"  # as in xception.py
         with quiet():
             import keras
+        keras.config.set_image_data_format("channels_last")
+        keras.config.set_floatx("float32")
         try:
             socket.setdefaulttimeout(TIMEOUT[1])  # Keras sets none
             with quiet():

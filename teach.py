@@ -23,12 +23,13 @@ import numpy as np
 
 from dog_breeds import recipe
 from dog_breeds.class_folders import Pictures, check_numbers, list_pictures, look_at, printable
-from dog_breeds.console import one_line_errors, quiet, script_parser, write_whole, written_whole
+from dog_breeds.console import check_writable, one_line_errors, quiet, script_parser, write_whole, written_whole
 from dog_breeds.dataset import DATA_DIR, display_name
 from dog_breeds.duplicates import group_copies
 from dog_breeds.facts import append_facts, read_facts
 from dog_breeds.features import Examples, View, evenly, features_by, turned
 from dog_breeds.heads import Classifier, turn_rule
+from dog_breeds.metrics import wilson_interval
 from dog_breeds.own_classes import judge, teach, teach_beside
 from dog_breeds.tflite import join_head, load_file, read_head
 from dog_breeds.workers import cpu_count
@@ -86,9 +87,12 @@ def examples_of(
     first = group_copies(thumbnails)
     spread = np.array([2 * features[labels == k].var(axis=0).sum() for k in range(len(pictures))])  # mean distance ** 2
     rows = np.flatnonzero(first != np.arange(len(first)))
-    distances = np.square(features[rows] - features[first[rows]]).sum(axis=1)
-    others = rows[distances > NEAR**2 * spread[labels[rows]]]
-    first[others] = others
+    while len(rows):
+        distances = np.square(features[rows] - features[first[rows]]).sum(axis=1)
+        rows = rows[distances > NEAR**2 * spread[labels[rows]]]  # no copies of that one, but maybe of one another
+        _, lowest, group = np.unique(first[rows], return_index=True, return_inverse=True)
+        first[rows] = rows[lowest][group]
+        rows = rows[first[rows] != rows]
     check_numbers({name: set(first[labels == k]) for k, name in enumerate(pictures)}, FEWEST, "different pictures")
     both = np.concatenate([features[some], turned_features])
     return Examples(features, labels, first), Examples(both, np.repeat([1, 0], len(some)), np.tile(first[some], 2))
@@ -189,7 +193,7 @@ def teach_folder(images: Path, output: Path, backbone: Path, add: bool, data_dir
     about = (number + min(number, most_turned)) * seconds_a_picture(backbone)
     about = f"{about / 60:.0f} minutes" if about > 100 else f"{max(about, 1):.0f} seconds"
     print(f"{len(pictures)} classes, {number:,} pictures: about {about} for their features, once", flush=True)
-    output.parent.mkdir(parents=True, exist_ok=True)
+    check_writable(output.parent)
 
     pictures, thumbnails, wrong = look_at(pictures)
     for name, what in list(wrong.items())[:SHOWN]:
@@ -209,14 +213,16 @@ def teach_folder(images: Path, output: Path, backbone: Path, add: bool, data_dir
     classes = [*(kept["classes"] if add else []), *pictures]
     labels = examples.labels + len(classes) - len(pictures)
     result = judge(logits, labels, names_of(pictures), classes, classifier.temperature)
+    different = len(set(examples.images))  # copies say nothing new
+    result["accuracy_interval_95"] = wilson_interval(result["accuracy"], different)
     facts = facts_of(pictures, kept, backbone, classifier, result | {"unknown_rule": rule}, images)
     report = facts | {"cross_validation": result, "copies": copies_in(pictures, examples.images), "left_out": wrong}
     report |= {"trial": recipe.PLAIN_TRIAL, "seed": seed}
     report_file = output.with_suffix(".json")
-    write_whole(report_file, json.dumps(report, indent=1, ensure_ascii=False) + "\n")
     with written_whole(output) as part:
         part.write_bytes(join_head(backbone.read_bytes(), classifier.weights, classifier.means, classifier.upright))
         append_facts(part, facts)
+        write_whole(report_file, json.dumps(report, indent=1, ensure_ascii=False) + "\n")
     print(describe(report))
     print(f"wrote {output} and {report_file.name} after {time.monotonic() - began:.0f} s; ask it:")
     print(f"  python test.py --model {output} --file photo.jpg")

@@ -27,13 +27,14 @@ import numpy as np
 import teach
 from data_selection import crop_breeds, describe_crops
 from dog_breeds import recipe
-from dog_breeds.console import one_line_errors, script_parser, write_whole, written_whole
+from dog_breeds.console import check_writable, one_line_errors, script_parser, write_whole, written_whole
 from dog_breeds.dataset import (
     DATA_DIR,
     PARTS,
     Task,
     apply_split,
     breed_folders,
+    breed_name,
     choose_breeds,
     images_dir,
     list_images,
@@ -90,6 +91,7 @@ def prepare_task(
 def train_classifier(task: Task, grid: dict[str, Sequence[float]] = recipe.GRID, output_dir: Path = Path()) -> Path:
     """Take every step from the split to the saved model; return the model's path."""
     began = time.monotonic()
+    check_writable(output_dir)  # before anything takes long
     sizes = ", ".join(f"{len(task.images(part)):,} {part}" for part in PARTS)
     print(f"{len(task.classes)} breeds, images: {sizes}", flush=True)
 
@@ -116,6 +118,9 @@ def measure_on_test(task: Task, classifier: Classifier) -> tuple[dict, dict]:
     """
     outputs = {"images": without_copies(task, task.images("test"))}
     results = {"images_left_out": sorted({*task.images("test")} - {*outputs["images"]})}
+    gone = {*task.classes} - {breed_name(image.split("/")[0]) for image in outputs["images"]}
+    if gone:
+        raise ValueError(f"all test images of {min(gone)} are copies of train or validation images; split otherwise")
     for kind, pictures in plain_set(task, "test").items():
         left = np.isin(pictures.images, outputs["images"])
         pictures = Examples(*(column[left] for column in pictures))
@@ -177,12 +182,23 @@ def save_results(task: Task, classifier: Classifier, report: dict, output_dir: P
     path = output_dir / MODEL_NAME.format(**report["winner"])
     output_dir.mkdir(parents=True, exist_ok=True)
     rows = "".join(f"{image},{part}\n" for image, part in sorted(task.split.items()))
+    while path.exists() and not is_repeated(path, report, rows):  # a model of other breeds, split, size or seed stays
+        path = path.with_stem(f"{path.stem}0")
     arrays = classifier.weights, classifier.means, classifier.upright
     with written_whole(path) as model:  # made first and named last: never does one stand beside another's report
         call_elsewhere("dog_breeds.xception", "save_model", weights_path(task.data_dir), task.size, *arrays, model)
         write_whole(path.with_suffix(".csv"), "image,split\n" + rows)
         write_whole(path.with_suffix(".json"), json.dumps(report, indent=1) + "\n")
     return path
+
+
+def is_repeated(path: Path, report: dict, rows: str) -> bool:
+    """Return whether a saved model is of the same training as a new one: its report, and its rows of the split."""
+    try:
+        old, split = read_report(path), path.with_suffix(".csv").read_text(encoding="utf-8")
+        return split == "image,split\n" + rows and all(old[key] == report[key] for key in ("classes", "size", "seed"))
+    except (OSError, ValueError, KeyError):
+        return False
 
 
 def print_summary(report: dict, path: Path) -> None:

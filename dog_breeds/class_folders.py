@@ -34,7 +34,7 @@ def list_pictures(root: Path, fewest: int = 2) -> Pictures:
     pictures: Pictures = {}
     for folder in folders:
         name = unicodedata.normalize("NFC", folder.name)  # macOS spells the same accents otherwise
-        if not name.isprintable():
+        if printable(name) != name:
             raise ValueError(f"the name of the folder {printable(name)!r} has characters that cannot be printed")
         if name in pictures:
             raise ValueError(f"there are two folders {name!r}, which differ in how accents are encoded")
@@ -89,4 +89,9 @@ def thumbnail(path: Path) -> np.ndarray | str:
 
 def printable(name: str | Path) -> str:
     """Return a file's name, which may hold any character or byte, so that it can be printed and encoded."""
-    return "".join(character if character.isprintable() else "?" for character in str(name))
+    return "".join(character if can_be_printed(character) else "?" for character in str(name))
+
+
+def can_be_printed(character: str) -> bool:
+    """Return whether a character may stand in a name: any space, and the joiners of Persian and Hindi."""
+    return character.isprintable() or character in "\u200c\u200d" or unicodedata.category(character) == "Zs"

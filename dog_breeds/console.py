@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from tempfile import TemporaryFile
 
 
 def script_parser(docstring: str, example: str) -> argparse.ArgumentParser:
@@ -40,6 +41,23 @@ def written_whole(path: Path) -> Iterator[Path]:
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def check_writable(folder: Path) -> None:
+    """Make a folder; raise OSError unless a file can be written into it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    TemporaryFile(dir=folder).close()
+
+
+def remove_parts(folder: Path) -> None:
+    """Remove what killed processes have left in a folder; what another run is writing stays."""
+    for part in folder.glob(".part-*"):
+        try:
+            os.kill(int(part.name.split("-")[1]), 0)  # sends nothing
+        except ProcessLookupError:
+            part.unlink(missing_ok=True)
+        except (OSError, ValueError):  # of another user, or no file of ours
+            continue
 
 
 def write_whole(path: Path, text: str) -> None:

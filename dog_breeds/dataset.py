@@ -111,10 +111,16 @@ def breed_name(folder: str) -> str:
 def breed_folders(data_dir: Path) -> dict[str, str]:
     """Return the folder name of each breed, alphabetical by breed; FileNotFoundError if there are no photos."""
     root = images_dir(data_dir)
-    folders = [entry.name for entry in os.scandir(root) if entry.is_dir()] if root.is_dir() else []
+    entries = os.scandir(root) if root.is_dir() else []
+    folders = sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
     if not folders:
         raise FileNotFoundError(f"no photos in {root}; run make_dataset.py first")
-    return dict(sorted((breed_name(folder), folder) for folder in folders))
+    breeds: dict[str, str] = {}
+    for folder in folders:
+        other = breeds.setdefault(breed_name(folder), folder)
+        if other != folder:
+            raise ValueError(f"{root} has two folders of {breed_name(folder)}: {other} and {folder}; rename one")
+    return dict(sorted(breeds.items()))
 
 
 def count_images(data_dir: Path) -> dict[str, int]:

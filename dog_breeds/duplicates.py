@@ -49,7 +49,8 @@ def thumbnails(paths: Sequence[Path]) -> np.ndarray:
 def _thumbnail(path: Path) -> np.ndarray:
     try:
         with Image.open(path) as image:
-            image.draft("L", (2 * ROWS, 2 * ROWS))
+            if getattr(image, "quantization", None):  # not a lossless JPEG: pixels.scale_down says why
+                image.draft("L", (2 * ROWS, 2 * ROWS))
             return np.asarray(image.convert("L").resize((COLUMNS, ROWS), Image.Resampling.BOX))
     except Exception:  # Pillow raises nearly anything for a damaged file
         return np.zeros((ROWS, COLUMNS), np.uint8)

@@ -5,6 +5,7 @@ process of their own: `workers.call_elsewhere`.
 """
 
 import logging
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,12 +17,15 @@ from dog_breeds import recipe
 from dog_breeds.console import progress, quiet, written_whole
 from dog_breeds.features import View, load_pixels
 
+os.environ["KERAS_BACKEND"] = "tensorflow"  # whatever the user's other projects run on
 with quiet():  # TensorFlow greets with remarks on its log and on missing GPUs
     import keras
     import tensorflow as tf
     from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
     tf.config.list_physical_devices()
+keras.config.set_image_data_format("channels_last")  # ~/.keras/keras.json may say otherwise
+keras.config.set_floatx("float32")
 
 BATCH = 16  # pictures at once in Keras; more are not faster on a CPU
 

@@ -241,6 +241,13 @@ def test_a_model_of_an_earlier_version_is_refused(small, refused, tmp_path):
     assert "was trained by an earlier version; run training.py" in refused(ValueError, tmp_path / small.model.name)
 
 
+def test_an_output_that_would_take_the_place_of_something_else_is_refused(small, tmp_path, monkeypatch):
+    for output in (small.model, tmp_path, small.task.backbone):
+        said = ending(monkeypatch, convert_model, small.model, "--output", output)
+        assert "--output must be a file that ends in .tflite, and another one than" in said
+    assert small.model.read_bytes()[1:4] == b"HDF"
+
+
 def test_a_missing_backbone_is_named(refused, tmp_path):
     assert "there is no" in refused(FileNotFoundError, data_dir=tmp_path)
 

@@ -344,10 +344,29 @@ def test_killed_run_leaves_no_half_crop_and_no_process_and_is_continued(many, tm
         done = digests(processed_dir(data_dir))
         done = {name: done[name] for name in done if name.endswith(".jpg") and ".part-" not in name}
         assert done.items() <= expected.items()
-        (processed_dir(data_dir) / "breed_0" / ".part-1-n_0.jpg").write_bytes(b"half a crop")  # as a kill may leave it
+        half = processed_dir(data_dir) / "breed_0" / ".part-4194305-n_0.jpg"  # as a kill may leave it
+        half.write_bytes(b"half a crop")
 
         assert select(data_dir).returncode == 0
         assert digests(processed_dir(data_dir)) == expected
+
+
+def test_a_changed_photo_is_cropped_again(tmp_path):
+    photo, _ = plant(tmp_path, "n_1", encode(smooth_picture()), annotation())
+    assert crop_breeds(tmp_path, ["pug"])["done"] == 1
+    before = digests(processed_dir(tmp_path))
+    photo.write_bytes(encode(smooth_picture(seed=1)))
+    assert crop_breeds(tmp_path, ["pug"])["done"] == 1 and digests(processed_dir(tmp_path)) != before
+    assert crop_breeds(tmp_path, ["pug"])["done"] == 0
+
+
+def test_what_another_run_is_writing_stays(tmp_path):
+    plant(tmp_path, "n_1", encode(smooth_picture()), annotation())
+    part = processed_dir(tmp_path) / "pug" / f".part-{os.getpid()}-n_1.jpg"
+    part.parent.mkdir(parents=True)
+    part.touch()
+    crop_breeds(tmp_path, ["pug"])
+    assert part.exists()
 
 
 @pytest.mark.parametrize("crops", [0, 200])

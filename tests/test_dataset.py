@@ -89,6 +89,15 @@ def test_split_is_stratified_seeded_and_complete():
     assert dataset.split_images({"pug": images["pug"]} | {"akita": images["akita"]}, 33) == split
 
 
+def test_two_folders_of_a_breed_are_named_and_hidden_ones_passed_over(tmp_path):
+    for folder in ("n02012849-crane", ".ipynb_checkpoints"):
+        (dataset.images_dir(tmp_path) / folder).mkdir(parents=True)
+    assert dataset.breed_folders(tmp_path) == {"crane": "n02012849-crane"}
+    (dataset.images_dir(tmp_path) / "n03126707-crane").mkdir()
+    with pytest.raises(ValueError, match="two folders of crane: n02012849-crane and n03126707-crane"):
+        dataset.breed_folders(tmp_path)
+
+
 @pytest.mark.parametrize("number", [0, 3])
 def test_a_breed_without_enough_crops_is_named(number):
     with pytest.raises(ValueError, match=f"akita has {number} crops, too few"):

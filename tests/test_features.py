@@ -1,5 +1,6 @@
 """Views, the backbone's features of them, and their cache."""
 
+import json
 import os
 import re
 import shutil
@@ -12,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import FEW, ROOT, SIZE
+from handler_process import run_python
 from PIL import Image
 
 from dog_breeds import dataset, features, recipe
@@ -222,6 +224,15 @@ training.main()
     assert passes == [len(views) - done]
     shutil.rmtree(lab / "features")
     assert (extract(views, lab) == rows).all()
+
+
+def test_keras_settings_of_the_user_do_not_matter(tmp_path):
+    settings = {"backend": "torch", "image_data_format": "channels_first", "floatx": "float16"}
+    (tmp_path / "keras.json").write_text(json.dumps(settings))
+    code = "from dog_breeds.xception import keras; settings = keras.config\n"
+    code += "print(keras.backend.backend(), settings.image_data_format(), settings.floatx())"
+    done = run_python(code, KERAS_HOME=str(tmp_path), KERAS_BACKEND="jax")
+    assert done.stdout.split() == ["tensorflow", "channels_last", "float32"], done.stderr
 
 
 def test_damaged_shards_are_computed_again(lab, passes, monkeypatch):

@@ -275,6 +275,27 @@ def test_archives_are_kept_on_demand_and_used_again(tmp_path, tars):
     assert leftovers(data) == []
 
 
+def test_archives_that_are_not_its_own_stay(tmp_path, tars):
+    kept, data = tmp_path / "data" / "archives" / "images.tar", data_dir(tmp_path / "data")
+    kept.parent.mkdir()
+    kept.write_bytes(b"kept")
+    with FlakyServer([tars]) as server:
+        assert "images.tar was not downloaded by make_dataset.py" in refusal(
+            "--base-url", server.url, "--data-dir", data
+        )
+    assert run("--base-url", mirror(tmp_path / "mirror", tars), "--data-dir", data)[0] == 0
+    assert kept.read_bytes() == b"kept"
+    (data / "raw" / "Images" / ".directory").touch()  # of a file manager
+    assert "already there" in run("--base-url", tmp_path / "mirror", "--data-dir", data)[1]
+
+
+def test_a_link_in_the_place_of_raw_is_told_first(tmp_path, tars):
+    data = data_dir(tmp_path / "data")
+    (tmp_path / "large").mkdir()
+    (data / "raw").symlink_to(tmp_path / "large")
+    assert "raw is a link; let" in refusal("--base-url", mirror(tmp_path / "mirror", tars), "--data-dir", data)
+
+
 def test_two_runs_at_once(tmp_path, tars):
     data = data_dir(tmp_path / "data")
     with FlakyServer([tars], delay=0.2) as server:

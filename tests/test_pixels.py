@@ -153,9 +153,10 @@ def test_a_lossless_jpeg_is_read_at_its_own_scale(tmp_path):
 import sys
 from pathlib import Path
 from dog_breeds.client_pictures import upright_picture
+from dog_breeds.duplicates import thumbnails
 from dog_breeds.pixels import read_pixels
 path = Path(sys.argv[1])
-print(read_pixels(path, 64).shape, upright_picture(path, 64).size)
+print(read_pixels(path, 64).shape, upright_picture(path, 64).size, thumbnails([path]).shape)
 """
     done = run_python(code, tmp_path / "lossless.jpg")
-    assert (done.returncode, done.stdout) == (0, "(64, 64, 3) (64, 64)\n"), done.stderr
+    assert (done.returncode, done.stdout) == (0, "(64, 64, 3) (64, 64) (1, 32, 36)\n"), done.stderr

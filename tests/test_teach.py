@@ -104,6 +104,22 @@ def test_pictures_of_a_camera_that_stands_still_are_no_copies(tmp_path, monkeypa
     assert (examples.images == np.arange(24)).all() and (upright.images == np.tile(np.arange(24), 2)).all()
 
 
+def test_copies_among_pictures_of_a_camera_that_stands_still_are_one_picture(tmp_path, monkeypatch):
+    rng = np.random.default_rng(5)
+    scene = rng.integers(0, 255, (32, 36), np.uint8)
+    thumbnails = np.array([(scene + rng.normal(0, 2, scene.shape)).clip(0, 255) for _ in range(24)], np.uint8)
+    thumbnails, features = thumbnails.repeat(2, axis=0), rng.random((24, 2048), np.float32).repeat(2, axis=0)
+    monkeypatch.setattr(teach, "features_by", lambda _, views, *more: np.resize(features, (len(views), 2048)))
+    pictures = {name: [Path(f"{i}.png") for i in range(24)] for name in ("good", "scratched")}
+    examples, _ = teach.examples_of(pictures, thumbnails, teach.BACKBONE, tmp_path, 0)
+    assert examples.images.tolist() == np.arange(0, 48, 2).repeat(2).tolist()
+
+
+@pytest.mark.parametrize("name", ["قطط\u200cسود", "柴犬\u3000子犬", "chat\u00a0noir"])
+def test_names_of_any_language(tmp_path, name):
+    assert name in class_folders.list_pictures(make_folders(tmp_path / "pictures", {name: SIX, "b": SIX}))
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [

@@ -102,6 +102,39 @@ def test_quick_training_learns_the_demo_breeds(made_demo):
     assert "optimistic" in output
 
 
+def test_a_model_of_another_seed_is_not_overwritten(tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "call_elsewhere", lambda *arguments: arguments[-1].touch())
+    classifier = SimpleNamespace(weights=[], means=[], upright=[])
+    for seed in (33, 34, 34):
+        task = dataset.Task(tmp_path, ["a", "b"], {"a/1.jpg": "train", "b/1.jpg": "test"}, seed=seed)
+        report = {
+            "winner": {"epoch": 30, "val_accuracy": 0.966},
+            "classes": ["a", "b"],
+            "size": task.size,
+            "seed": seed,
+        }
+        path = training.save_results(task, classifier, report, tmp_path)
+        assert training.read_report(path)["seed"] == seed
+    models = sorted(tmp_path.glob("*.h5"))
+    assert [model.name for model in models] == ["xception_v1_30_0.966.h5", "xception_v1_30_0.9660.h5"]
+    assert training.find_best_model(tmp_path) == path
+
+
+def test_an_output_that_cannot_be_is_told_first(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(training, "training_set", Mock(side_effect=AssertionError("too late")))
+    with pytest.raises(OSError, match="file"):
+        training.train_classifier(dataset.Task(tmp_path, ["a", "b"], {}), output_dir=tmp_path / "file" / "x")
+
+
+def test_a_breed_whose_test_images_are_all_copies_is_named(small, monkeypatch):
+    task = small.task
+    left = [image for image in task.images("test") if "Samoyed" not in image]
+    monkeypatch.setattr(training, "without_copies", lambda task, images: left)
+    with pytest.raises(ValueError, match="all test images of samoyed are copies"):
+        training.measure_on_test(task, None)
+
+
 def saved(folder, name, classes=("a", "b"), split="x,train"):
     model = folder / name
     model.touch()
