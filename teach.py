@@ -84,18 +84,31 @@ def examples_of(
     features, turned_features = rows_of_all[: len(views)], rows_of_all[len(views) :]
     labels = np.repeat(np.arange(len(pictures)), [len(paths) for paths in pictures.values()])
 
-    first = group_copies(thumbnails)
     spread = np.array([2 * features[labels == k].var(axis=0).sum() for k in range(len(pictures))])  # mean distance ** 2
-    rows = np.flatnonzero(first != np.arange(len(first)))
-    while len(rows):
-        distances = np.square(features[rows] - features[first[rows]]).sum(axis=1)
-        rows = rows[distances > NEAR**2 * spread[labels[rows]]]  # no copies of that one, but maybe of one another
-        _, lowest, group = np.unique(first[rows], return_index=True, return_inverse=True)
-        first[rows] = rows[lowest][group]
-        rows = rows[first[rows] != rows]
+    first = near_copies(group_copies(thumbnails), features, NEAR**2 * spread[labels])
     check_numbers({name: set(first[labels == k]) for k, name in enumerate(pictures)}, FEWEST, "different pictures")
     both = np.concatenate([features[some], turned_features])
     return Examples(features, labels, first), Examples(both, np.repeat([1, 0], len(some)), np.tile(first[some], 2))
+
+
+def near_copies(first: np.ndarray, features: np.ndarray, limits: np.ndarray) -> np.ndarray:
+    """Return for each picture the first one that it is a copy of, int [n], among those that thumbnails take for copies.
+
+    `first` tells these groups as `find_copies` does; a copy is at most `limits` [n], squared distances, from its first.
+    """
+    result = np.arange(len(first))
+    for group in np.unique(first[first != result]):
+        rows = np.flatnonzero(first == group)
+        squares, left = np.square(features[rows]).sum(axis=1), np.ones(len(rows), bool)
+        for start in range(0, len(rows), 256):  # in blocks: a camera that stands still makes one group of thousands
+            block = slice(start, start + 256)
+            distances = squares[block, None] + squares - 2 * features[rows[block]] @ features[rows].T
+            for i, near in enumerate(distances <= limits[rows], start):
+                if left[i]:
+                    copies = left & near
+                    result[rows[copies]] = rows[i]
+                    left &= ~near
+    return result
 
 
 def copies_in(pictures: Pictures, first: np.ndarray) -> list[list[str]]:
