@@ -103,7 +103,7 @@ def near_copies(first: np.ndarray, features: np.ndarray, limits: np.ndarray) -> 
         for start in range(0, len(rows), 256):  # in blocks: a camera that stands still makes one group of thousands
             block = slice(start, start + 256)
             distances = squares[block, None] + squares - 2 * features[rows[block]] @ features[rows].T
-            for i, near in enumerate(distances <= limits[rows], start):
+            for i, near in enumerate(distances <= limits[rows] + 1e-5 * squares, start):  # 1e-5: equal ones are rounded
                 if left[i]:
                     copies = left & near
                     result[rows[copies]] = rows[i]
