@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from tempfile import TemporaryFile
 
+WRITING = 10  # seconds after which nobody writes to a small file any longer
+
 
 def script_parser(docstring: str, example: str) -> argparse.ArgumentParser:
     """Return a parser whose --help shows a script's docstring as it is written, and an example."""
@@ -50,14 +52,11 @@ def check_writable(folder: Path) -> None:
 
 
 def remove_parts(folder: Path) -> None:
-    """Remove what killed processes have left in a folder; what another run is writing stays."""
+    """Remove what killed processes have left in a folder; what another run is writing, for a moment only, stays."""
     for part in folder.glob(".part-*"):
-        try:
-            os.kill(int(part.name.split("-")[1]), 0)  # sends nothing
-        except ProcessLookupError:
-            part.unlink(missing_ok=True)
-        except (OSError, ValueError):  # of another user, or no file of ours
-            continue
+        with contextlib.suppress(FileNotFoundError):  # it has just got its name
+            if time.time() - part.stat().st_mtime > WRITING:
+                part.unlink()
 
 
 def write_whole(path: Path, text: str) -> None:
