@@ -181,7 +181,7 @@ KEPT = $(shell aws cloudformation describe-stacks --stack-name $(or $(STACK),dog
 	"Stacks[0].Parameters[?ParameterKey=='Model'||ParameterKey=='Architecture'].[join('=',[ParameterKey,ParameterValue])]" 2>/dev/null)
 
 deploy:
-	sam build $(if $(KEPT)$(PARAMETERS),--parameter-overrides $(KEPT) $(PARAMETERS))
+	set -- $(KEPT) $(PARAMETERS); sam build $${1:+--parameter-overrides "$$@"}
 	sam deploy $(if $(STACK),--stack-name $(STACK)) $(if $(PARAMETERS),--parameter-overrides $(PARAMETERS))
 
 # requirements-lambda.lock: all packages of the image with their hashes, for x86-64 and arm64.

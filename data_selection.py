@@ -72,8 +72,9 @@ def _cut(photo_path: Path, xml_path: Path, objects: str) -> list[Image.Image | N
             turn_upright(photo)
         boxes = [clip_box(box, *photo.size) for box in annotation["boxes"]]
         dogs = [box and photo.crop(box) for box in (boxes if objects == "all" else boxes[:1])]
-        for dog in filter(None, dogs if as_stored else ()):
-            turn_upright(dog)  # the same as turning photo and box before
+        if as_stored:
+            for dog in filter(None, dogs):
+                turn_upright(dog)  # the same as turning photo and box before
         return [dog and opaque(dog) for dog in dogs]
 
 

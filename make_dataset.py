@@ -142,17 +142,16 @@ def get_archive(name: str, source: str, store: Path, size: int | None, sha256: s
             raise ValueError(f"{path} is damaged: its SHA-256 is not that in SHA256SUMS; {INSTEAD}")
         return path
     path = store / name
-    url = read_note(Path(f"{path}.json")).get("url")
-    downloaded = path.exists() and url == source + name  # by an earlier run
-    if path.exists() and not url:
-        if not sha256 or file_sha256(path) != sha256:
+    if path.exists():
+        url = read_note(Path(f"{path}.json")).get("url")  # that an earlier run downloaded it from
+        if file_sha256(path) == sha256 if sha256 else url == source + name:
+            return path
+        if not url:
             raise FileExistsError(
                 f"{path} was not downloaded by make_dataset.py; move it away, or name it by --base-url"
             )
-        return path
-    if not downloaded or (sha256 and file_sha256(path) != sha256):
-        path.unlink(missing_ok=True)
-        fetch(source + name, path, size, sha256)
+        path.unlink()
+    fetch(source + name, path, size, sha256)
     return path
 
 

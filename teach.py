@@ -29,7 +29,6 @@ from dog_breeds.duplicates import group_copies
 from dog_breeds.facts import append_facts, read_facts
 from dog_breeds.features import Examples, View, evenly, features_by, turned
 from dog_breeds.heads import Classifier, turn_rule
-from dog_breeds.metrics import wilson_interval
 from dog_breeds.own_classes import judge, teach, teach_beside
 from dog_breeds.tflite import join_head, load_file, read_head
 from dog_breeds.workers import cpu_count
@@ -99,10 +98,11 @@ def near_copies(first: np.ndarray, features: np.ndarray, limits: np.ndarray) -> 
     result = np.arange(len(first))
     for group in np.unique(first[first != result]):
         rows = np.flatnonzero(first == group)
-        squares, left = np.square(features[rows]).sum(axis=1), np.ones(len(rows), bool)
+        some, left = features[rows], np.ones(len(rows), bool)
+        squares = np.square(some).sum(axis=1)
         for start in range(0, len(rows), 256):  # in blocks: a camera that stands still makes one group of thousands
             block = slice(start, start + 256)
-            distances = squares[block, None] + squares - 2 * features[rows[block]] @ features[rows].T
+            distances = squares[block, None] + squares - 2 * some[block] @ some.T
             for i, near in enumerate(distances <= limits[rows] + 1e-5 * squares, start):  # 1e-5: equal ones are rounded
                 if left[i]:
                     copies = left & near
@@ -225,9 +225,8 @@ def teach_folder(images: Path, output: Path, backbone: Path, add: bool, data_dir
         classifier, logits, rule = teach(examples, upright, seed)
     classes = [*(kept["classes"] if add else []), *pictures]
     labels = examples.labels + len(classes) - len(pictures)
-    result = judge(logits, labels, names_of(pictures), classes, classifier.temperature)
-    different = len(set(examples.images))  # copies say nothing new
-    result["accuracy_interval_95"] = wilson_interval(result["accuracy"], different)
+    different = len(set(examples.images))
+    result = judge(logits, labels, names_of(pictures), classes, classifier.temperature, different)
     facts = facts_of(pictures, kept, backbone, classifier, result | {"unknown_rule": rule}, images)
     report = facts | {"cross_validation": result, "copies": copies_in(pictures, examples.images), "left_out": wrong}
     report |= {"trial": recipe.PLAIN_TRIAL, "seed": seed}

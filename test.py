@@ -73,17 +73,18 @@ def rows_of(model: Path, folder: Path, names: list[str]) -> list[tuple]:
     with quiet():
         import lambda_function
 
+    def classify(content: bytes) -> dict:
+        return lambda_function.answer_picture(content, top_k=1, explain=False, log={}, until=math.inf)
+
     rows = []
     for name in names:
         try:
             with open(folder / name, "rb") as file:
                 content = file.read(MAX_BYTES + 1)
-            if content[4:8] == b"ftyp" or len(content) > MAX_BYTES:  # HEIC, AVIF, large: what the handler refuses
-                content = picture_to_send(folder / name)
-            answer = lambda_function.answer_picture(content, top_k=1, explain=False, log={}, until=math.inf)
-            if answer.get("error", {}).get("code") == "too_large":  # of more pixels than the handler takes
-                content = picture_to_send(folder / name)
-                answer = lambda_function.answer_picture(content, top_k=1, explain=False, log={}, until=math.inf)
+            answer = classify(content)
+            refused = answer.get("error", {}).get("code") == "too_large" or content[4:8] == b"ftyp"  # HEIC, AVIF
+            if refused:  # before it was decoded
+                answer = classify(picture_to_send(folder / name))
         except (OSError, ValueError):
             answer = {"error": {"code": "unreadable"}}
         if "error" in answer:

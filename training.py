@@ -196,7 +196,7 @@ def is_repeated(path: Path, report: dict, rows: str) -> bool:
     """Return whether a saved model is of the same training as a new one: its report, and its rows of the split."""
     try:
         old, split = read_report(path), path.with_suffix(".csv").read_text(encoding="utf-8")
-        return split == "image,split\n" + rows and all(old[key] == report[key] for key in ("classes", "size", "seed"))
+        return split == "image,split\n" + rows and all(old[key] == report[key] for key in ("size", "seed"))
     except (OSError, ValueError, KeyError):
         return False
 

@@ -231,8 +231,9 @@ def extract(archives: dict[str, Path], folder: Path) -> dict:
     need_space(folder, sum(4096 + size for *_, size in files))  # 4096: what a file costs beyond its bytes, at most
     for parent in {Path(name).parent for _, name, *_ in files}:
         (folder / parent).mkdir(parents=True)
-    for archive, name, offset, size in counted(files, "extracting", len(files), "files"):
-        with archive.open("rb") as file:
-            file.seek(offset)
-            (folder / name).write_bytes(file.read(size))
+    with contextlib.ExitStack() as stack:
+        opened = {path: stack.enter_context(path.open("rb")) for path in archives.values()}
+        for archive, name, offset, size in counted(files, "extracting", len(files), "files"):
+            opened[archive].seek(offset)
+            (folder / name).write_bytes(opened[archive].read(size))
     return {"breeds": len({key.split("/")[0] for key in keys["images.tar"]}), "images": len(keys["images.tar"])}

@@ -11,7 +11,7 @@ from dog_breeds.pixels import MAX_PIXELS, opaque, scale_down, turn_upright
 MAX_SENT = 4_000_000  # of what is sent: Lambda takes 6 MB a request, and base64 adds a third
 SMALLER = 2000  # pixels on the longer side of what is sent instead of a larger file; the model sees some 300
 SENT_AS_THEY_ARE = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP")  # MPO: a JPEG with more behind it, from some phones
-# Of pictures in folders
+# of pictures in folders
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".heic", ".heif", ".avif")
 DARK = 0.27  # how bright what did not speak for the breed stays
 

@@ -13,6 +13,7 @@ from PIL import Image
 
 from dog_breeds.console import counted
 from dog_breeds.dataset import Task, images_dir
+from dog_breeds.pixels import scale_down
 from dog_breeds.workers import in_threads
 
 ROWS, COLUMNS = 32, 36  # of a thumbnail: 4 x 4 cells for each of the 8 x 9 of the hash
@@ -49,8 +50,7 @@ def thumbnails(paths: Sequence[Path]) -> np.ndarray:
 def _thumbnail(path: Path) -> np.ndarray:
     try:
         with Image.open(path) as image:
-            if getattr(image, "quantization", None):  # not a lossless JPEG: pixels.scale_down says why
-                image.draft("L", (2 * ROWS, 2 * ROWS))
+            scale_down(image, 2 * ROWS, "L")
             return np.asarray(image.convert("L").resize((COLUMNS, ROWS), Image.Resampling.BOX))
     except Exception:  # Pillow raises nearly anything for a damaged file
         return np.zeros((ROWS, COLUMNS), np.uint8)

@@ -142,7 +142,7 @@ def load(endpoint: str, event: dict, seconds: float, auth: Callable | None, numb
 
     One request more goes before them, alone, as it may find the service cold, and counts only as first_ms.
     """
-    body, left, stopped = json.dumps(event).encode(), itertools.count(), []
+    body, left, stopped = json.dumps(event).encode(), itertools.count(), threading.Event()
 
     def client(share: Iterable[int]) -> list[Reply]:
         with requests.Session() as session:
@@ -152,11 +152,13 @@ def load(endpoint: str, event: dict, seconds: float, auth: Callable | None, numb
     start = time.monotonic()
     with ThreadPoolExecutor(clients) as pool:
         # All clients draw from one counter until `number` are drawn.
-        shares = [itertools.takewhile(lambda drawn: drawn < number and not stopped, left) for _ in range(clients)]
+        shares = [
+            itertools.takewhile(lambda drawn: drawn < number and not stopped.is_set(), left) for _ in range(clients)
+        ]
         try:
             replies = [reply for some in pool.map(client, shares) for reply in some]
         finally:  # after Ctrl-C the clients draw no more
-            stopped.append(True)
+            stopped.set()
     rate = number / (time.monotonic() - start)
     times = sorted(1000 * reply.seconds for reply in replies if reply.outcome == "ok")
     figures = {"first_ms": 1000 * first.seconds, "requests": number, "clients": clients, "requests_per_s": rate}

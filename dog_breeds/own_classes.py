@@ -15,7 +15,7 @@ from dog_breeds.heads import (
     similarity,
     train_head,
 )
-from dog_breeds.metrics import evaluate, fit_temperature, log_softmax
+from dog_breeds.metrics import evaluate, fit_temperature, log_softmax, wilson_interval
 
 Lesson = tuple[Classifier, np.ndarray, dict]  # what was learned, calibrated logits of pictures held out, unknown rule
 
@@ -100,9 +100,15 @@ def unknown_rule(examples: Examples, means: np.ndarray, first: int, highest: flo
     }
 
 
-def judge(logits: np.ndarray, labels: np.ndarray, names: list[str], classes: list[str], temperature: float) -> dict:
-    """Return what cross-validation says: `metrics.evaluate`, and with their names the pictures that were mistaken."""
+def judge(
+    logits: np.ndarray, labels: np.ndarray, names: list[str], classes: list[str], temperature: float, different: int
+) -> dict:
+    """Return what cross-validation says: `metrics.evaluate`, and with their names the pictures that were mistaken.
+
+    So many pictures are `different`: copies make the interval no narrower.
+    """
     result = evaluate(logits, labels, classes, temperature)
+    result["accuracy_interval_95"] = wilson_interval(result["accuracy"], different)
     del result["most_confused"]
     there = {classes[label] for label in labels}  # classes of another file have no pictures
     for key in ("precision", "recall"):

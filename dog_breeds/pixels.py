@@ -24,13 +24,14 @@ def model_pixels(image: Image.Image, size: int, share: float = 1.0) -> np.ndarra
     return np.asarray(resize(opaque(image), size, share))
 
 
-def scale_down(image: Image.Image, side: int) -> None:
+def scale_down(image: Image.Image, side: int, mode: str | None = None) -> None:
     """Let an opened JPEG be decoded at a smaller scale, if it has one at which both sides have `side` pixels.
 
-    Not a lossless one, which has no tables of quantization: Pillow's rows would be too short for what is decoded.
+    `mode` "L": and in grey. Not a lossless one, which has no tables of quantization: Pillow's rows would be too short
+    for what is decoded.
     """
     if getattr(image, "quantization", None):
-        image.draft(None, (side, side))
+        image.draft(mode, (side, side))
 
 
 def resize(image: Image.Image, size: int, share: float = 1.0) -> Image.Image:

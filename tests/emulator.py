@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -77,11 +77,11 @@ def emulator(model: Path, handler: str = "lambda_function.lambda_handler", **env
             process.wait()
 
 
-def free_ports(number: int = 1, below: int = 32_000) -> list[int]:
+def free_ports(number: int = 1, among: Sequence[int] = range(10_000, 32_000, 2)) -> list[int]:
     """Ports that nobody uses, nor the one after each. The system gives clients higher ones."""
     free = set()
     while len(free) < number:
-        port = random.randrange(max(8_000, below - 22_000), below, 2)
+        port = random.choice(among)
         with contextlib.suppress(OSError), contextlib.ExitStack() as servers:
             for both in (port, port + 1):
                 servers.enter_context(socket.create_server(("127.0.0.1", both)))

@@ -15,7 +15,7 @@ MAY_IMPORT = {  # modules that are not named import nothing of the package
     "class_folders": {"client_pictures", "console", "duplicates", "pixels", "workers"},
     "dataset": {"recipe", "console"},
     "demo": {"archives", "console", "demo_dogs"},
-    "duplicates": {"dataset", "workers", "console"},
+    "duplicates": {"dataset", "pixels", "workers", "console"},
     "gateway": {"console"},
     "features": {"dataset", "pixels", "recipe", "tflite", "workers", "console"},
     "heads": {"features", "metrics", "recipe", "workers"},
