@@ -30,14 +30,13 @@ RUN pip install --no-cache-dir --require-hashes --target . -r requirements-lambd
        numpy/tests numpy/*/tests
 
 # What changes comes last, the model before the code.
-ARG MODEL=top_10_dog_breeds.tflite
-COPY ${MODEL} ./top_10_dog_breeds.tflite
-COPY dog_breeds/__init__.py dog_breeds/answers.py dog_breeds/explanation.py dog_breeds/facts.py \
-     dog_breeds/http_events.py dog_breeds/page.html dog_breeds/page.py dog_breeds/pixels.py dog_breeds/safe_pictures.py \
-     dog_breeds/s3_pictures.py dog_breeds/web_pictures.py dog_breeds/workers.py ./dog_breeds/
+ARG MODEL=models/dog_breeds_120.tflite
+COPY ${MODEL} ./model.tflite
+COPY dog_breeds/__init__.py ./dog_breeds/
+COPY dog_breeds/serving ./dog_breeds/serving
 COPY lambda_function.py ./
 # Lambda runs as another user, who must be able to read also what a strict umask has kept for its owner.
-RUN for file in lambda_function.py dog_breeds/* top_10_dog_breeds.tflite; do \
+RUN for file in lambda_function.py dog_breeds/__init__.py dog_breeds/serving/* model.tflite; do \
         case "$(stat -c %a "$file")" in *[4567]) ;; *) chmod a+r "$file" ;; esac; done \
     && python -m compileall -q dog_breeds lambda_function.py
 

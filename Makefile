@@ -17,7 +17,7 @@
 # predict, serve and teach set up .venv-serving, 200 MB; install, demo, test, lint and lock .venv, 2 GB. Another Python: make PYTHON=python3.12 ...
 
 PYTHON ?= python3
-MODEL ?= dog_breeds_120.tflite
+MODEL ?= models/dog_breeds_120.tflite
 PORT ?= 8080
 PAGE_PORT ?= 9000
 DEMO ?= demo
@@ -142,7 +142,7 @@ serve: $(SERVING)/aws-lambda-rie
 	@echo "open http://localhost:$(PAGE_PORT) in a browser; Ctrl-C ends"
 	@echo "or ask: $(SERVING)/python test.py --file photo.jpg --endpoint $(ENDPOINT)"
 	@trap 'kill $$gateway $$emulator 2>/dev/null; wait' EXIT; trap exit INT TERM; \
-	$(SERVING)/python -m dog_breeds.gateway --port $(PAGE_PORT) --emulator http://127.0.0.1:$(PORT) & gateway=$$!; \
+	$(SERVING)/python -m dog_breeds.clients.gateway --port $(PAGE_PORT) --emulator http://127.0.0.1:$(PORT) & gateway=$$!; \
 	$(call serve,$(MODEL),$(SERVING)) > >(sed -u -E '/^(START|END|INFO:)/d; s/^REPORT.*//; /^$$/d') 2>&1 & emulator=$$!; \
 	wait -n $$gateway $$emulator
 

@@ -1,13 +1,16 @@
 """Convert the trained model to one small, fast, proven TensorFlow Lite file.
 
-Reads     the best xception_v1_*.h5, its report and split, the backbone file, and the pictures that the split names.
-Writes    top_10_dog_breeds.tflite: the network, and appended as a zip archive its labels.txt and metadata.json.
-Commands  python convert_model.py                          # int8: the head, on the backbone that it was trained on
-          python convert_model.py --quantization float32   # or float16, dynamic: the backbone converted anew
-          python convert_model.py --output dog_breeds_120.tflite   # after training.py --breeds all
-          python convert_model.py --show top_10_dog_breeds.tflite
-The file is run in the serving runtime, and the .h5 in Keras, on test pictures. A file that surely (95 %) loses more
-than --max-loss points of accuracy is not written. Takes half a minute on 2 cores, with --every-picture three minutes.
+Reads     the best xception_v1_*.h5, its report and split, the backbone file, and the pictures that
+          the split names.
+Writes    top_10_dog_breeds.tflite: the network, and appended as a zip archive its labels.txt and
+          metadata.json.
+Commands  python convert_model.py                          # int8: the head, on the backbone that it
+          was trained on python convert_model.py --quantization float32   # or float16, dynamic: the
+          backbone converted anew python convert_model.py --output models/dog_breeds_120.tflite   #
+          after training.py --breeds all python convert_model.py --show top_10_dog_breeds.tflite
+The file is run in the serving runtime, and the .h5 in Keras, on test pictures. A file that surely
+(95 %) loses more than --max-loss points of accuracy is not written. Takes half a minute on 2 cores,
+with --every-picture three minutes.
 """
 
 import json
@@ -21,45 +24,59 @@ import h5py
 import numpy as np
 
 from dog_breeds.console import counted, one_line_errors, script_parser, written_whole
-from dog_breeds.dataset import Task, display_name, read_split, weights_path
-from dog_breeds.facts import append_facts, read_facts
-from dog_breeds.features import KINDS, Examples, View, load_pixels, plain_set
-from dog_breeds.heads import apply_head
-from dog_breeds.metrics import accuracy, expected_calibration_error
-from dog_breeds.tflite import join_head, run_file
+from dog_breeds.data.dataset import Task, display_name, read_split, weights_path
+from dog_breeds.learning.features import KINDS, Examples, View, load_pixels, plain_set
+from dog_breeds.learning.heads import apply_head
+from dog_breeds.learning.metrics import accuracy, expected_calibration_error
+from dog_breeds.learning.tflite import join_head, run_file
+from dog_breeds.serving.facts import append_facts, read_facts
 from dog_breeds.workers import call_elsewhere
 from training import find_best_model, read_report
 
 OUTPUT = Path("top_10_dog_breeds.tflite")
 FORMATS = ("int8", "float32", "float16", "dynamic")  # xception.write_backbone knows them
-COMPARED = 150  # test images on which the .h5 is run too, each as crop and as whole photo: Keras is slow
+COMPARED = (
+    150  # test images on which the .h5 is run too, each as crop and as whole photo: Keras is slow
+)
 # Copied from the report: what an int8 file answers to all test pictures.
-TEST_FIGURES = ("pictures", "accuracy", "accuracy_interval_95", "calibration_error", "taken_as_known")
+TEST_FIGURES = (
+    "pictures",
+    "accuracy",
+    "accuracy_interval_95",
+    "calibration_error",
+    "taken_as_known",
+)
 
 Predictions = tuple[np.ndarray, np.ndarray]  # probabilities float32 [n, N], similarities [n]
 
 
-# --- Conversion ------------------------------------------------------------------------------------------------------
+# --- Conversion -----------------------------------------------------------------------------------
 
 
 def to_tflite(task: Task, model_path: Path, quantization: str, folder: Path) -> bytes:
-    """Return the model as a flatbuffer: its head, on the backbone in this format. Puts its other files in `folder`."""
+    """Return the model as a flatbuffer: its head, on the backbone in this format. Puts its other
+    files in `folder`.
+    """
     backbone = task.backbone
     if quantization != "int8":
         backbone = folder / f"backbone_{quantization}.tflite"
         arguments = weights_path(task.data_dir), task.size, [], quantization, backbone
-        call_elsewhere("dog_breeds.xception", "write_backbone", *arguments)
+        call_elsewhere("dog_breeds.learning.xception", "write_backbone", *arguments)
     return join_head(backbone.read_bytes(), *read_h5(model_path))
 
 
 def read_h5(path: Path) -> tuple[list[np.ndarray], np.ndarray, list[np.ndarray]]:
-    """Return of a saved model what `tflite.join_head` takes: head, means, and the score of upright pictures."""
+    """Return of a saved model what `tflite.join_head` takes: head, means, and the score of upright
+    pictures.
+    """
     with h5py.File(path) as file:
         layers = {name: group for name, group in file["model_weights"].items() if len(group)}
 
         def array(layer: str, name: str) -> np.ndarray:
             found = []
-            layers[layer].visititems(lambda key, item: found.append(item[()]) if key.endswith(name) else None)
+            layers[layer].visititems(
+                lambda key, item: found.append(item[()]) if key.endswith(name) else None
+            )
             return found[0]
 
         def dense(*names: str) -> list[np.ndarray]:
@@ -69,22 +86,30 @@ def read_h5(path: Path) -> tuple[list[np.ndarray], np.ndarray, list[np.ndarray]]
         return head, array("cosines", "kernel").T, dense("upright")
 
 
-# --- The gate --------------------------------------------------------------------------------------------------------
+# --- The gate -------------------------------------------------------------------------------------
 
 
-def predict_file(file: Path, views: dict[str, list[View]], size: int) -> dict[str, tuple[np.ndarray, ...]]:
-    """Return what a model file says in the serving runtime: probabilities [n, N], similarities [n], features [n, D]."""
+def predict_file(
+    file: Path, views: dict[str, list[View]], size: int
+) -> dict[str, tuple[np.ndarray, ...]]:
+    """Return what a model file says in the serving runtime: probabilities [n, N], similarities [n],
+    features [n, D].
+    """
     results, names = {}, ["probabilities", "similarity", "features"]
     for kind, some in views.items():
         rows = run_file(file, some, lambda view: load_pixels(view, size), names)
         rows = counted(rows, f"{file.name}, {kind.replace('_', ' ')}", len(some), "pictures")
-        probabilities, similarities, features = (np.array(column) for column in zip(*rows, strict=True))
+        probabilities, similarities, features = (
+            np.array(column) for column in zip(*rows, strict=True)
+        )
         results[kind] = probabilities, similarities[:, 0], features
     return results
 
 
 def compare(keras: Predictions, tflite: Predictions, labels: np.ndarray, threshold: float) -> dict:
-    """Return accuracy, calibration error and share taken as known, 0..1, of both, and how far they differ."""
+    """Return accuracy, calibration error and share taken as known, 0..1, of both, and how far they
+    differ.
+    """
     right = [predictions[0].argmax(axis=1) == labels for predictions in (keras, tflite)]
     result = {
         "pictures": len(labels),
@@ -104,11 +129,15 @@ def compare(keras: Predictions, tflite: Predictions, labels: np.ndarray, thresho
 
 
 def surely_lost(results: dict) -> float:
-    """Return the share of pictures, of the worse kind, that the file loses against Keras at least, with 95 % certainty.
+    """Return the share of pictures, of the worse kind, that the file loses against Keras at least,
+    with 95 % certainty.
 
     Some are lost and some won by chance: the variance of such a number is the number itself.
     """
-    return max((r["lost"] - r["won"] - 1.64 * (r["lost"] + r["won"]) ** 0.5) / r["pictures"] for r in results.values())
+    return max(
+        (r["lost"] - r["won"] - 1.64 * (r["lost"] + r["won"]) ** 0.5) / r["pictures"]
+        for r in results.values()
+    )
 
 
 def describe_results(results: dict) -> str:
@@ -119,10 +148,12 @@ def describe_results(results: dict) -> str:
         "{keras[taken_as_known]:.1%} -> {tflite[taken_as_known]:.1%}, same top class {same_top_class:.2%}, "
         "largest change of a probability {largest_change:.3f}"
     )
-    return "\n".join(line.format(name=name.replace("_", " "), **result) for name, result in results.items())
+    return "\n".join(
+        line.format(name=name.replace("_", " "), **result) for name, result in results.items()
+    )
 
 
-# --- Facts about the file --------------------------------------------------------------------------------------------
+# --- Facts about the file -------------------------------------------------------------------------
 
 
 def collect_facts(model_path: Path, report: dict, quantization: str, results: dict) -> dict:
@@ -133,18 +164,35 @@ def collect_facts(model_path: Path, report: dict, quantization: str, results: di
         "format_version": 1,
         "classes": report["classes"],
         "display_names": {breed: display_name(breed) for breed in report["classes"]},
-        "input": {"height": size, "width": size, "channels": 3, "dtype": "float32", "range": [0, 255], "color": "RGB"},
-        "photo_share": report["photo_share"],  # the central part of a photo that the model is to see
+        "input": {
+            "height": size,
+            "width": size,
+            "channels": 3,
+            "dtype": "float32",
+            "range": [0, 255],
+            "color": "RGB",
+        },
+        "photo_share": report[
+            "photo_share"
+        ],  # the central part of a photo that the model is to see
         "quantization": quantization,
         "temperature": report["temperature"],  # already in the weights
         "unknown_rule": report["unknown_rule"],
         "turn_rule": report["turn_rule"],
         "compared_with_keras": results,
         **({"test": test} if quantization == "int8" else {}),
-        "training_data": {"dataset": "Stanford Dogs", "images": report["images"], "note": report["note"]},
+        "training_data": {
+            "dataset": "Stanford Dogs",
+            "images": report["images"],
+            "note": report["note"],
+        },
         "provenance": {
-            "sha256": {path.name: sha256(path.read_bytes()).hexdigest() for path in source_files(model_path)},
-            "versions": report["versions"] | {name: version(name) for name in ("tensorflow", "ai-edge-litert")},
+            "sha256": {
+                path.name: sha256(path.read_bytes()).hexdigest()
+                for path in source_files(model_path)
+            },
+            "versions": report["versions"]
+            | {name: version(name) for name in ("tensorflow", "ai-edge-litert")},
             "converted": time.strftime("%Y-%m-%d"),
         },
     }
@@ -161,18 +209,27 @@ def show_facts(file: Path) -> None:
     model, unknown = facts["input"], facts["unknown_rule"]
     print(f"{file}: {facts['quantization']}, {file.stat().st_size / 1e6:.1f} MB")
     print(f"{len(facts['classes'])} classes: {', '.join(facts['classes'])}")
-    print("input: {width} x {height} {color}, {dtype} {range[0]}..{range[1]}".format(**model), end=", ")
+    print(
+        "input: {width} x {height} {color}, {dtype} {range[0]}..{range[1]}".format(**model),
+        end=", ",
+    )
     print(f"the central {facts['photo_share']:.1%} of a photo's sides")
-    print(f"known class: {unknown['score']} >= {unknown['threshold']:.3f}, at temperature {facts['temperature']:.3f}")
+    print(
+        f"known class: {unknown['score']} >= {unknown['threshold']:.3f}, at temperature {facts['temperature']:.3f}"
+    )
     if "compared_with_keras" in facts:
         print(describe_results(facts["compared_with_keras"]))
     else:  # by teach.py
-        print("cross-validation: {accuracy:.1%} of {pictures} pictures".format(**facts["cross_validation"]))
+        print(
+            "cross-validation: {accuracy:.1%} of {pictures} pictures".format(
+                **facts["cross_validation"]
+            )
+        )
     for topic in ("training_data", "provenance"):
         print(f"{topic.replace('_', ' ')}: {json.dumps(facts[topic], indent=1)}")
 
 
-# --- Steps -----------------------------------------------------------------------------------------------------------
+# --- Steps ----------------------------------------------------------------------------------------
 
 
 def convert(
@@ -185,8 +242,9 @@ def convert(
 ) -> None:
     """Convert a model trained by training.py, prove the file and write it.
 
-    `compared` test images are given to both (0: all), as crops and as whole photos. Raises RuntimeError, and leaves
-    `output` as it was, if the file loses more than `max_loss` points of accuracy on either.
+    `compared` test images are given to both (0: all), as crops and as whole photos. Raises
+    RuntimeError, and leaves `output` as it was, if the file loses more than `max_loss` points of
+    accuracy on either.
     """
     for path in source_files(model_path):
         if not path.is_file():
@@ -197,25 +255,33 @@ def convert(
     task = task_of(model_path, data_dir)
     check_backbone(task.backbone, report)
     if output.suffix != ".tflite" or output.is_dir() or output.resolve() == task.backbone.resolve():
-        raise ValueError(f"--output must be a file that ends in .tflite, and another one than {task.backbone}")
+        raise ValueError(
+            f"--output must be a file that ends in .tflite, and another one than {task.backbone}"
+        )
     output.parent.mkdir(parents=True, exist_ok=True)
     test = plain_set(task, "test")
     check_head(model_path, report, test)
-    chosen = np.random.default_rng(task.seed).permutation(len(task.images("test")))[: compared or None]
+    chosen = np.random.default_rng(task.seed).permutation(len(task.images("test")))[
+        : compared or None
+    ]
     images = [task.images("test")[row] for row in chosen]
     views = {kind: [view(task.data_dir, image) for image in images] for kind, view in KINDS.items()}
     with TemporaryDirectory() as folder:
         file = Path(folder) / output.name
         file.write_bytes(to_tflite(task, model_path, quantization, Path(folder)))
-        keras = call_elsewhere("dog_breeds.xception", "predict", model_path, views)
+        keras = call_elsewhere("dog_breeds.learning.xception", "predict", model_path, views)
         tflite = predict_file(file, views, task.size)
-        if quantization == "int8" and any((tflite[kind][2] != test[kind].features[chosen]).any() for kind in KINDS):
+        if quantization == "int8" and any(
+            (tflite[kind][2] != test[kind].features[chosen]).any() for kind in KINDS
+        ):
             raise RuntimeError(
                 f"{output} is not written: it gives other features than those in {task.data_dir / 'features'}, perhaps "
                 "of another machine or other packages; delete that folder and run training.py again"
             )
         threshold, labels = report["unknown_rule"]["threshold"], task.labels(images)
-        results = {kind: compare(keras[kind], tflite[kind][:2], labels, threshold) for kind in KINDS}
+        results = {
+            kind: compare(keras[kind], tflite[kind][:2], labels, threshold) for kind in KINDS
+        }
         print(describe_results(results), flush=True)
         lost = 100 * surely_lost(results)
         if lost > max_loss:
@@ -234,17 +300,27 @@ def task_of(model_path: Path, data_dir: Path | None = None) -> Task:
     if "backbone" not in report:
         raise ValueError(f"{model_path} was trained by an earlier version; run training.py again")
     data_dir = data_dir or Path(report["data_dir"])
-    split = {image: part for image, part in split.items() if image not in report["test"]["images_left_out"]}
+    split = {
+        image: part
+        for image, part in split.items()
+        if image not in report["test"]["images_left_out"]
+    }
     backbone = weights_path(data_dir).with_name(report["backbone"])
     return Task(data_dir, report["classes"], split, report["size"], report["seed"], backbone)
 
 
 def check_backbone(path: Path, report: dict) -> None:
-    """Raise an error unless the backbone file is there and is the one that the model was trained on."""
+    """Raise an error unless the backbone file is there and is the one that the model was trained
+    on.
+    """
     if not path.is_file():
-        raise FileNotFoundError(f"there is no {path}, on which the model was trained; run training.py again")
+        raise FileNotFoundError(
+            f"there is no {path}, on which the model was trained; run training.py again"
+        )
     if sha256(path.read_bytes()).hexdigest() != report["backbone_sha256"]:
-        raise ValueError(f"{path} is not the backbone that the model was trained on; run training.py again")
+        raise ValueError(
+            f"{path} is not the backbone that the model was trained on; run training.py again"
+        )
 
 
 def check_head(model_path: Path, report: dict, test: dict[str, Examples]) -> None:
@@ -253,19 +329,37 @@ def check_head(model_path: Path, report: dict, test: dict[str, Examples]) -> Non
     for kind, pictures in test.items():
         share = accuracy(apply_head(head, pictures.features), pictures.labels)
         if abs(share - report["test"][kind]["accuracy"]) > 0.002:
-            raise ValueError(f"{model_path} is not the model that its report describes; run training.py again")
+            raise ValueError(
+                f"{model_path} is not the model that its report describes; run training.py again"
+            )
 
 
 def main() -> None:
     """Parse the arguments; convert or show."""
     parser = script_parser(__doc__, "python convert_model.py xception_v1_30_0.966.h5")
-    parser.add_argument("model", nargs="?", type=Path, metavar="MODEL.h5", help="default: the best one in this folder")
+    parser.add_argument(
+        "model",
+        nargs="?",
+        type=Path,
+        metavar="MODEL.h5",
+        help="default: the best one in this folder",
+    )
     parser.add_argument("--output", type=Path, default=OUTPUT, help=f"default: {OUTPUT}")
-    parser.add_argument("--quantization", choices=FORMATS, default="int8", help="default: %(default)s")
-    parser.add_argument("--max-loss", type=float, default=0.3, metavar="POINTS", help="of accuracy (default: 0.3)")
-    parser.add_argument("--every-picture", action="store_true", help=f"run all test images in Keras, not {COMPARED}")
-    parser.add_argument("--data-dir", type=Path, help="default: the one that the model was trained with")
-    parser.add_argument("--show", type=Path, metavar="FILE", help="only print the facts inside a .tflite file")
+    parser.add_argument(
+        "--quantization", choices=FORMATS, default="int8", help="default: %(default)s"
+    )
+    parser.add_argument(
+        "--max-loss", type=float, default=0.3, metavar="POINTS", help="of accuracy (default: 0.3)"
+    )
+    parser.add_argument(
+        "--every-picture", action="store_true", help=f"run all test images in Keras, not {COMPARED}"
+    )
+    parser.add_argument(
+        "--data-dir", type=Path, help="default: the one that the model was trained with"
+    )
+    parser.add_argument(
+        "--show", type=Path, metavar="FILE", help="only print the facts inside a .tflite file"
+    )
     args = parser.parse_args()
     with one_line_errors("stopped; nothing is written"):
         if args.show:

@@ -1,14 +1,16 @@
 """Cut the dogs out of the Stanford Dogs photos.
 
-Reads   data/raw (made by make_dataset.py): photos, and an XML file per photo with a box around each dog.
-Writes  data/processed/<breed>/<id>.jpg: the dog in its box, 299 x 299 RGB. data/processed/skipped.csv: what failed.
+Reads   data/raw (made by make_dataset.py): photos, and an XML file per photo with a box around each
+        dog.
+Writes  data/processed/<breed>/<id>.jpg: the dog in its box, 299 x 299 RGB.
+        data/processed/skipped.csv: what failed.
 
     python data_selection.py                                    # all 120 breeds, 20,580 crops: 20 seconds on 2 cores
     python data_selection.py --breeds top10                     # the ten breeds with most photos
     python data_selection.py --breeds pug "Great Pyrenees" --objects all   # every box of a photo, not only the first
 
-Originals are never changed. A crop that is newer than its photo and XML file is taken as done, so an interrupted run
-continues when it is started again.
+Originals are never changed. A crop that is newer than its photo and XML file is taken as done, so
+an interrupted run continues when it is started again.
 """
 
 import csv
@@ -20,7 +22,7 @@ from pathlib import Path
 from PIL import ExifTags, Image
 
 from dog_breeds.console import one_line_errors, progress, remove_parts, script_parser, written_whole
-from dog_breeds.dataset import (
+from dog_breeds.data.dataset import (
     DATA_DIR,
     annotation_dir,
     breed_folders,
@@ -31,29 +33,34 @@ from dog_breeds.dataset import (
     read_annotation,
     stems,
 )
-from dog_breeds.pixels import opaque, resize, turn_upright
 from dog_breeds.recipe import SIZE
+from dog_breeds.serving.pixels import opaque, resize, turn_upright
 from dog_breeds.workers import in_processes
 
-# The first setting with which less than 1 % of the pixels of real crops are off by more than is just noticeable (2.3
-# CIELAB units): 0.4 %, at 47 dB and 35 kB. With subsampling 2.4 %, at quality 90 1.8 %: jpeg_* in benchmarks/data.py.
+# The first setting with which less than 1 % of the pixels of real crops are off by more than is
+# just noticeable (2.3 CIELAB units): 0.4 %, at 47 dB and 35 kB. With subsampling 2.4 %, at quality
+# 90 1.8 %: jpeg_* in benchmarks/data.py.
 JPEG = {"format": "JPEG", "quality": 95, "subsampling": "4:4:4"}
 CHUNK = 32  # photos handed to a worker at once, some 0.1 s of work
 SHOWN = 10  # failures named in the terminal
 Failure = tuple[str, str]  # file relative to data/raw, what is wrong with it
 
 
-# --- Crops -----------------------------------------------------------------------------------------------------------
+# --- Crops ----------------------------------------------------------------------------------------
 
 
 def crop_dogs(photo_path: Path, xml_path: Path, objects: str = "first") -> list[Image.Image | None]:
-    """Cut the dog in the first box, or in each box (objects="all"), out of a photo: upright, RGB, 299 x 299.
+    """Cut the dog in the first box, or in each box (objects="all"), out of a photo: upright, RGB,
+    299 x 299.
 
-    None stands for a box that is empty, inverted, outside the photo or not readable. Raises ValueError if the XML is
-    not readable or contradicts the photo's size, OSError if the photo cannot be decoded in full.
+    None stands for a box that is empty, inverted, outside the photo or not readable. Raises
+    ValueError if the XML is not readable or contradicts the photo's size, OSError if the photo
+    cannot be decoded in full.
     """
     dogs = _cut(photo_path, xml_path, objects)
-    return [dog and resize(dog, SIZE) for dog in dogs]  # with the photo's memory free: a third faster
+    return [
+        dog and resize(dog, SIZE) for dog in dogs
+    ]  # with the photo's memory free: a third faster
 
 
 def _cut(photo_path: Path, xml_path: Path, objects: str) -> list[Image.Image | None]:
@@ -61,11 +68,17 @@ def _cut(photo_path: Path, xml_path: Path, objects: str) -> list[Image.Image | N
     annotation = read_annotation(xml_path)
     size = annotation["width"], annotation["height"]
     with Image.open(photo_path) as photo:
-        # Boxes refer to the picture whose size the XML states: as stored or, if only that fits, upright. Where both fit
-        # (square, mirrored or upside down): as stored, since the tools of the annotators knew nothing of EXIF.
+        # Boxes refer to the picture whose size the XML states: as stored or, if only that fits,
+        # upright. Where both fit (square, mirrored or upside down): as stored, since the tools of
+        # the annotators knew nothing of EXIF.
         as_stored = size in (photo.size, (0, 0))  # 0 x 0: not stated
         if not as_stored:
-            if size != photo.size[::-1] or photo.getexif().get(ExifTags.Base.Orientation) not in (5, 6, 7, 8):
+            if size != photo.size[::-1] or photo.getexif().get(ExifTags.Base.Orientation) not in (
+                5,
+                6,
+                7,
+                8,
+            ):
                 stated = f"{xml_path} says {size[0]} x {size[1]} pixels"
                 raise ValueError(f"{stated}, the photo has {photo.width} x {photo.height}")
             photo.load()
@@ -78,19 +91,23 @@ def _cut(photo_path: Path, xml_path: Path, objects: str) -> list[Image.Image | N
         return [dog and opaque(dog) for dog in dogs]
 
 
-# --- Files -----------------------------------------------------------------------------------------------------------
+# --- Files ----------------------------------------------------------------------------------------
 
 
 def crop_breeds(data_dir: Path, breeds: list[str], objects: str = "first") -> dict:
-    """Make the crops of these breeds that are missing, on all cores, and write data/processed/skipped.csv.
+    """Make the crops of these breeds that are missing, on all cores, and write
+    data/processed/skipped.csv.
 
-    Returns {"done": photos cropped now, "skipped_existing": photos cropped before, "failed": [Failure, ...]}. What
-    fails is tried again, and reported again, in every run.
+    Returns {"done": photos cropped now, "skipped_existing": photos cropped before, "failed":
+    [Failure, ...]}. What fails is tried again, and reported again, in every run.
     """
     folders = breed_folders(data_dir)
     chunks, existing, failed = [], 0, []
     for breed in breeds:
-        photos, annotations = images_dir(data_dir) / folders[breed], annotation_dir(data_dir) / folders[breed]
+        photos, annotations = (
+            images_dir(data_dir) / folders[breed],
+            annotation_dir(data_dir) / folders[breed],
+        )
         target = processed_dir(data_dir) / breed
         missing, present, lonely = _take_stock(photos, annotations, target, objects)
         existing += present
@@ -116,14 +133,22 @@ def describe_crops(summary: dict, data_dir: Path) -> str:
     lines = [f"{done:,} photos cropped, {existing:,} were cropped before, {len(failed):,} skipped"]
     lines += [f"  {file}: {reason}" for file, reason in failed[:SHOWN]]
     if len(failed) > SHOWN:
-        lines.append(f"  and {len(failed) - SHOWN:,} more, see {processed_dir(data_dir) / 'skipped.csv'}")
+        lines.append(
+            f"  and {len(failed) - SHOWN:,} more, see {processed_dir(data_dir) / 'skipped.csv'}"
+        )
     return "\n".join(lines)
 
 
-def _take_stock(photos: Path, annotations: Path, target: Path, objects: str) -> tuple[list[str], int, list[Failure]]:
-    """Return a breed's ids to crop, the number cropped already, and photos and XML files without the other."""
+def _take_stock(
+    photos: Path, annotations: Path, target: Path, objects: str
+) -> tuple[list[str], int, list[Failure]]:
+    """Return a breed's ids to crop, the number cropped already, and photos and XML files without
+    the other.
+    """
     photo_ids, xml_ids = stems(photos, ".jpg"), stems(annotations, "")
-    lonely = [(f"Images/{photos.name}/{stem}.jpg", "has no annotation") for stem in photo_ids - xml_ids]
+    lonely = [
+        (f"Images/{photos.name}/{stem}.jpg", "has no annotation") for stem in photo_ids - xml_ids
+    ]
     lonely += [(f"Annotation/{photos.name}/{stem}", "has no photo") for stem in xml_ids - photo_ids]
 
     target.mkdir(parents=True, exist_ok=True)
@@ -141,9 +166,14 @@ def _take_stock(photos: Path, annotations: Path, target: Path, objects: str) -> 
 
 
 def _all_crops(stem: str, xml_path: Path) -> set[str]:
-    """Return the names of the crops of all boxes of a photo; a name no file has if the XML is unusable."""
+    """Return the names of the crops of all boxes of a photo; a name no file has if the XML is
+    unusable.
+    """
     try:
-        return {_crop_name(stem, number) for number in range(1, len(read_annotation(xml_path)["boxes"]) + 1)}
+        return {
+            _crop_name(stem, number)
+            for number in range(1, len(read_annotation(xml_path)["boxes"]) + 1)
+        }
     except ValueError:
         return {""}
 
@@ -152,7 +182,9 @@ def _crop_name(stem: str, number: int) -> str:
     return stem if number == 1 else f"{stem}_{number}"
 
 
-def _crop(photos: Path, annotations: Path, target: Path, ids: list[str], objects: str) -> tuple[int, list[Failure]]:
+def _crop(
+    photos: Path, annotations: Path, target: Path, ids: list[str], objects: str
+) -> tuple[int, list[Failure]]:
     """Crop some photos of a breed; return how many, and which failed. Runs in a worker."""
     warnings.simplefilter("error", Image.DecompressionBombWarning)
     failed = []
@@ -168,14 +200,19 @@ def _crop(photos: Path, annotations: Path, target: Path, ids: list[str], objects
                 content = io.BytesIO()
                 crop.save(content, **JPEG)
                 with written_whole(target / f"{_crop_name(stem, number)}.jpg") as part:
-                    part.write_bytes(content.getbuffer())  # not Pillow's own writing: it hides that a disk is full
+                    part.write_bytes(
+                        content.getbuffer()
+                    )  # not Pillow's own writing: it hides that a disk is full
             else:
-                failed.append((file, f"box {number} is empty, inverted, outside the photo or not readable"))
+                failed.append(
+                    (file, f"box {number} is empty, inverted, outside the photo or not readable")
+                )
     return len(ids), failed
 
 
 def _write_skipped(path: Path, failed: list[Failure], others: set[str]) -> None:
-    """Write skipped.csv: these failures, and those of earlier runs in the breed folders `others`."""
+    """Write skipped.csv: these failures, and those of earlier runs in the breed folders
+    `others`."""
     if path.exists():
         with open(path, newline="", encoding="utf-8", errors="replace") as file:
             rows = [tuple(row) for row in csv.reader(file) if len(row) == 2]
@@ -184,20 +221,35 @@ def _write_skipped(path: Path, failed: list[Failure], others: set[str]) -> None:
         csv.writer(file).writerows([("file", "reason"), *failed])
 
 
-# --- Command line ----------------------------------------------------------------------------------------------------
+# --- Command line ---------------------------------------------------------------------------------
 
 
 def main() -> None:
     """Choose the breeds, crop them, tell what was done."""
     parser = script_parser(__doc__, "python data_selection.py --breeds top10")
-    parser.add_argument("--breeds", nargs="+", default=["all"], metavar="BREED", help="all (default), top10, or names")
-    parser.add_argument("--objects", choices=["first", "all"], default="first", help="boxes to crop (default: first)")
-    parser.add_argument("--data-dir", type=Path, default=DATA_DIR, help="where raw/ is (default: %(default)s)")
+    parser.add_argument(
+        "--breeds",
+        nargs="+",
+        default=["all"],
+        metavar="BREED",
+        help="all (default), top10, or names",
+    )
+    parser.add_argument(
+        "--objects",
+        choices=["first", "all"],
+        default="first",
+        help="boxes to crop (default: first)",
+    )
+    parser.add_argument(
+        "--data-dir", type=Path, default=DATA_DIR, help="where raw/ is (default: %(default)s)"
+    )
     args = parser.parse_args()
     with one_line_errors("interrupted; run it again to continue"):
         breeds = choose_breeds(args.data_dir, args.breeds)
         summary = crop_breeds(args.data_dir, breeds, args.objects)
-    print(f"{processed_dir(args.data_dir)}: {len(breeds)} breeds, {describe_crops(summary, args.data_dir)}")
+    print(
+        f"{processed_dir(args.data_dir)}: {len(breeds)} breeds, {describe_crops(summary, args.data_dir)}"
+    )
 
 
 if __name__ == "__main__":

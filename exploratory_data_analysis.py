@@ -1,8 +1,10 @@
 """Look at the Stanford Dogs dataset before training on it.
 
-Reads   data/raw (made by make_dataset.py): sizes and boxes from the XML files, and the photos, to find copies.
-Writes  plots/eda.png, the ten breeds with most images, and beside it images_per_breed.png, photo_sizes.png,
-        box_coverage.png and boxes_per_photo.png. Prints the same facts in a few lines.
+Reads   data/raw (made by make_dataset.py): sizes and boxes from the XML files, and the photos, to
+        find copies.
+Writes  plots/eda.png, the ten breeds with most images, and beside it images_per_breed.png,
+        photo_sizes.png, box_coverage.png and boxes_per_photo.png. Prints the same facts in a few
+        lines.
 
     python exploratory_data_analysis.py             # all 20,580 photos: some 15 seconds
 """
@@ -16,7 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, MultipleLocator, PercentFormatter
 
 from dog_breeds.console import one_line_errors, script_parser
-from dog_breeds.dataset import (
+from dog_breeds.data.dataset import (
     DATA_DIR,
     TOP,
     annotation_dir,
@@ -27,21 +29,23 @@ from dog_breeds.dataset import (
     images_dir,
     read_annotation,
 )
-from dog_breeds.duplicates import find_copies
-from dog_breeds.plot_style import ACCENT, GRAY, INK, new_plot, save_plot
+from dog_breeds.data.duplicates import find_copies
+from dog_breeds.learning.plot_style import ACCENT, GRAY, INK, new_plot, save_plot
 from dog_breeds.recipe import SIZE
 
 PLOTS_DIR = Path("plots")
 ROWS = 60  # breeds in a column of images_per_breed.png
 
-# --- Statistics ---------------------------------------------------------------------------------------------------
+# --- Statistics -----------------------------------------------------------------------------------
 
 
 def read_statistics(data_dir: Path) -> dict:
-    """Return what the annotations say, photo by photo, without opening a photo. N is the number of usable XML files.
+    """Return what the annotations say, photo by photo, without opening a photo. N is the number of
+    usable XML files.
 
-    {"sizes": (N, 2) width and height in pixels, "boxes": (N,) number of boxes, "coverage": (N,) share 0..1 of the photo
-    inside its first box, "unusable": list of what is wrong with the other XML files}. Raises ValueError if N is 0.
+    {"sizes": (N, 2) width and height in pixels, "boxes": (N,) number of boxes, "coverage": (N,)
+    share 0..1 of the photo inside its first box, "unusable": list of what is wrong with the other
+    XML files}. Raises ValueError if N is 0.
     """
     sizes, boxes, coverage, unusable = [], [], [], []
     for folder in breed_folders(data_dir).values():
@@ -59,8 +63,15 @@ def read_statistics(data_dir: Path) -> dict:
             boxes.append(len(annotation["boxes"]))
             coverage.append((xmax - xmin) * (ymax - ymin) / (width * height))
     if not sizes:
-        raise ValueError(f"no usable annotation in {annotation_dir(data_dir)}; run make_dataset.py again")
-    return {"sizes": np.array(sizes), "boxes": np.array(boxes), "coverage": np.array(coverage), "unusable": unusable}
+        raise ValueError(
+            f"no usable annotation in {annotation_dir(data_dir)}; run make_dataset.py again"
+        )
+    return {
+        "sizes": np.array(sizes),
+        "boxes": np.array(boxes),
+        "coverage": np.array(coverage),
+        "unusable": unusable,
+    }
 
 
 def describe_statistics(counts: dict[str, int], statistics: dict) -> str:
@@ -80,12 +91,15 @@ def describe_statistics(counts: dict[str, int], statistics: dict) -> str:
         f"coverage: first boxes fill {median:.0%} of the photo in the median, {low:.0%} to {high:.0%} in 8 of 10",
     ]
     if statistics["unusable"]:
-        lines.append(f"unusable: {len(statistics['unusable'])} XML files, the first is {statistics['unusable'][0]}")
+        lines.append(
+            f"unusable: {len(statistics['unusable'])} XML files, the first is {statistics['unusable'][0]}"
+        )
     return "\n".join(lines)
 
 
 def read_copies(data_dir: Path) -> list[tuple[str, str]]:
-    """Return the photos that show the same as an earlier one, with that: (<wnid-Name>/<id>.jpg, <wnid-Name>/<id>.jpg).
+    """Return the photos that show the same as an earlier one, with that: (<wnid-Name>/<id>.jpg,
+    <wnid-Name>/<id>.jpg).
 
     Opens every photo.
     """
@@ -96,18 +110,24 @@ def read_copies(data_dir: Path) -> list[tuple[str, str]]:
 
 def describe_copies(copies: list[tuple[str, str]]) -> str:
     """Return in a line how many copies there are, and how many of them under another breed."""
-    other = [f"{copy} of {first}" for copy, first in copies if copy.split("/")[0] != first.split("/")[0]]
+    other = [
+        f"{copy} of {first}" for copy, first in copies if copy.split("/")[0] != first.split("/")[0]
+    ]
     text = f"copies: {len(copies):,} photos show the same as an earlier one"
-    return text + (f", {len(other)} of them under another breed, the first is {other[0]}" if other else "")
+    return text + (
+        f", {len(other)} of them under another breed, the first is {other[0]}" if other else ""
+    )
 
 
-# --- Plots, each an independent matplotlib Figure --------------------------------------------------------------------
+# --- Plots, each an independent matplotlib Figure -------------------------------------------------
 
 
 def plot_top_breeds(counts: dict[str, int]) -> Figure:
     """Plot a bar for each of the breeds with most images; `counts` from count_images."""
     names, values = list(counts)[:TOP], np.array(list(counts.values())[:TOP])
-    figure, [axes] = new_plot(0.36 * len(names) + 0.6, f"The {len(names)} breeds with most images", "")
+    figure, [axes] = new_plot(
+        0.36 * len(names) + 0.6, f"The {len(names)} breeds with most images", ""
+    )
     bars = axes.barh([display_name(name) for name in names], values, color=ACCENT, height=0.8)
     axes.bar_label(bars, padding=4, color=INK)
     axes.set(xlim=(0, values.max() * 1.12), ylim=(len(names) - 0.5, -0.5), xlabel="images")
@@ -118,12 +138,16 @@ def plot_top_breeds(counts: dict[str, int]) -> Figure:
 
 
 def plot_images_per_breed(counts: dict[str, int]) -> Figure:
-    """Plot a thin bar for every breed, the ten most numerous in colour; `counts` from count_images."""
+    """Plot a thin bar for every breed, the ten most numerous in colour; `counts` from
+    count_images."""
     names, values = [display_name(name) for name in counts], np.array(list(counts.values()))
     columns = math.ceil(len(names) / ROWS)
     rows = math.ceil(len(names) / columns)
     note = f"{values.sum():,} photos of {len(names)} breeds: {values.min()} to {values.max()} a breed, "
-    note += f"{values.mean():.0f} on average." + " The ten breeds with most images are coloured." * (len(names) > TOP)
+    note += (
+        f"{values.mean():.0f} on average."
+        + " The ten breeds with most images are coloured." * (len(names) > TOP)
+    )
     figure, all_axes = new_plot(0.17 * rows + 0.1, "Images per breed", note, columns)
     colors = [ACCENT if rank < TOP else "#b5bdb8" for rank in range(len(names))]
     for column, axes in enumerate(all_axes):
@@ -138,7 +162,9 @@ def plot_images_per_breed(counts: dict[str, int]) -> Figure:
 
 
 def plot_photo_sizes(sizes: np.ndarray) -> Figure:
-    """Plot a disc for each size of photo, its area the number of photos; `sizes` (N, 2), width and height in pixels."""
+    """Plot a disc for each size of photo, its area the number of photos; `sizes` (N, 2), width and
+    height in pixels.
+    """
     different, numbers = np.unique(sizes, axis=0, return_counts=True)
     shares = numbers / len(sizes)
     note = f"{len(different):,} different sizes; the area of a disc is the number of photos. Dotted: the {SIZE} "
@@ -156,7 +182,11 @@ def plot_photo_sizes(sizes: np.ndarray) -> Figure:
     limits = min(sizes.min(), SIZE) * 0.8, max(sizes.max(), SIZE) * 1.25
     axes.set(xscale="log", yscale="log", xlim=limits, ylim=limits, aspect="equal")
     axes.set(xlabel="width in pixels", ylabel="height in pixels")
-    ticks = [tick for tick in (50, 100, 200, 500, 1000, 2000, 5000, 10000) if limits[0] <= tick <= limits[1]]
+    ticks = [
+        tick
+        for tick in (50, 100, 200, 500, 1000, 2000, 5000, 10000)
+        if limits[0] <= tick <= limits[1]
+    ]
     axes.set_xticks(ticks, ticks)
     axes.set_yticks(ticks, ticks)
     axes.minorticks_off()
@@ -196,14 +226,20 @@ def plot_boxes_per_photo(boxes: np.ndarray) -> Figure:
     return figure
 
 
-# --- Command line ----------------------------------------------------------------------------------------------------
+# --- Command line ---------------------------------------------------------------------------------
 
 
 def main() -> None:
     """Count, read the annotations, plot, tell."""
-    parser = script_parser(__doc__, "python exploratory_data_analysis.py --data-dir data --plots-dir plots")
-    parser.add_argument("--data-dir", type=Path, default=DATA_DIR, help="where raw/ is (default: %(default)s)")
-    parser.add_argument("--plots-dir", type=Path, default=PLOTS_DIR, help="where to write (default: %(default)s)")
+    parser = script_parser(
+        __doc__, "python exploratory_data_analysis.py --data-dir data --plots-dir plots"
+    )
+    parser.add_argument(
+        "--data-dir", type=Path, default=DATA_DIR, help="where raw/ is (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--plots-dir", type=Path, default=PLOTS_DIR, help="where to write (default: %(default)s)"
+    )
     args = parser.parse_args()
     with one_line_errors():
         counts, statistics = count_images(args.data_dir), read_statistics(args.data_dir)

@@ -1,19 +1,22 @@
 """Dog breeds on AWS Lambda: says which breed a picture shows.
 
-Reads   top_10_dog_breeds.tflite beside this file, or the file that the variable MODEL_FILE names, once, at start.
-Takes   {"url": U}, {"image": base64}, {"urls": [...]} or {"images": [...]}, with "top_k" if wanted, from a direct
-        invocation or over HTTP (dog_breeds/http_events.py says by which services), where the body may also be the
-        picture itself and GET takes ?url=...&top_k=...; a browser that asks for / gets a page. From a direct invocation
-        also {"bucket": B, "key": K}, an object of S3
-Gives   {"prediction": {breed: probability}, "known": true}, best first; for lists {"predictions": [one for each]};
-        or {"error": {"code", "message"}}. With "cropped": true, it is about the picture without its borders, with
-        "turned": 90, 180 or 270 about the picture turned clockwise by so many degrees. With "explain": true also
-        "explanation", 10 rows of 10 numbers 0..1 (7 of 7 at 224 pixels): how much each part of the picture's central
-        "explanation_share" of both sides spoke for the first breed. Prints one line of JSON a request, without pictures
+Reads   model.tflite beside this file, or the file that the variable MODEL_FILE names, once, at
+        start.
+Takes   {"url": U}, {"image": base64}, {"urls": [...]} or {"images": [...]}, with "top_k" if wanted,
+        from a direct invocation or over HTTP (dog_breeds/serving/http_events.py says by which
+        services), where the body may also be the picture itself and GET takes ?url=...&top_k=...; a
+        browser that asks for / gets a page. From a direct invocation also {"bucket": B, "key": K},
+        an object of S3
+Gives   {"prediction": {breed: probability}, "known": true}, best first; for lists {"predictions":
+        [one for each]}; or {"error": {"code", "message"}}. With "cropped": true, it is about the
+        picture without its borders, with "turned": 90, 180 or 270 about the picture turned
+        clockwise by so many degrees. With "explain": true also "explanation", 10 rows of 10 numbers
+        0..1 (7 of 7 at 224 pixels): how much each part of the picture's central "explanation_share"
+        of both sides spoke for the first breed. Prints one line of JSON a request, without pictures
         and without URLs.
 
-Give the function 1024 MB and 15 s. The image holds this file, the modules of dog_breeds that it imports, the page, and
-the model.
+Give the function 1024 MB and 15 s. The image holds this file, the modules of dog_breeds that it
+imports, the page, and the model.
 """
 
 import ctypes
@@ -32,25 +35,34 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image, WebPImagePlugin  # noqa: F401  without it Pillow would import all its formats for WebP
 
-from dog_breeds.answers import Look, best_look, end_of, half_way
-from dog_breeds.explanation import class_activation_map, explaining, on_picture
-from dog_breeds.facts import read_facts
-from dog_breeds.http_events import NO_WORK, STATUS, RequestError, decode_base64, fields_of, http_request, http_response
-from dog_breeds.page import page_response, wants_page
-from dog_breeds.s3_pictures import read_object
-from dog_breeds.safe_pictures import read_picture
-from dog_breeds.web_pictures import download_all
-from dog_breeds.workers import cpu_count
+from dog_breeds.serving.answers import Look, best_look, end_of, half_way
+from dog_breeds.serving.cpus import cpu_count
+from dog_breeds.serving.explanation import class_activation_map, explaining, on_picture
+from dog_breeds.serving.facts import read_facts
+from dog_breeds.serving.http_events import (
+    NO_WORK,
+    STATUS,
+    decode_base64,
+    fields_of,
+    http_request,
+    http_response,
+)
+from dog_breeds.serving.limits import MAX_IMAGES, RequestError
+from dog_breeds.serving.page import page_response, wants_page
+from dog_breeds.serving.s3_images import read_object
+from dog_breeds.serving.safe_images import read_picture
+from dog_breeds.serving.web_images import download_all
 
-MAX_PICTURES = 10  # in a list
 OUTPUTS = ("probabilities", "similarity", "upright")  # of the model file, by name
 
 
-# --- Requests --------------------------------------------------------------------------------------------------------
+# --- Requests -------------------------------------------------------------------------------------
 
 
 def lambda_handler(event: Any, context: Any = None) -> dict:
-    """Answer an event. What is wrong with a request is an answer too; a fault of ours is logged and raised."""
+    """Answer an event. What is wrong with a request is an answer too; a fault of ours is logged and
+    raised.
+    """
     log = {"request_id": getattr(context, "aws_request_id", None), "event": "direct"}
     request, answer = http_request(event), None
     try:
@@ -66,7 +78,9 @@ def lambda_handler(event: Any, context: Any = None) -> dict:
         answer = error_answer(error)
     except Exception:
         log["traceback"] = traceback.format_exc()
-        answer = error_answer(RequestError("internal_error", "the service failed; the fault is ours and is logged"))
+        answer = error_answer(
+            RequestError("internal_error", "the service failed; the fault is ours and is logged")
+        )
         if not request:
             raise
     finally:
@@ -76,7 +90,9 @@ def lambda_handler(event: Any, context: Any = None) -> dict:
 
 
 def answer_fields(fields: Any, log: dict, end: float, direct: bool) -> dict:
-    """Return the answer to the fields of a request that ends at a time of time.monotonic(); `direct`: not over HTTP."""
+    """Return the answer to the fields of a request that ends at a time of time.monotonic();
+    `direct`: not over HTTP.
+    """
     if not isinstance(fields, dict):
         raise RequestError("invalid_request", "the request must be a JSON object")
     names = ["url", "image", "urls", "images"]
@@ -87,7 +103,9 @@ def answer_fields(fields: Any, log: dict, end: float, direct: bool) -> dict:
         raise RequestError("invalid_request", f"the request must have one of {', '.join(names)}")
     source, top_k = sources[0], fields.get("top_k")
     if top_k is not None and (type(top_k) is not int or not 1 <= top_k <= len(MODEL.classes)):
-        raise RequestError("invalid_request", f"top_k must be a whole number from 1 to {len(MODEL.classes)}")
+        raise RequestError(
+            "invalid_request", f"top_k must be a whole number from 1 to {len(MODEL.classes)}"
+        )
     explain = fields.get("explain", False)
     if type(explain) is not bool:
         raise RequestError("invalid_request", "explain must be true or false")
@@ -95,27 +113,38 @@ def answer_fields(fields: Any, log: dict, end: float, direct: bool) -> dict:
         raise RequestError("invalid_request", "this model file cannot explain")
     log["source"] = source
     items = fields[source] if source.endswith("s") else [fields[source]]
-    if not isinstance(items, list) or not 1 <= len(items) <= MAX_PICTURES:
-        raise RequestError("invalid_request", f"{source} must be a list of 1 to {MAX_PICTURES} items")
+    if not isinstance(items, list) or not 1 <= len(items) <= MAX_IMAGES:
+        raise RequestError("invalid_request", f"{source} must be a list of 1 to {MAX_IMAGES} items")
     items = list(items)
     if not source.startswith("image"):
         start = time.monotonic()
-        items = [read_object(fields.get("bucket"), items[0])] if source == "key" else download_all(items)
+        items = (
+            [read_object(fields.get("bucket"), items[0])]
+            if source == "key"
+            else download_all(items)
+        )
         log["download_ms"] = milliseconds_since(start)
     if not source.endswith("s"):
         return answer_picture(items[0], top_k, explain, log, half_way(end))
     log["pictures"] = entries = [{} for _ in items]
     answers = []
     for number, entry in enumerate(entries):
-        item, items[number] = items[number], None  # let go when it is answered: ten downloads may have 100 MB
-        answers.append(answer_picture(item, top_k, explain, entry, half_way(end, len(items) - number)))
+        item, items[number] = (
+            items[number],
+            None,
+        )  # let go when it is answered: ten downloads may have 100 MB
+        answers.append(
+            answer_picture(item, top_k, explain, entry, half_way(end, len(items) - number))
+        )
     return {"predictions": answers}
 
 
 def answer_picture(item: Any, top_k: int | None, explain: bool, log: dict, until: float) -> dict:
-    """Return the answer to a picture: to its base64 text, its bytes, or the exception that its download ended with.
+    """Return the answer to a picture: to its base64 text, its bytes, or the exception that its
+    download ended with.
 
-    It is to be decoded before `until`, a time of time.monotonic(), after which there are no further looks at it.
+    It is to be decoded before `until`, a time of time.monotonic(), after which there are no further
+    looks at it.
     """
     try:
         if isinstance(item, Exception):
@@ -127,13 +156,22 @@ def answer_picture(item: Any, top_k: int | None, explain: bool, log: dict, until
         start = time.monotonic()
         look, log["looks"] = best_look(run_model, pixels, MODEL.threshold, until)
         answer = answer_for(look, top_k)
-        log.update(inference_ms=milliseconds_since(start), top_class=next(iter(answer["prediction"])), outcome="ok")
+        log.update(
+            inference_ms=milliseconds_since(start),
+            top_class=next(iter(answer["prediction"])),
+            outcome="ok",
+        )
         log["unknown"] = int(not answer["known"])  # a number, of which CloudWatch can take the mean
         if explain:
             if log["looks"] > 1:
                 run_model(look.pixels)  # which need not have been the last look
-            cells = class_activation_map(MODEL.interpreter, MODEL.explaining, MODEL.classes.index(log["top_class"]))
-            answer |= {"explanation": on_picture(cells, look.box, look.turned), "explanation_share": MODEL.share}
+            cells = class_activation_map(
+                MODEL.interpreter, MODEL.explaining, MODEL.classes.index(log["top_class"])
+            )
+            answer |= {
+                "explanation": on_picture(cells, look.box, look.turned),
+                "explanation_share": MODEL.share,
+            }
         return answer
     except RequestError as error:
         log["outcome"] = error.args[0]
@@ -150,7 +188,7 @@ def milliseconds_since(start: float) -> float:
     return round((time.monotonic() - start) * 1000, 1)
 
 
-# --- Model -----------------------------------------------------------------------------------------------------------
+# --- Model ----------------------------------------------------------------------------------------
 
 
 class Model(NamedTuple):
@@ -167,30 +205,58 @@ class Model(NamedTuple):
 
 
 def load_model(path: Path) -> Model:
-    """Load a .tflite file and the facts in the zip archive at its end; ValueError if the two do not make a model."""
+    """Load a .tflite file and the facts in the zip archive at its end; ValueError if the two do not
+    make a model.
+    """
     facts = read_facts(path)
     try:
-        classes, size, threshold = facts["classes"], facts["input"]["height"], facts["unknown_rule"]["threshold"]
+        classes, size, threshold = (
+            facts["classes"],
+            facts["input"]["height"],
+            facts["unknown_rule"]["threshold"],
+        )
         share = facts["photo_share"]
-        # Only one of the two runtimes may be in a process, and no TensorFlow beside it: together they crash.
+        # Only one of the two runtimes may be in a process, and no TensorFlow beside it: together
+        # they crash.
         default = "ai_edge_litert" if find_spec("ai_edge_litert") else "tflite_runtime"
-        runtime = importlib.import_module(os.environ.get("DOG_BREEDS_RUNTIME", default) + ".interpreter")
+        runtime = importlib.import_module(
+            os.environ.get("DOG_BREEDS_RUNTIME", default) + ".interpreter"
+        )
         interpreter = runtime.Interpreter(str(path), num_threads=cpu_count())
         interpreter.allocate_tensors()
         outputs = {detail["name"]: detail for detail in interpreter.get_output_details()}
         details = interpreter.get_input_details() + [outputs[name] for name in OUTPUTS]
         shapes = [tuple(detail["shape"].tolist()) for detail in details]
         expected = [(1, size, size, 3), (1, len(classes)), (1, 1), (1, 1)]
-        if shapes != expected or {detail["dtype"] for detail in details} != {np.float32} or not 0 < share <= 1:
-            raise ValueError(f"tensors of the shapes {shapes} and photo_share {share}, not float32 {expected}")
+        if (
+            shapes != expected
+            or {detail["dtype"] for detail in details} != {np.float32}
+            or not 0 < share <= 1
+        ):
+            raise ValueError(
+                f"tensors of the shapes {shapes} and photo_share {share}, not float32 {expected}"
+            )
         indices = [detail["index"] for detail in details]
-        return Model(interpreter, classes, size, share, float(threshold), indices, facts, explaining(interpreter))
+        return Model(
+            interpreter,
+            classes,
+            size,
+            share,
+            float(threshold),
+            indices,
+            facts,
+            explaining(interpreter),
+        )
     except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(f"{path.name} is damaged, or was not made by convert_model.py: {error}") from error
+        raise ValueError(
+            f"{path.name} is damaged, or was not made by convert_model.py: {error}"
+        ) from error
 
 
 def run_model(pixels: np.ndarray) -> tuple[np.ndarray, float, float]:
-    """Return probabilities, float32 [N], similarity and uprightness of pixels, float32 (size, size, 3) in 0..255."""
+    """Return probabilities, float32 [N], similarity and uprightness of pixels, float32 (size, size,
+    3) in 0..255.
+    """
     interpreter, (inputs, *outputs) = MODEL.interpreter, MODEL.tensors
     interpreter.set_tensor(inputs, pixels[None])
     interpreter.invoke()
@@ -209,14 +275,15 @@ def answer_for(look: Look, top_k: int | None) -> dict:
     return answer | ({"turned": look.turned} if look.turned else {})
 
 
-# --- Start -----------------------------------------------------------------------------------------------------------
+# --- Start ----------------------------------------------------------------------------------------
 
 Image.preinit()  # Pillow's usual formats, which the first picture would load otherwise
 warnings.filterwarnings("ignore", module="PIL")  # remarks on odd pictures, a line for each odd tag
 logging.getLogger("urllib3").setLevel(logging.CRITICAL)  # remarks on odd servers, with their names
-MODEL = load_model(Path(os.environ.get("MODEL_FILE") or Path(__file__).with_name("top_10_dog_breeds.tflite")))
+MODEL = load_model(Path(os.environ.get("MODEL_FILE") or Path(__file__).with_name("model.tflite")))
 if sys.platform == "linux":
-    # Freed memory is to return, so that limited_memory counts right: blocks of 128 kB and more always get pages of
-    # their own (M_MMAP_THRESHOLD), and there is one heap (M_ARENA_MAX), else a full one is left for another.
+    # Freed memory is to return, so that limited_memory counts right: blocks of 128 kB and more
+    # always get pages of their own (M_MMAP_THRESHOLD), and there is one heap (M_ARENA_MAX), else a
+    # full one is left for another.
     ctypes.CDLL(None).mallopt(-3, 2**17)
     ctypes.CDLL(None).mallopt(-8, 1)

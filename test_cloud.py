@@ -1,4 +1,5 @@
-"""Ask the service in the cloud which breed a picture shows: behind a function URL, an API Gateway or a load balancer.
+"""Ask the service in the cloud which breed a picture shows: behind a function URL, an API Gateway
+or a load balancer.
 
     export DOG_BREEDS_ENDPOINT=https://ID.lambda-url.REGION.on.aws/    # or --endpoint URL
     python test_cloud.py                              # about a Great Pyrenees on the web
@@ -6,14 +7,15 @@
     python test_cloud.py --file photo.jpg --sign      # where the endpoint wants AWS's signature (IAM)
     python test_cloud.py --file photo.jpg --requests 400 --concurrency 8     # how fast is it, and what fails?
 
-Prints ten breeds, likeliest first. The first answer after a pause takes some seconds: Lambda starts a container.
+Prints ten breeds, likeliest first. The first answer after a pause takes some seconds: Lambda starts
+a container.
 """
 
 import os
 import sys
 
+from dog_breeds.clients.endpoint import ask, load, signer
 from dog_breeds.console import one_line_errors
-from dog_breeds.endpoint import ask, load, signer
 from test import common_parser, event_for, show
 
 
@@ -28,18 +30,31 @@ def lines(figures: dict) -> str:
 
 def main() -> None:
     """Ask, and print the answer."""
-    example = "python test_cloud.py --endpoint https://ID.lambda-url.eu-west-1.on.aws/ --file photo.jpg"
+    example = (
+        "python test_cloud.py --endpoint https://ID.lambda-url.eu-west-1.on.aws/ --file photo.jpg"
+    )
     parser = common_parser(__doc__, os.environ.get("DOG_BREEDS_ENDPOINT"), example)
-    parser.add_argument("--sign", action="store_true", help="with the AWS credentials of this machine; needs botocore")
     parser.add_argument(
-        "--timeout", type=float, default=30, help="seconds to wait for an answer (default: %(default)s)"
+        "--sign",
+        action="store_true",
+        help="with the AWS credentials of this machine; needs botocore",
+    )
+    parser.add_argument(
+        "--timeout",
+        type=float,
+        default=30,
+        help="seconds to wait for an answer (default: %(default)s)",
     )
     parser.add_argument("--requests", type=int, help="send the picture so often, and measure")
-    parser.add_argument("--concurrency", type=int, default=1, help="at once, for --requests (default: %(default)s)")
+    parser.add_argument(
+        "--concurrency", type=int, default=1, help="at once, for --requests (default: %(default)s)"
+    )
     args = parser.parse_args()
     with one_line_errors():
         if not args.endpoint:
-            raise ValueError("where is the service? Give --endpoint URL, or set DOG_BREEDS_ENDPOINT")
+            raise ValueError(
+                "where is the service? Give --endpoint URL, or set DOG_BREEDS_ENDPOINT"
+            )
         if args.concurrency < 1 or (args.requests is not None and args.requests < 1):
             raise ValueError("--requests and --concurrency must be at least 1")
         auth = signer(args.endpoint) if args.sign else None

@@ -1,15 +1,18 @@
 """Train a dog-breed classifier: a new head on Xception's frozen ImageNet backbone.
 
-Reads     data/raw and data/weights (from make_dataset.py); crops what data_selection.py has not cropped yet.
-Writes    xception_v1_{epoch}_{val_accuracy}.h5, beside it a report (.json) and the split (.csv); once for all runs
-          data/weights/xception_int8_*.tflite, the backbone in the form that serves; plots/; cache: data/features.
+Reads     data/raw and data/weights (from make_dataset.py); crops what data_selection.py has not
+          cropped yet.
+Writes    xception_v1_{epoch}_{val_accuracy}.h5, beside it a report (.json) and the split (.csv);
+          once for all runs data/weights/xception_int8_*.tflite, the backbone in the form that
+          serves; plots/; cache: data/features.
 Commands  python training.py                # the ten breeds with most images
           python training.py --breeds all   # all 120
           python training.py --quick        # a small search, to see that everything works
           python training.py --images DIR   # your own pictures, a sub-folder a class: what teach.py does
-The backbone, which costs nearly all the time, sees every picture and every augmented view once; the search then trains
-heads on its stored features. A second run finds them in the cache. TensorFlow converts the backbone and writes the .h5,
-in processes of its own; all else runs in the serving runtime and NumPy.
+The backbone, which costs nearly all the time, sees every picture and every augmented view once; the
+search then trains heads on its stored features. A second run finds them in the cache. TensorFlow
+converts the backbone and writes the .h5, in processes of its own; all else runs in the serving
+runtime and NumPy.
 """
 
 import itertools
@@ -27,8 +30,14 @@ import numpy as np
 import teach
 from data_selection import crop_breeds, describe_crops
 from dog_breeds import recipe
-from dog_breeds.console import check_writable, one_line_errors, script_parser, write_whole, written_whole
-from dog_breeds.dataset import (
+from dog_breeds.console import (
+    check_writable,
+    one_line_errors,
+    script_parser,
+    write_whole,
+    written_whole,
+)
+from dog_breeds.data.dataset import (
     DATA_DIR,
     PARTS,
     Task,
@@ -43,8 +52,8 @@ from dog_breeds.dataset import (
     stems,
     weights_path,
 )
-from dog_breeds.duplicates import without_copies
-from dog_breeds.features import (
+from dog_breeds.data.duplicates import without_copies
+from dog_breeds.learning.features import (
     Examples,
     extract_features,
     is_readable,
@@ -54,16 +63,24 @@ from dog_breeds.features import (
     training_set,
     upright_set,
 )
-from dog_breeds.heads import Classifier, Search, apply_head, fit_classifier, search, similarity, turn_rule
-from dog_breeds.metrics import auroc, evaluate
+from dog_breeds.learning.heads import (
+    Classifier,
+    Search,
+    apply_head,
+    fit_classifier,
+    search,
+    similarity,
+    turn_rule,
+)
+from dog_breeds.learning.metrics import auroc, evaluate
+from dog_breeds.learning.training_plots import save_plots
 from dog_breeds.workers import call_elsewhere
-from training_plots import save_plots
 
 MODEL_NAME = recipe.BACKBONE.lower() + "_v1_{epoch:02d}_{val_accuracy:.3f}.h5"
 NOTE = "Stanford Dogs is a part of ImageNet, on which the backbone was trained: these figures are optimistic."
 
 
-# --- Steps, as main() and the notebook take them ---------------------------------------------------------------------
+# --- Steps, as main() and the notebook take them --------------------------------------------------
 
 
 def prepare_task(
@@ -73,29 +90,43 @@ def prepare_task(
     size: int = recipe.SIZE,
     seed: int = recipe.SEED,
 ) -> Task:
-    """Choose the breeds, crop what is missing, split the images as the file says or 70/15/15, make the backbone."""
+    """Choose the breeds, crop what is missing, split the images as the file says or 70/15/15, make
+    the backbone.
+    """
     classes = choose_breeds(data_dir, list(breeds))
     if len(classes) < 2:
         raise ValueError("a classifier needs at least two breeds; name more with --breeds")
     if not weights_path(data_dir).exists():
-        raise FileNotFoundError(f"no weights in {weights_path(data_dir)}; run make_dataset.py first")
+        raise FileNotFoundError(
+            f"no weights in {weights_path(data_dir)}; run make_dataset.py first"
+        )
     summary = crop_breeds(data_dir, classes)
     if summary["done"] or summary["failed"]:
         print(describe_crops(summary, data_dir))
     images = list_images(data_dir, classes)
-    split = apply_split(images, read_split(split_file), seed) if split_file else split_images(images, seed)
+    split = (
+        apply_split(images, read_split(split_file), seed)
+        if split_file
+        else split_images(images, seed)
+    )
     task = Task(data_dir, classes, split, size, seed)
     return task._replace(backbone=make_backbone(task))
 
 
-def train_classifier(task: Task, grid: dict[str, Sequence[float]] = recipe.GRID, output_dir: Path = Path()) -> Path:
+def train_classifier(
+    task: Task, grid: dict[str, Sequence[float]] = recipe.GRID, output_dir: Path = Path()
+) -> Path:
     """Take every step from the split to the saved model; return the model's path."""
     began = time.monotonic()
     check_writable(output_dir)  # before anything takes long
     sizes = ", ".join(f"{len(task.images(part)):,} {part}" for part in PARTS)
     print(f"{len(task.classes)} breeds, images: {sizes}", flush=True)
 
-    train, validation, upright = training_set(task), plain_set(task, "validation"), upright_set(task)
+    train, validation, upright = (
+        training_set(task),
+        plain_set(task, "validation"),
+        upright_set(task),
+    )
     searching = time.monotonic()
     found = search(train, validation, grid, len(task.classes), task.seed)
     searched = time.monotonic() - searching
@@ -103,24 +134,33 @@ def train_classifier(task: Task, grid: dict[str, Sequence[float]] = recipe.GRID,
     results, outputs = measure_on_test(task, classifier)
 
     report = make_report(task, found, classifier, results)
-    report |= {"seconds": round(time.monotonic() - began, 1), "seconds_of_search": round(searched, 1)}
+    report |= {
+        "seconds": round(time.monotonic() - began, 1),
+        "seconds_of_search": round(searched, 1),
+    }
     path = save_results(task, classifier, report, output_dir)
-    save_plots(found, classifier, results, outputs, task.labels(outputs["images"]), output_dir / "plots")
+    save_plots(
+        found, classifier, results, outputs, task.labels(outputs["images"]), output_dir / "plots"
+    )
     print_summary(report, path)
     return path
 
 
 def measure_on_test(task: Task, classifier: Classifier) -> tuple[dict, dict]:
-    """Open the test images, for the first and only time; copies of what was learned from are left out.
+    """Open the test images, for the first and only time; copies of what was learned from are left
+    out.
 
-    Returns everything that is measured on them; and the "images" that are left, for "crops" and "whole_photos" their
-    "logits" [n, classes] and "similarity" [n], for "unknown" the "similarity" of photos of other breeds.
+    Returns everything that is measured on them; and the "images" that are left, for "crops" and
+    "whole_photos" their "logits" [n, classes] and "similarity" [n], for "unknown" the "similarity"
+    of photos of other breeds.
     """
     outputs = {"images": without_copies(task, task.images("test"))}
     results = {"images_left_out": sorted({*task.images("test")} - {*outputs["images"]})}
     gone = {*task.classes} - {breed_name(image.split("/")[0]) for image in outputs["images"]}
     if gone:
-        raise ValueError(f"all test images of {min(gone)} are copies of train or validation images; split otherwise")
+        raise ValueError(
+            f"all test images of {min(gone)} are copies of train or validation images; split otherwise"
+        )
     for kind, pictures in plain_set(task, "test").items():
         left = np.isin(pictures.images, outputs["images"])
         pictures = Examples(*(column[left] for column in pictures))
@@ -143,15 +183,31 @@ def measure_on_test(task: Task, classifier: Classifier) -> tuple[dict, dict]:
 
 
 def unknown_photos(task: Task, number: int) -> list[str]:
-    """Return up to `number` images of breeds that are not among the classes, drawn with the seed; readable ones."""
-    others = [folder for breed, folder in breed_folders(task.data_dir).items() if breed not in task.classes]
-    images = [f"{folder}/{name}.jpg" for folder in others for name in stems(images_dir(task.data_dir) / folder, ".jpg")]
+    """Return up to `number` images of breeds that are not among the classes, drawn with the seed;
+    readable ones.
+    """
+    others = [
+        folder
+        for breed, folder in breed_folders(task.data_dir).items()
+        if breed not in task.classes
+    ]
+    images = [
+        f"{folder}/{name}.jpg"
+        for folder in others
+        for name in stems(images_dir(task.data_dir) / folder, ".jpg")
+    ]
     drawn = np.random.default_rng(task.seed).permutation(sorted(images)).tolist()
-    return list(itertools.islice((image for image in drawn if is_readable(photo_view(task.data_dir, image))), number))
+    return list(
+        itertools.islice(
+            (image for image in drawn if is_readable(photo_view(task.data_dir, image))), number
+        )
+    )
 
 
 def make_report(task: Task, found: Search, classifier: Classifier, results: dict) -> dict:
-    """Return what is written beside the model: what it learned from, how it was chosen and what it can do."""
+    """Return what is written beside the model: what it learned from, how it was chosen and what it
+    can do.
+    """
     packages = ("tensorflow", "keras", "numpy", "pillow")
     return {
         "test_accuracy": results["crops"]["accuracy"],
@@ -173,7 +229,8 @@ def make_report(task: Task, found: Search, classifier: Classifier, results: dict
         "trials": found.trials,
         "settings": {name.lower(): value for name, value in vars(recipe).items() if name.isupper()},
         "data_dir": str(task.data_dir),
-        "versions": {"python": platform.python_version()} | {name: version(name) for name in packages},
+        "versions": {"python": platform.python_version()}
+        | {name: version(name) for name in packages},
     }
 
 
@@ -182,21 +239,36 @@ def save_results(task: Task, classifier: Classifier, report: dict, output_dir: P
     path = output_dir / MODEL_NAME.format(**report["winner"])
     output_dir.mkdir(parents=True, exist_ok=True)
     rows = "".join(f"{image},{part}\n" for image, part in sorted(task.split.items()))
-    while path.exists() and not is_repeated(path, report, rows):  # a model of other breeds, split, size or seed stays
+    while path.exists() and not is_repeated(
+        path, report, rows
+    ):  # a model of other breeds, split, size or seed stays
         path = path.with_stem(f"{path.stem}0")
     arrays = classifier.weights, classifier.means, classifier.upright
-    with written_whole(path) as model:  # made first and named last: never does one stand beside another's report
-        call_elsewhere("dog_breeds.xception", "save_model", weights_path(task.data_dir), task.size, *arrays, model)
+    with written_whole(
+        path
+    ) as model:  # made first and named last: never does one stand beside another's report
+        call_elsewhere(
+            "dog_breeds.learning.xception",
+            "save_model",
+            weights_path(task.data_dir),
+            task.size,
+            *arrays,
+            model,
+        )
         write_whole(path.with_suffix(".csv"), "image,split\n" + rows)
         write_whole(path.with_suffix(".json"), json.dumps(report, indent=1) + "\n")
     return path
 
 
 def is_repeated(path: Path, report: dict, rows: str) -> bool:
-    """Return whether a saved model is of the same training as a new one: its report, and its rows of the split."""
+    """Return whether a saved model is of the same training as a new one: its report, and its rows
+    of the split.
+    """
     try:
         old, split = read_report(path), path.with_suffix(".csv").read_text(encoding="utf-8")
-        return split == "image,split\n" + rows and all(old[key] == report[key] for key in ("size", "seed"))
+        return split == "image,split\n" + rows and all(
+            old[key] == report[key] for key in ("size", "seed")
+        )
     except (OSError, ValueError, KeyError):
         return False
 
@@ -209,7 +281,9 @@ def print_summary(report: dict, path: Path) -> None:
         f"dropout {winner['dropout']}, cross-validated accuracy {winner['val_accuracy']:.3f}"
     )
     if report["test"]["images_left_out"]:
-        print(f"left out of the test: {len(report['test']['images_left_out'])} copies of train or validation images")
+        print(
+            f"left out of the test: {len(report['test']['images_left_out'])} copies of train or validation images"
+        )
     for name in ("crops", "whole_photos"):
         result = report["test"][name]
         low, high = result["accuracy_interval_95"]
@@ -220,19 +294,24 @@ def print_summary(report: dict, path: Path) -> None:
     if "unknown_breeds" in report["test"]:
         unknown = report["test"]["unknown_breeds"]
         share = unknown["taken_as_known"]
-        print(f"photos of other breeds: AUROC {unknown['auroc_whole_photos']:.3f}, {share:.0%} taken as known")
+        print(
+            f"photos of other breeds: AUROC {unknown['auroc_whole_photos']:.3f}, {share:.0%} taken as known"
+        )
     print("turned photos: {turned_pictures_noticed:.0%} are noticed".format(**report["turn_rule"]))
     print(report["note"])
-    print(f"saved {path} with its report (.json), its split (.csv) and plots/, after {report['seconds']:.0f} s")
+    print(
+        f"saved {path} with its report (.json), its split (.csv) and plots/, after {report['seconds']:.0f} s"
+    )
 
 
-# --- Saved models ----------------------------------------------------------------------------------------------------
+# --- Saved models ---------------------------------------------------------------------------------
 
 
 def find_best_model(folder: Path = Path()) -> Path:
     """Return the saved model with the highest validation accuracy, the newest of equal ones.
 
-    Accuracies can be compared only between models of the same breeds and split: ValueError if there are several tasks.
+    Accuracies can be compared only between models of the same breeds and split: ValueError if there
+    are several tasks.
     """
     tasks: dict[tuple, list[Path]] = {}
     prefix = MODEL_NAME.partition("{")[0]
@@ -244,11 +323,15 @@ def find_best_model(folder: Path = Path()) -> Path:
     if not tasks:
         raise FileNotFoundError(f"no {prefix}*.h5 in {folder.resolve()}; run training.py first")
     best = {
-        task: max(models, key=lambda path: (float(path.stem.rsplit("_", 1)[1]), path.stat().st_mtime))
+        task: max(
+            models, key=lambda path: (float(path.stem.rsplit("_", 1)[1]), path.stat().st_mtime)
+        )
         for task, models in tasks.items()
     }
     if len(best) > 1:
-        models = ", ".join(f"{path} ({len(classes)} breeds)" for (classes, _), path in sorted(best.items()))
+        models = ", ".join(
+            f"{path} ({len(classes)} breeds)" for (classes, _), path in sorted(best.items())
+        )
         raise ValueError(f"the models here have different breeds or splits; name one of {models}")
     return best.popitem()[1]
 
@@ -262,24 +345,49 @@ def main() -> None:
     """Parse the arguments and train."""
     parser = script_parser(__doc__, "python training.py --breeds all")
     parser.add_argument(
-        "--breeds", nargs="+", default=["top10"], metavar="BREED", help="top10 (default), all, or names"
+        "--breeds",
+        nargs="+",
+        default=["top10"],
+        metavar="BREED",
+        help="top10 (default), all, or names",
     )
-    parser.add_argument("--images", type=Path, metavar="DIR", help="with a sub-folder a class: teach these (teach.py)")
-    parser.add_argument("--data-dir", type=Path, default=DATA_DIR, help="default: data")
-    parser.add_argument("--output-dir", type=Path, default=Path(), help="where the model goes (default: here)")
-    parser.add_argument("--split-file", type=Path, metavar="CSV", help="use this split: rows of image,split")
     parser.add_argument(
-        "--size", type=int, default=recipe.SIZE, help="pixels a side that the model sees (default: %(default)s)"
+        "--images",
+        type=Path,
+        metavar="DIR",
+        help="with a sub-folder a class: teach these (teach.py)",
+    )
+    parser.add_argument("--data-dir", type=Path, default=DATA_DIR, help="default: data")
+    parser.add_argument(
+        "--output-dir", type=Path, default=Path(), help="where the model goes (default: here)"
+    )
+    parser.add_argument(
+        "--split-file", type=Path, metavar="CSV", help="use this split: rows of image,split"
+    )
+    parser.add_argument(
+        "--size",
+        type=int,
+        default=recipe.SIZE,
+        help="pixels a side that the model sees (default: %(default)s)",
     )
     parser.add_argument("--quick", action="store_true", help="a small search")
     parser.add_argument("--seed", type=int, default=recipe.SEED, help="default: %(default)s")
     args = parser.parse_args()
-    if args.images and (args.breeds != ["top10"] or args.split_file or args.quick or args.size != recipe.SIZE):
+    if args.images and (
+        args.breeds != ["top10"] or args.split_file or args.quick or args.size != recipe.SIZE
+    ):
         parser.error("--images goes without --breeds, --split-file, --size and --quick")
     with one_line_errors("stopped; the same command continues from the features computed so far"):
         if args.images:
             output = args.output_dir / teach.OUTPUT
-            teach.teach_folder(args.images, output, teach.BACKBONE, add=False, data_dir=args.data_dir, seed=args.seed)
+            teach.teach_folder(
+                args.images,
+                output,
+                teach.BACKBONE,
+                add=False,
+                data_dir=args.data_dir,
+                seed=args.seed,
+            )
             return
         task = prepare_task(args.data_dir, args.breeds, args.split_file, args.size, args.seed)
         train_classifier(task, recipe.QUICK_GRID if args.quick else recipe.GRID, args.output_dir)

@@ -1,19 +1,22 @@
 """How good the classifier is, over several seeds, on the authors' own split and on 70/15/15 splits.
 
-Reads   data/raw and data/weights, made by make_dataset.py, and a split. Features come from one int8 backbone, that of
-        the first seed, once for each view (80 a second on 2 cores), and are kept in data/features.
-Prints  a figure a line, of test crops and whole photos: accuracy, right among the first five, calibration error, share
-        taken as known; and how well known breeds are told from others and from drawings. All are those of the int8
-        file, since its head gives what NumPy gives.
+Reads   data/raw and data/weights, made by make_dataset.py, and a split. Features come from one int8
+        backbone, that of the first seed, once for each view (80 a second on 2 cores), and are kept
+        in data/features.
+Prints  a figure a line, of test crops and whole photos: accuracy, right among the first five,
+        calibration error, share taken as known; and how well known breeds are told from others and
+        from drawings. All are those of the int8 file, since its head gives what NumPy gives.
 
     python benchmarks/accuracy.py --data-dir data --json accuracy.json
-    python benchmarks/accuracy.py --data-dir data --breeds all --split-file all.csv --random-splits 0
+    python benchmarks/accuracy.py --data-dir data --breeds all --split-file all.csv --random-splits
+    0
     python benchmarks/accuracy.py --data-dir data --compare
-    python benchmarks/accuracy.py --data-dir data --restricted dog_breeds_120.tflite
+    python benchmarks/accuracy.py --data-dir data --restricted models/dog_breeds_120.tflite
 
---compare trains with other frames and numbers of views instead, and prints the accuracy on validation pictures, by
-which the constants in dog_breeds/recipe.py were chosen. --restricted trains nothing: it asks a file of more breeds
-about the test pictures of --breeds, and takes the likeliest of these for its answer.
+--compare trains with other frames and numbers of views instead, and prints the accuracy on
+validation pictures, by which the constants in dog_breeds/recipe.py were chosen. --restricted trains
+nothing: it asks a file of more breeds about the test pictures of --breeds, and takes the likeliest
+of these for its answer.
 """
 
 import argparse
@@ -30,7 +33,7 @@ from drawings import draw_non_dogs
 
 from data_selection import crop_breeds
 from dog_breeds import recipe
-from dog_breeds.dataset import (
+from dog_breeds.data.dataset import (
     DATA_DIR,
     Task,
     apply_split,
@@ -40,12 +43,28 @@ from dog_breeds.dataset import (
     read_split,
     split_images,
 )
-from dog_breeds.duplicates import without_copies
-from dog_breeds.facts import read_facts
-from dog_breeds.features import KINDS, View, extract_features, load_pixels, plain_set, training_set, upright_set
-from dog_breeds.heads import Classifier, apply_head, epochs_for, fit_classifier, search, similarity, train_head
-from dog_breeds.metrics import auroc, log_softmax
-from dog_breeds.tflite import run_file
+from dog_breeds.data.duplicates import without_copies
+from dog_breeds.learning.features import (
+    KINDS,
+    View,
+    extract_features,
+    load_pixels,
+    plain_set,
+    training_set,
+    upright_set,
+)
+from dog_breeds.learning.heads import (
+    Classifier,
+    apply_head,
+    epochs_for,
+    fit_classifier,
+    search,
+    similarity,
+    train_head,
+)
+from dog_breeds.learning.metrics import auroc, log_softmax
+from dog_breeds.learning.tflite import run_file
+from dog_breeds.serving.facts import read_facts
 from training import measure_on_test, prepare_task
 
 SEEDS = (33, 34, 35)  # with the official split
@@ -95,7 +114,8 @@ def scores(logits: np.ndarray, similarities: np.ndarray) -> dict[str, np.ndarray
     top = logits.max(axis=1)
     return {
         "similarity": similarities,  # what the model file contains
-        "energy": top + np.log(np.exp(logits - top[:, None]).sum(axis=1)),  # Liu et al. 2020, arXiv:2010.03759
+        "energy": top
+        + np.log(np.exp(logits - top[:, None]).sum(axis=1)),  # Liu et al. 2020, arXiv:2010.03759
         "probability": log_softmax(logits).max(axis=1),
     }
 
@@ -106,23 +126,30 @@ def scores_of(classifier: Classifier, features: np.ndarray) -> dict[str, np.ndar
 
 
 def other_features(task: Task) -> dict[str, dict[str, np.ndarray]]:
-    """Return the features of pictures that show none of the classes, as crops and as whole photos."""
+    """Return the features of pictures that show none of the classes, as crops and as whole
+    photos."""
     data_dir, others = task.data_dir, {}
     breeds = [breed for breed in breed_folders(data_dir) if breed not in task.classes]
     if breeds:
         crop_breeds(data_dir, breeds)
-        images = sorted(image for names in list_images(data_dir, breeds).values() for image in names)
+        images = sorted(
+            image for names in list_images(data_dir, breeds).values() for image in names
+        )
         images = np.random.default_rng(0).permutation(images)[:UNKNOWN_PHOTOS].tolist()
         others["unknown_breeds"] = {
-            kind: extract_features([view(data_dir, image) for image in images], task) for kind, view in KINDS.items()
+            kind: extract_features([view(data_dir, image) for image in images], task)
+            for kind, view in KINDS.items()
         }
     with tempfile.TemporaryDirectory() as folder:
-        others["non_dogs"] = dict.fromkeys(KINDS, extract_features(draw_non_dogs(Path(folder)), task))
+        others["non_dogs"] = dict.fromkeys(
+            KINDS, extract_features(draw_non_dogs(Path(folder)), task)
+        )
     return others
 
 
 def compare(data_dir: Path) -> Iterator[Figure]:
-    """The mean validation accuracy of five splits, on crops and whole photos, for other constants."""
+    """The mean validation accuracy of five splits, on crops and whole photos, for other
+    constants."""
     chosen = (recipe.PHOTO_SHARE, recipe.CROP_VIEWS, recipe.PHOTO_VIEWS)
     others = [(share, *chosen[1:]) for share in (1.0, 0.75)]
     others += [(chosen[0], *views) for views in ((1, 0), (0, 1), (2, 1), (2, 2))]
@@ -139,33 +166,52 @@ def compare(data_dir: Path) -> Iterator[Figure]:
             epochs = epochs_for(len(examples.labels), recipe.STEPS, recipe.EPOCHS)
             _, weights = train_head(examples, recipe.PLAIN_TRIAL, len(task.classes), seed, epochs)
             logits = {kind: apply_head(weights, validation[kind].features) for kind in KINDS}
-            correct.append([(logits[kind].argmax(axis=1) == validation[kind].labels).mean() for kind in KINDS])
+            correct.append(
+                [(logits[kind].argmax(axis=1) == validation[kind].labels).mean() for kind in KINDS]
+            )
         name = "photo_share_{}_crop_views_{}_photo_views_{}".format(*variant)
         for kind, share in zip(KINDS, np.mean(correct, axis=0), strict=True):
             yield f"{name}_validation_{kind}", 100 * share, "%"
 
 
 def split_task(data_dir: Path, breeds: list[str], split_file: Path) -> Task:
-    """Return breeds and the split of their images, as training.py would take them, and crop what is missing."""
+    """Return breeds and the split of their images, as training.py would take them, and crop what is
+    missing.
+    """
     classes = choose_breeds(data_dir, breeds)
     crop_breeds(data_dir, classes)
-    return Task(data_dir, classes, apply_split(list_images(data_dir, classes), read_split(split_file), recipe.SEED))
+    return Task(
+        data_dir,
+        classes,
+        apply_split(list_images(data_dir, classes), read_split(split_file), recipe.SEED),
+    )
 
 
-def accuracy_of(file: Path, views: list[View], classes: Sequence[str], among: Sequence[str]) -> float:
-    """Return the share, in percent, of the views of which a file gives the true class the highest probability.
+def accuracy_of(
+    file: Path, views: list[View], classes: Sequence[str], among: Sequence[str]
+) -> float:
+    """Return the share, in percent, of the views of which a file gives the true class the highest
+    probability.
 
     `classes` are the true ones; those that are not `among` its classes do not count.
     """
     facts = read_facts(file)
     columns = [facts["classes"].index(name) for name in among]
-    rows = run_file(file, views, lambda view: load_pixels(view, facts["input"]["height"]), ["probabilities"])
+    rows = run_file(
+        file, views, lambda view: load_pixels(view, facts["input"]["height"]), ["probabilities"]
+    )
     guesses = [among[probabilities[columns].argmax()] for (probabilities,) in rows]
-    return 100 * float(np.mean([guess == name for guess, name in zip(guesses, classes, strict=True)]))
+    return 100 * float(
+        np.mean([guess == name for guess, name in zip(guesses, classes, strict=True)])
+    )
 
 
-def restricted(data_dir: Path, breeds: list[str], split_file: Path, model: Path) -> Iterator[Figure]:
-    """The accuracy of a file whose answer is the likeliest of these breeds; copies of training images left out."""
+def restricted(
+    data_dir: Path, breeds: list[str], split_file: Path, model: Path
+) -> Iterator[Figure]:
+    """The accuracy of a file whose answer is the likeliest of these breeds; copies of training
+    images left out.
+    """
     task = split_task(data_dir, breeds, split_file)
     images = without_copies(task, task.images("test"))
     classes = [task.classes[label] for label in task.labels(images)]
@@ -181,18 +227,25 @@ def measure_all(args: argparse.Namespace) -> Iterator[Figure]:
         first = prepare_task(args.data_dir, args.breeds, args.split_file, seed=SEEDS[0])
     images, given = list_images(args.data_dir, first.classes), read_split(args.split_file)
     runs = [("official", apply_split(images, given, seed), seed) for seed in SEEDS]
-    runs += [("random_split", split_images(images, 33 + number), 33 + number) for number in range(args.random_splits)]
+    runs += [
+        ("random_split", split_images(images, 33 + number), 33 + number)
+        for number in range(args.random_splits)
+    ]
     models: dict[str, list[Trained]] = {}
     for protocol, split, seed in runs:
         models.setdefault(protocol, []).append(train(first._replace(split=split, seed=seed)))
     with contextlib.redirect_stdout(io.StringIO()):
         others = other_features(models["official"][0].task)
-        results = {protocol: [measure(model) for model in trained] for protocol, trained in models.items()}
+        results = {
+            protocol: [measure(model) for model in trained] for protocol, trained in models.items()
+        }
     for protocol, trained in models.items():
         for kind in KINDS:
             yield from summary(protocol, kind, results[protocol])
             for other, features in others.items():
-                yield from separation(protocol, kind, other, features[kind], trained, results[protocol])
+                yield from separation(
+                    protocol, kind, other, features[kind], trained, results[protocol]
+                )
         for model in trained:
             names = ("seed", "learning_rate", "inner_size", "dropout", "epoch")
             chosen = ", ".join(f"{name} {model.winner[name]}" for name in names)
@@ -203,19 +256,35 @@ def summary(protocol: str, kind: str, results: list[dict[str, dict]]) -> Iterato
     """The mean, the lowest and the highest of several models' shares."""
     for name in results[0][kind]["shares"]:
         values = [result[kind]["shares"][name] for result in results]
-        for which, value in (("mean", np.mean(values)), ("lowest", min(values)), ("highest", max(values))):
+        for which, value in (
+            ("mean", np.mean(values)),
+            ("lowest", min(values)),
+            ("highest", max(values)),
+        ):
             yield f"{protocol}_{name}_{kind}_{which}", value, "%"
 
 
 def separation(
-    protocol: str, kind: str, other: str, features: np.ndarray, trained: list[Trained], results: list[dict[str, dict]]
+    protocol: str,
+    kind: str,
+    other: str,
+    features: np.ndarray,
+    trained: list[Trained],
+    results: list[dict[str, dict]],
 ) -> Iterator[Figure]:
-    """How well several models tell their breeds from other pictures, given the features of these."""
+    """How well several models tell their breeds from other pictures, given the features of
+    these."""
     given = [scores_of(model.classifier, features) for model in trained]
     for score in given[0]:
-        areas = [auroc(result[kind]["scores"][score], g[score]) for result, g in zip(results, given, strict=True)]
+        areas = [
+            auroc(result[kind]["scores"][score], g[score])
+            for result, g in zip(results, given, strict=True)
+        ]
         yield f"{protocol}_auroc_{score}_{other}_{kind}_mean", np.mean(areas), ""
-    passed = [(g["similarity"] >= m.classifier.threshold).mean() for g, m in zip(given, trained, strict=True)]
+    passed = [
+        (g["similarity"] >= m.classifier.threshold).mean()
+        for g, m in zip(given, trained, strict=True)
+    ]
     yield f"{protocol}_taken_as_known_{other}_{kind}", 100 * np.mean(passed), "%"
 
 
@@ -223,13 +292,28 @@ def main() -> None:
     """Measure, print."""
     parser = command_line(__doc__)
     parser.add_argument("--data-dir", type=Path, default=DATA_DIR, help="default: %(default)s")
-    parser.add_argument("--breeds", nargs="+", default=["top10"], metavar="BREED", help="top10 (default), all or names")
-    parser.add_argument("--split-file", type=Path, default=SPLIT_FILE, metavar="CSV", help=SPLIT_HELP)
-    parser.add_argument("--random-splits", type=int, default=5, metavar="N", help="of 70/15/15 (default: 5)")
+    parser.add_argument(
+        "--breeds",
+        nargs="+",
+        default=["top10"],
+        metavar="BREED",
+        help="top10 (default), all or names",
+    )
+    parser.add_argument(
+        "--split-file", type=Path, default=SPLIT_FILE, metavar="CSV", help=SPLIT_HELP
+    )
+    parser.add_argument(
+        "--random-splits", type=int, default=5, metavar="N", help="of 70/15/15 (default: 5)"
+    )
     other = parser.add_mutually_exclusive_group()
-    other.add_argument("--compare", action="store_true", help="compare frames and numbers of views instead")
     other.add_argument(
-        "--restricted", type=Path, metavar="FILE.tflite", help="ask this file for --breeds alone instead"
+        "--compare", action="store_true", help="compare frames and numbers of views instead"
+    )
+    other.add_argument(
+        "--restricted",
+        type=Path,
+        metavar="FILE.tflite",
+        help="ask this file for --breeds alone instead",
     )
     args = parser.parse_args()
     if args.compare:

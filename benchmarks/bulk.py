@@ -1,9 +1,11 @@
-"""How fast test.py --folder is, beside the bare inference of its model on all CPUs, and what it takes and withstands.
+"""How fast test.py --folder is, beside the bare inference of its model on all CPUs, and what it
+takes and withstands.
 
-Draws one photo of 500 x 375, which the model is told to know, and gives 100 copies of it, no two as long, 10,000 names.
-Prints photos a second of --folder and of bare inference (a process with a one-thread interpreter for each CPU), in
-turns; the memory of all processes early and at the end of the 10,000; rows lost and doubled by a run that was killed
-five times. Needs Linux.
+Draws one photo of 500 x 375, which the model is told to know, and gives 100 copies of it, no two as
+long, 10,000 names.
+Prints photos a second of --folder and of bare inference (a process with a one-thread interpreter
+for each CPU), in turns; the memory of all processes early and at the end of the 10,000; rows lost
+and doubled by a run that was killed five times. Needs Linux.
 
     python benchmarks/bulk.py --json bulk.json
     python benchmarks/bulk.py --photos 400                # does it work? Its figures say little
@@ -48,8 +50,15 @@ print("done", flush=True)
 def bare(model: Path, number: int) -> float:
     """Return inferences a second on all CPUs, of so many together."""
     cpus, env = sorted(os.sched_getaffinity(0)), {**os.environ, "MODEL_FILE": str(model)}
-    streams = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
-    words = [[sys.executable, "-c", BARE, str(ROOT), str(cpu), str(number // len(cpus))] for cpu in cpus]
+    streams = {
+        "stdin": subprocess.PIPE,
+        "stdout": subprocess.PIPE,
+        "stderr": subprocess.DEVNULL,
+        "text": True,
+    }
+    words = [
+        [sys.executable, "-c", BARE, str(ROOT), str(cpu), str(number // len(cpus))] for cpu in cpus
+    ]
     processes = [subprocess.Popen(command, env=env, **streams) for command in words]
     for process in processes:
         process.stdout.readline()
@@ -65,9 +74,22 @@ def bare(model: Path, number: int) -> float:
     return number // len(cpus) * len(cpus) / seconds
 
 
-def bulk(model: Path, folder: Path, table: Path, watch: Callable[[subprocess.Popen, int], bool]) -> float:
-    """Run --folder; return photos a second between its first and its last rows. watch(process, rows) may end it."""
-    command = [sys.executable, ROOT / "test.py", "--folder", folder, "--csv", table, "--model", model]
+def bulk(
+    model: Path, folder: Path, table: Path, watch: Callable[[subprocess.Popen, int], bool]
+) -> float:
+    """Run --folder; return photos a second between its first and its last rows. watch(process,
+    rows) may end it.
+    """
+    command = [
+        sys.executable,
+        ROOT / "test.py",
+        "--folder",
+        folder,
+        "--csv",
+        table,
+        "--model",
+        model,
+    ]
     first = last = None
     streams = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     with subprocess.Popen(command, **streams) as process:
@@ -106,12 +128,16 @@ def measure_rates(model: Path, folder: Path, place: Path) -> Iterator[Figure]:
         rates["folder_per_s"].append(bulk(model, folder, place / f"{turn}.csv", lambda *_: False))
     for name, values in rates.items():
         yield name, statistics.median(values), "1/s"
-    shares = [one / other for one, other in zip(rates["folder_per_s"], rates["bare_inference_per_s"], strict=True)]
+    shares = [
+        one / other
+        for one, other in zip(rates["folder_per_s"], rates["bare_inference_per_s"], strict=True)
+    ]
     yield "folder_to_bare_inference", statistics.median(shares), ""
 
 
 def measure_kills(model: Path, folder: Path, table: Path) -> Iterator[Figure]:
-    """What a run that is killed again and again loses and doubles, and the memory of its last part."""
+    """What a run that is killed again and again loses and doubles, and the memory of its last
+    part."""
     photos, used = len(os.listdir(folder)), {}
     ends = sorted(random.Random(0).sample(range(photos // 20, photos // 2), KILLS))
 

@@ -1,6 +1,8 @@
-"""What the benchmarks share: paths, --json, how figures are printed, seconds and memory. Nothing to run.
+"""What the benchmarks share: paths, --json, how figures are printed, seconds and memory. Nothing to
+run.
 
-A script hands a generator of figures to `report`. Whatever imports this module finds the project and its tests.
+A script hands a generator of figures to `report`. Whatever imports this module finds the project
+and its tests.
 """
 
 import argparse
@@ -18,21 +20,30 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 from handler_process import family  # noqa: E402  of the tests, which have only now a path
 
-MODEL = ROOT / "top_10_dog_breeds.tflite"
+from dog_breeds import recipe  # noqa: E402
+
+MODEL = recipe.MODEL
 SPLIT_FILE = ROOT / "benchmarks" / "official_split.csv"  # of the ten breeds
 SPLIT_HELP = "rows of image,split (default: benchmarks/official_split.csv, the ten breeds)"
 
 Figure = tuple[str, float, str]  # name, value, unit
 
-# --- Figures ---------------------------------------------------------------------------------------------------------
+# --- Figures --------------------------------------------------------------------------------------
 
 UNITS = {"_per_s": "1/s", "_ms": "ms", "_s": "s", "_mb": "MB"}  # by the ending of a name
 
 
 def command_line(docstring: str) -> argparse.ArgumentParser:
     """Return a parser that shows a script's docstring, with the option that all have."""
-    parser = argparse.ArgumentParser(description=docstring, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to this file too, as one object")
+    parser = argparse.ArgumentParser(
+        description=docstring, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--json",
+        type=Path,
+        metavar="FILE",
+        help="write the figures to this file too, as one object",
+    )
     return parser
 
 
@@ -44,7 +55,8 @@ def with_units(values: dict[str, float], prefix: str = "") -> Iterator[Figure]:
 
 
 def report(figures: Iterable[Figure], file: Path | None) -> None:
-    """Print the machine, and `name = value unit` of each figure as it comes; write all to a JSON file, if one is named.
+    """Print the machine, and `name = value unit` of each figure as it comes; write all to a JSON
+    file, if one is named.
 
     A file that is missing or wrong ends the script with one line.
     """
@@ -64,7 +76,9 @@ def report(figures: Iterable[Figure], file: Path | None) -> None:
 
 
 def machine() -> str:
-    """Return what speeds depend on: CPUs, and the instructions they have that make int8 several times faster."""
+    """Return what speeds depend on: CPUs, and the instructions they have that make int8 several
+    times faster.
+    """
     with contextlib.suppress(OSError):
         words = Path("/proc/cpuinfo").read_text()
         name = next(iter(re.findall(r"^model name\s*: (.+)", words, re.M)), "a CPU")
@@ -73,7 +87,7 @@ def machine() -> str:
     return f"{os.cpu_count()} CPUs"
 
 
-# --- Time and memory -------------------------------------------------------------------------------------------------
+# --- Time and memory ------------------------------------------------------------------------------
 
 
 def timed(function: Callable, *arguments: object) -> float:
@@ -85,7 +99,8 @@ def timed(function: Callable, *arguments: object) -> float:
 
 
 def run_watched(command: Sequence[object], every: float = 1) -> tuple[float, int]:
-    """Run a command of Python; return its seconds, and the peak of `memory`, seen `every` so many seconds.
+    """Run a command of Python; return its seconds, and the peak of `memory`, seen `every` so many
+    seconds.
 
     To look costs milliseconds, in which the processes wait.
     """
@@ -107,7 +122,9 @@ def run_watched(command: Sequence[object], every: float = 1) -> tuple[float, int
 
 
 def memory(pid: int) -> int:
-    """Return the bytes that a process and its descendants hold, what they share counted once (PSS). Needs Linux."""
+    """Return the bytes that a process and its descendants hold, what they share counted once (PSS).
+    Needs Linux.
+    """
     total = 0
     for member in family(pid):
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has just ended

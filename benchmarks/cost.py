@@ -1,12 +1,14 @@
-"""What a prediction costs on AWS Lambda: milliseconds, requests a second and dollars, at three memory sizes.
+"""What a prediction costs on AWS Lambda: milliseconds, requests a second and dollars, at three
+memory sizes.
 
-Lambda gives a function with M MB the share M / 1769 of a CPU. This script runs the handler in a cgroup with that share
-and prints: from the start of Python to the first answer; the mean of warm calls about pictures as they are, and about
-one that seems to be turned, which is looked at four times; the most memory. With the prices below: what a million
-predictions and a thousand cold starts cost, and what provisioned concurrency does. Graviton is not measured here: its
-figures take the times of this machine, times --arm-time. Needs root on Linux, for the cgroup.
+Lambda gives a function with M MB the share M / 1769 of a CPU. This script runs the handler in a
+cgroup with that share and prints: from the start of Python to the first answer; the mean of warm
+calls about pictures as they are, and about one that seems to be turned, which is looked at four
+times; the most memory. With the prices below: what a million predictions and a thousand cold starts
+cost, and what provisioned concurrency does. Graviton is not measured here: its figures take the
+times of this machine, times --arm-time. Needs root on Linux, for the cgroup.
 
-    python benchmarks/cost.py --json cost.json            # uses top_10_dog_breeds.tflite
+    python benchmarks/cost.py --json cost.json            # uses models/dog_breeds_120.tflite
     python benchmarks/cost.py --prices prices.json        # of another region: {"x86": 0.0000195, "requests": 0.24}
 """
 
@@ -24,7 +26,8 @@ from pathlib import Path
 from common import MODEL, ROOT, Figure, command_line, report, with_units
 from handler import photo
 
-PRICES = {  # dollars in us-east-1, first tier, as listed in August 2025: https://aws.amazon.com/lambda/pricing/
+# Dollars in us-east-1, first tier, as listed in August 2025: https://aws.amazon.com/lambda/pricing/
+PRICES = {
     "x86": 0.0000166667,  # a GB-second
     "arm": 0.0000133334,
     "requests": 0.20,  # a million
@@ -64,7 +67,9 @@ print(json.dumps([[sum(some) / max(len(some), 1) for some in times], int(peak.sp
 
 @contextlib.contextmanager
 def share_of_cpu(share: float) -> Iterator[list[str]]:
-    """Yield the words to put before a command so that it and its children have this share of one CPU."""
+    """Yield the words to put before a command so that it and its children have this share of one
+    CPU.
+    """
     if Path("/sys/fs/cgroup/cgroup.controllers").exists():
         group = Path(f"/sys/fs/cgroup/share-{os.getpid()}")
         group.mkdir()
@@ -93,19 +98,31 @@ def measure(model: Path, files: list[Path], share: float) -> dict[str, float]:
             calls = CALLS if number == STARTS - 1 else 0
             command = [*prefix, sys.executable, "-c", WORK, str(calls), *map(str, files)]
             start = time.perf_counter()
-            with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+            with subprocess.Popen(
+                command, env=env, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+            ) as process:
                 answered = process.stdout.readline()
                 starts.append(1000 * (time.perf_counter() - start))
                 last = process.stdout.read()
             if not answered or process.returncode:
                 raise RuntimeError("the handler failed")
     means, peak = json.loads(last)
-    times = dict(zip([*(f"{file.stem}_ms" for file in files), f"turned_{files[0].stem}_ms"], means, strict=True))
+    times = dict(
+        zip(
+            [*(f"{file.stem}_ms" for file in files), f"turned_{files[0].stem}_ms"],
+            means,
+            strict=True,
+        )
+    )
     return {"first_answer_ms": statistics.median(starts), **times, "peak_mb": peak}
 
 
-def dollars(prices: dict[str, float], size: int, milliseconds: float, first: float, kind: str) -> Iterator[Figure]:
-    """Yield what a memory size costs on x86 or arm, given the mean of a call and the time to a first answer."""
+def dollars(
+    prices: dict[str, float], size: int, milliseconds: float, first: float, kind: str
+) -> Iterator[Figure]:
+    """Yield what a memory size costs on x86 or arm, given the mean of a call and the time to a
+    first answer.
+    """
     name = f"{size}_mb_{kind}"
     second = size / 1024 * prices[kind]
     million = 1e6 * milliseconds / 1000 * second + prices["requests"]
@@ -118,10 +135,14 @@ def dollars(prices: dict[str, float], size: int, milliseconds: float, first: flo
 
 
 def read_prices(file: Path | None) -> dict[str, float]:
-    """Return the prices, those in the file instead of PRICES. Raises ValueError, or OSError, for a wrong file."""
+    """Return the prices, those in the file instead of PRICES. Raises ValueError, or OSError, for a
+    wrong file.
+    """
     given = json.loads(file.read_text()) if file else {}
     if not isinstance(given, dict) or given.keys() - PRICES.keys():
-        raise ValueError(f"{file}: give an object of dollars with any of the names {', '.join(PRICES)}")
+        raise ValueError(
+            f"{file}: give an object of dollars with any of the names {', '.join(PRICES)}"
+        )
     return PRICES | {name: float(price) for name, price in given.items()}
 
 
@@ -136,9 +157,17 @@ def measure_sizes(model: Path, prices: dict[str, float], arm_time: float) -> Ite
                 times = measure(model.resolve(), files, size / FULL)
             except (OSError, RuntimeError) as error:
                 sys.exit(f"cost.py: {error}; it needs root, a cgroup for CPUs and a model file")
-            yield from with_units({**times, "requests_per_s": 1000 / times["500x375_ms"]}, f"{size}_mb_")
+            yield from with_units(
+                {**times, "requests_per_s": 1000 / times["500x375_ms"]}, f"{size}_mb_"
+            )
             for kind, ratio in (("x86", 1.0), ("arm", arm_time)):
-                yield from dollars(prices, size, times["500x375_ms"] * ratio, times["first_answer_ms"] * ratio, kind)
+                yield from dollars(
+                    prices,
+                    size,
+                    times["500x375_ms"] * ratio,
+                    times["first_answer_ms"] * ratio,
+                    kind,
+                )
 
 
 def main() -> None:
@@ -146,9 +175,14 @@ def main() -> None:
     parser = command_line(__doc__)
     parser.add_argument("--model", type=Path, default=MODEL, help="default: %(default)s")
     parser.add_argument(
-        "--arm-time", type=float, default=1.0, help="Graviton's time to this one's (default: %(default)s)"
+        "--arm-time",
+        type=float,
+        default=1.0,
+        help="Graviton's time to this one's (default: %(default)s)",
     )
-    parser.add_argument("--prices", type=Path, metavar="FILE", help=f"JSON: dollars by name, of {', '.join(PRICES)}")
+    parser.add_argument(
+        "--prices", type=Path, metavar="FILE", help=f"JSON: dollars by name, of {', '.join(PRICES)}"
+    )
     args = parser.parse_args()
     try:
         prices = read_prices(args.prices)

@@ -1,8 +1,11 @@
-"""How fast and how large make_dataset.py and data_selection.py are, on archives with the shape of the real ones.
+"""How fast and how large make_dataset.py and data_selection.py are, on archives with the shape of
+the real ones.
 
-Makes   images.tar and annotation.tar in a temporary folder: 120 breeds, 20,580 photos of 500 x 375 pixels, 0.8 GB.
-Prints  rates against the loops of the original recipe (tarfile.extractall; one crop after the other) in the same run,
-        peak memory, the time of a second run, and what JPEG settings do to crops. Needs Linux and 5 GB of disk.
+Makes   images.tar and annotation.tar in a temporary folder: 120 breeds, 20,580 photos of 500 x 375
+        pixels, 0.8 GB.
+Prints  rates against the loops of the original recipe (tarfile.extractall; one crop after the
+        other) in the same run, peak memory, the time of a second run, and what JPEG settings do to
+        crops. Needs Linux and 5 GB of disk.
 
     python benchmarks/data.py --json data.json          # some 4 minutes on 2 cores
     python benchmarks/data.py --pictures 2000           # a smaller archive
@@ -22,7 +25,7 @@ from common import Figure, command_line, report, run_watched, timed
 from PIL import Image
 
 from data_selection import JPEG, crop_dogs
-from dog_breeds.dataset import annotation_dir, breed_folders, images_dir, processed_dir
+from dog_breeds.data.dataset import annotation_dir, breed_folders, images_dir, processed_dir
 from dog_breeds.recipe import SIZE
 
 LOOKS = 0.5  # seconds between two looks at memory: the crops take few
@@ -54,29 +57,44 @@ XML = """<annotation>
 \t</object>
 </annotation>"""
 
-# --- The archives ----------------------------------------------------------------------------------------------------
+# --- The archives ---------------------------------------------------------------------------------
 
 
 def make_archives(folder: Path, pictures: int) -> None:
     """Write images.tar and annotation.tar with this many pictures, spread over 120 breeds."""
     random = np.random.default_rng(33)
     encoded = [draw_picture(random) for _ in range(min(DISTINCT, pictures))]
-    with tarfile.open(folder / "images.tar", "w") as images, tarfile.open(folder / "annotation.tar", "w") as annotation:
+    with (
+        tarfile.open(folder / "images.tar", "w") as images,
+        tarfile.open(folder / "annotation.tar", "w") as annotation,
+    ):
         for number in range(pictures):
             breed = number * BREEDS // pictures
             name = f"n{breed:08}_{number}"
             xmin, ymin = random.integers(0, (WIDTH // 3, HEIGHT // 3))
             xmax, ymax = random.integers((WIDTH // 2, HEIGHT // 2), (WIDTH, HEIGHT))
             xml = XML.format(breed=breed, name=name, box=(xmin, ymin, xmax, ymax)).encode()
-            add_file(images, f"Images/n{breed:08}-Breed_{breed}/{name}.jpg", encoded[number % len(encoded)])
+            add_file(
+                images,
+                f"Images/n{breed:08}-Breed_{breed}/{name}.jpg",
+                encoded[number % len(encoded)],
+            )
             add_file(annotation, f"Annotation/n{breed:08}-Breed_{breed}/{name}", xml)
 
 
 def draw_picture(random: np.random.Generator) -> bytes:
-    """A JPEG whose detail falls with spatial frequency as in photographs (1/f), about 38 kB as the real ones."""
+    """A JPEG whose detail falls with spatial frequency as in photographs (1/f), about 38 kB as the
+    real ones.
+    """
     fy, fx = np.meshgrid(np.fft.fftfreq(HEIGHT), np.fft.rfftfreq(WIDTH), indexing="ij")
     slope = 1 / np.maximum(np.hypot(fx, fy), 1 / WIDTH) ** 1.7
-    planes = np.stack([np.fft.irfft2(slope * np.fft.rfft2(random.normal(size=(HEIGHT, WIDTH)))) for _ in range(3)], -1)
+    planes = np.stack(
+        [
+            np.fft.irfft2(slope * np.fft.rfft2(random.normal(size=(HEIGHT, WIDTH))))
+            for _ in range(3)
+        ],
+        -1,
+    )
     planes = planes / planes.std(axis=(0, 1)) * (55, 12, 12) + 128  # luma, and weaker colour
     picture = Image.fromarray(planes.clip(0, 255).astype(np.uint8), "YCbCr")
     file = io.BytesIO()
@@ -91,7 +109,7 @@ def add_file(archive: tarfile.TarFile, name: str, content: bytes) -> None:
     archive.addfile(member, io.BytesIO(content))
 
 
-# --- The original recipe ---------------------------------------------------------------------------------------------
+# --- The original recipe --------------------------------------------------------------------------
 
 
 def extract_all(archives: Path, target: Path) -> None:
@@ -106,19 +124,28 @@ def crop_one_by_one(data_dir: Path, target: Path, breeds: list[tuple[str, str]])
     for breed, folder in breeds:
         (target / breed).mkdir(parents=True)
         for photo in sorted((images_dir(data_dir) / folder).iterdir()):
-            box = ElementTree.parse(annotation_dir(data_dir) / folder / photo.stem).getroot().find("object/bndbox")
+            box = (
+                ElementTree.parse(annotation_dir(data_dir) / folder / photo.stem)
+                .getroot()
+                .find("object/bndbox")
+            )
             image = Image.open(photo)
-            image = image.crop([int(box.find(side).text) for side in ("xmin", "ymin", "xmax", "ymax")])
+            image = image.crop(
+                [int(box.find(side).text) for side in ("xmin", "ymin", "xmax", "ymax")]
+            )
             image = image.convert("RGB")
             image = image.resize((SIZE, SIZE), Image.Resampling.BILINEAR)
             image.save(target / breed / photo.name, **JPEG)
 
 
-# --- Measuring -------------------------------------------------------------------------------------------------------
+# --- Measuring ------------------------------------------------------------------------------------
 
 
-def visible_loss(crops: list[Image.Image], quality: int, subsampling: str) -> tuple[float, float, float]:
-    """What JPEG does to crops: PSNR in dB, % of pixels off by more than 2.3 CIELAB units, mean size in kB.
+def visible_loss(
+    crops: list[Image.Image], quality: int, subsampling: str
+) -> tuple[float, float, float]:
+    """What JPEG does to crops: PSNR in dB, % of pixels off by more than 2.3 CIELAB units, mean size
+    in kB.
 
     2.3 units are the just noticeable difference (Mahy, Van Eycken and Oosterlinck, 1994).
     """
@@ -137,17 +164,23 @@ def cielab(rgb: np.ndarray) -> np.ndarray:
     """CIELAB colours (..., 3) of sRGB values 0..255 (..., 3), white D65."""
     value = rgb / 255
     linear = np.where(value > 0.04045, ((value + 0.055) / 1.055) ** 2.4, value / 12.92)
-    to_xyz = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
+    to_xyz = np.array(
+        [[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]
+    )
     xyz = linear @ to_xyz.T / (0.9505, 1, 1.089)
     f = np.where(xyz > 216 / 24389, np.cbrt(xyz), (24389 / 27 * xyz + 16) / 116)
-    return np.stack([116 * f[..., 1] - 16, 500 * (f[..., 0] - f[..., 1]), 200 * (f[..., 1] - f[..., 2])], -1)
+    return np.stack(
+        [116 * f[..., 1] - 16, 500 * (f[..., 0] - f[..., 1]), 200 * (f[..., 1] - f[..., 2])], -1
+    )
 
 
-# --- The benchmark ---------------------------------------------------------------------------------------------------
+# --- The benchmark --------------------------------------------------------------------------------
 
 
 def measure_extraction(archives: Path, target: Path, data_dir: Path) -> Iterator[Figure]:
-    """make_dataset.py's checked extraction into `data_dir`, against tarfile.extractall, which writes to `target`."""
+    """make_dataset.py's checked extraction into `data_dir`, against tarfile.extractall, which
+    writes to `target`.
+    """
     data_dir.mkdir()
     seconds_serial = timed(extract_all, archives, target)
     make_raw = "import pathlib, sys, make_dataset; make_dataset.make_raw(pathlib.Path(sys.argv[1]), sys.argv[2])"
@@ -161,11 +194,14 @@ def measure_extraction(archives: Path, target: Path, data_dir: Path) -> Iterator
 
 
 def measure_crops(data_dir: Path, target: Path) -> Iterator[Figure]:
-    """data_selection.py against the serial loop, which writes to `target`; then a second run with nothing to do."""
+    """data_selection.py against the serial loop, which writes to `target`; then a second run with
+    nothing to do.
+    """
     command = ["data_selection.py", "--data-dir", data_dir]
     count = sum(1 for _ in images_dir(data_dir).glob("*/*.jpg"))
     breeds = list(breed_folders(data_dir).items())
-    # Half of the serial loop before and half after, so that a machine that gets slower or faster favours nobody.
+    # Half of the serial loop before and half after, so that a machine that gets slower or faster
+    # favours nobody.
     seconds_serial = timed(crop_one_by_one, data_dir, target, breeds[::2])
     seconds, peak = run_watched(command, LOOKS)
     seconds_serial += timed(crop_one_by_one, data_dir, target, breeds[1::2])
@@ -173,7 +209,10 @@ def measure_crops(data_dir: Path, target: Path) -> Iterator[Figure]:
     yield "crop_rate_serial", count / seconds_serial, "images/s"
     yield "crop_speedup", seconds_serial / seconds, "x"
     yield "crop_peak_memory", peak / 1e6, "MB"
-    pairs = [(path, processed_dir(data_dir) / path.relative_to(target)) for path in target.glob("*/*.jpg")]
+    pairs = [
+        (path, processed_dir(data_dir) / path.relative_to(target))
+        for path in target.glob("*/*.jpg")
+    ]
     yield "crop_files_differing", sum(not filecmp.cmp(*pair, shallow=False) for pair in pairs), ""
     yield "second_run_time", run_watched(command)[0], "s"
     yield "second_run_time_all_objects", run_watched([*command, "--objects", "all"])[0], "s"
@@ -183,8 +222,17 @@ def measure_jpeg(data_dir: Path) -> Iterator[Figure]:
     """Loss of JPEG settings on 100 crops, the project's own among them."""
     photos = sorted(images_dir(data_dir).glob("*/*.jpg"))
     photos = photos[:: max(len(photos) // 100, 1)]
-    crops = [crop_dogs(photo, annotation_dir(data_dir) / photo.parent.name / photo.stem)[0] for photo in photos]
-    for quality, subsampling in ((75, "4:2:0"), (90, "4:2:0"), (95, "4:2:0"), (90, "4:4:4"), (95, "4:4:4")):
+    crops = [
+        crop_dogs(photo, annotation_dir(data_dir) / photo.parent.name / photo.stem)[0]
+        for photo in photos
+    ]
+    for quality, subsampling in (
+        (75, "4:2:0"),
+        (90, "4:2:0"),
+        (95, "4:2:0"),
+        (90, "4:4:4"),
+        (95, "4:4:4"),
+    ):
         psnr, visible, size = visible_loss(crops, quality, subsampling)
         name = f"jpeg_{quality}_{subsampling.replace(':', '')}"
         yield f"{name}_psnr", psnr, "dB"
@@ -206,7 +254,9 @@ def measure(archives: Path | None, pictures: int) -> Iterator[Figure]:
 def main() -> None:
     """Measure, print."""
     parser = command_line(__doc__)
-    parser.add_argument("--pictures", type=int, default=PICTURES, help="size of the archive (default: %(default)s)")
+    parser.add_argument(
+        "--pictures", type=int, default=PICTURES, help="size of the archive (default: %(default)s)"
+    )
     parser.add_argument("--archives", type=Path, help="folder of existing archives to use instead")
     args = parser.parse_args()
     report(measure(args.archives, args.pictures), args.json)

@@ -1,4 +1,6 @@
-"""Pictures that accuracy.py and robustness.py draw: dogs that no model was taught, and things. Nothing to run."""
+"""Pictures that accuracy.py and robustness.py draw: dogs that no model was taught, and things.
+Nothing to run.
+"""
 
 import io
 import random
@@ -8,9 +10,9 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
 from dog_breeds import recipe
-from dog_breeds.demo import draw_photo
-from dog_breeds.demo_dogs import DEMO_BREEDS
-from dog_breeds.features import View
+from dog_breeds.data.demo import draw_photo
+from dog_breeds.data.demo_drawings import DEMO_BREEDS
+from dog_breeds.learning.features import View
 
 
 def as_jpeg(image: Image.Image, quality: int = 90) -> bytes:
@@ -25,10 +27,14 @@ def page_of_text(number: int) -> bytes:
     rng = np.random.default_rng(number)
     page = Image.new("RGB", (600, 800), "white")
     size = int(rng.integers(14, 40))
-    words = rng.permutation(["dog", "breed", "with", "a", "long", "coat", "and", "large", "ears"] * 33).tolist()
+    words = rng.permutation(
+        ["dog", "breed", "with", "a", "long", "coat", "and", "large", "ears"] * 33
+    ).tolist()
     per_line = 1000 // size // 4
     lines = [" ".join(words[i : i + per_line]) for i in range(0, len(words), per_line)]
-    ImageDraw.Draw(page).multiline_text((40, 40), "\n".join(lines[: 500 // size]), "black", font_size=size)
+    ImageDraw.Draw(page).multiline_text(
+        (40, 40), "\n".join(lines[: 500 // size]), "black", font_size=size
+    )
     return as_jpeg(page)
 
 
@@ -65,11 +71,17 @@ def drawn_thing(number: int) -> bytes:
     return as_jpeg(image)
 
 
-DRAWINGS = {"drawn_dogs": drawn_dog, "drawn_people_and_things": drawn_thing, "pages_of_text": page_of_text}
+DRAWINGS = {
+    "drawn_dogs": drawn_dog,
+    "drawn_people_and_things": drawn_thing,
+    "pages_of_text": page_of_text,
+}
 
 
 def draw_non_dogs(folder: Path) -> list[View]:
-    """Draw 120 plain pictures without dogs (plain, gradients, noise, stripes, discs, blurred); return their views."""
+    """Draw 120 plain pictures without dogs (plain, gradients, noise, stripes, discs, blurred);
+    return their views.
+    """
     rng = np.random.default_rng(0)
     views = []
     for i in range(120):

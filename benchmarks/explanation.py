@@ -1,12 +1,15 @@
 """Where the model looked: how much of what spoke for the breed lies inside the dog's box.
 
-Reads   data/raw, made by make_dataset.py, a model file, and a split whose test photos it asks about.
-Prints  a figure a line, of 300 photos: of the tenth of the cells of the class activation map that spoke most for the
-        breed that the model answered, the share inside a box of the photo's XML file, beside the share of all cells,
-        which chance would give; and what an explanation adds to a warm call, in percent of an inference.
+Reads   data/raw, made by make_dataset.py, a model file, and a split whose test photos it asks
+        about.
+Prints  a figure a line, of 300 photos: of the tenth of the cells of the class activation map that
+        spoke most for the breed that the model answered, the share inside a box of the photo's XML
+        file, beside the share of all cells, which chance would give; and what an explanation adds
+        to a warm call, in percent of an inference.
 
     python benchmarks/explanation.py --data-dir data --json explanation.json             # 20 seconds on 2 cores
-    python benchmarks/explanation.py --data-dir data --model dog_breeds_120.tflite --split-file all.csv
+    python benchmarks/explanation.py --data-dir data --model models/dog_breeds_120.tflite
+    --split-file all.csv
 """
 
 import os
@@ -18,15 +21,23 @@ from pathlib import Path
 import numpy as np
 from common import MODEL, SPLIT_FILE, SPLIT_HELP, Figure, command_line, report
 
-from dog_breeds.dataset import DATA_DIR, annotation_dir, images_dir, read_annotation, read_split
-from dog_breeds.explanation import class_activation_map
-from dog_breeds.pixels import read_pixels
+from dog_breeds.data.dataset import (
+    DATA_DIR,
+    annotation_dir,
+    images_dir,
+    read_annotation,
+    read_split,
+)
+from dog_breeds.serving.explanation import class_activation_map
+from dog_breeds.serving.pixels import read_pixels
 
 PHOTOS = 300
 
 
 def cells_in_boxes(xml: Path, share: float, cells: int) -> np.ndarray:
-    """Return which cells of the central `share` of a photo have their centre in a box, bool [cells, cells]."""
+    """Return which cells of the central `share` of a photo have their centre in a box, bool [cells,
+    cells].
+    """
     annotation = read_annotation(xml)
     centres = (1 - share) / 2 + share * (np.arange(cells) + 0.5) / cells
     x, y = centres * annotation["width"], centres * annotation["height"]
@@ -70,7 +81,9 @@ def main() -> None:
     parser = command_line(__doc__)
     parser.add_argument("--data-dir", type=Path, default=DATA_DIR, help="default: %(default)s")
     parser.add_argument("--model", type=Path, default=MODEL, help="default: %(default)s")
-    parser.add_argument("--split-file", type=Path, default=SPLIT_FILE, metavar="CSV", help=SPLIT_HELP)
+    parser.add_argument(
+        "--split-file", type=Path, default=SPLIT_FILE, metavar="CSV", help=SPLIT_HELP
+    )
     args = parser.parse_args()
     report(measure(args.model, args.data_dir, args.split_file), args.json)
 

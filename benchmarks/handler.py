@@ -1,15 +1,17 @@
 """What lambda_function.py costs around the inference of its model, and what it withstands.
 
-Prints  the time of a warm call for a small and a 12-megapixel JPEG that are known (handler_500x375_ms and so on), for
-        the small one if it is unknown but stands upright, one inference as well (handler_unknown_*), and if it seems
-        to be turned, four (handler_turned_*); beside them the bare inference, and what the original's handler did
-        (NEAREST to 150 or 299 px, float32, tflite-runtime), all with one thread; the time from the start of a process
-        to its first answer; time and memory of hostile pictures; memory over 2,000 requests to AWS's emulator.
+Prints  the time of a warm call for a small and a 12-megapixel JPEG that are known
+        (handler_500x375_ms and so on), for the small one if it is unknown but stands upright, one
+        inference as well (handler_unknown_*), and if it seems to be turned, four
+        (handler_turned_*); beside them the bare inference, and what the original's handler did
+        (NEAREST to 150 or 299 px, float32, tflite-runtime), all with one thread; the time from the
+        start of a process to its first answer; time and memory of hostile pictures; memory over
+        2,000 requests to AWS's emulator.
 
-Draws its pictures itself. Needs Linux, tests/, the packages of requirements.txt, and Python 3.10 or 3.11, the last that
-tflite-runtime knows.
+Draws its pictures itself. Needs Linux, tests/, the packages of requirements.txt, and Python 3.10 or
+3.11, the last that tflite-runtime knows.
 
-    python benchmarks/handler.py --json handler.json            # some 3 minutes; uses top_10_dog_breeds.tflite
+    python benchmarks/handler.py --json handler.json            # some 3 minutes; uses models/dog_breeds_120.tflite
     python benchmarks/handler.py --model other.tflite
 """
 
@@ -37,13 +39,19 @@ KNOWN, UNKNOWN = -1.0, 2.0  # thresholds of similarity from which any picture, o
 
 
 def photo(width: int, height: int, noise: float) -> bytes:
-    """Return a JPEG like a photo: waves of all lengths, the longer the higher, and noise of so many levels of 255."""
+    """Return a JPEG like a photo: waves of all lengths, the longer the higher, and noise of so many
+    levels of 255.
+    """
     random = np.random.default_rng(0)
     pixels = np.full((height, width, 3), 128, np.float32)
     for octave in range(1, 10):
-        coarse = random.normal(0, 90 / 2 ** (octave / 2), (2**octave * 3 // 4 + 2, 2**octave + 2, 3)).astype(np.float32)
+        coarse = random.normal(
+            0, 90 / 2 ** (octave / 2), (2**octave * 3 // 4 + 2, 2**octave + 2, 3)
+        ).astype(np.float32)
         for channel in range(3):
-            image = Image.fromarray(coarse[:, :, channel]).resize((width, height), Image.Resampling.BICUBIC)
+            image = Image.fromarray(coarse[:, :, channel]).resize(
+                (width, height), Image.Resampling.BICUBIC
+            )
             pixels[:, :, channel] += np.asarray(image)
     pixels += random.normal(0, noise, pixels.shape)
     buffer = io.BytesIO()
@@ -52,9 +60,11 @@ def photo(width: int, height: int, noise: float) -> bytes:
 
 
 def knowing_all(model: Path, file: Path) -> Path:
-    """Write a model file to which every picture is known and upright: a drawn one would be looked at more than once."""
-    from dog_breeds.facts import append_facts, read_facts
-    from dog_breeds.tflite import join_head, read_head
+    """Write a model file to which every picture is known and upright: a drawn one would be looked
+    at more than once.
+    """
+    from dog_breeds.learning.tflite import join_head, read_head
+    from dog_breeds.serving.facts import append_facts, read_facts
 
     facts, (head, means, (kernel, bias)) = read_facts(model), read_head(model)
     file.write_bytes(join_head(model.read_bytes(), head, means, (0 * kernel, 0 * bias + 1)))
@@ -63,9 +73,18 @@ def knowing_all(model: Path, file: Path) -> Path:
 
 
 def in_process(function: Callable, *arguments: object) -> dict:
-    """Return what a function gives in a process of its own: runtimes and TensorFlow do not bear each other."""
+    """Return what a function gives in a process of its own: runtimes and TensorFlow do not bear
+    each other.
+    """
     code = "import json, sys; sys.path.insert(0, sys.argv[1]); import handler; handler.answer(*sys.argv[2:])"
-    command = [sys.executable, "-c", code, str(Path(__file__).parent), function.__name__, *map(str, arguments)]
+    command = [
+        sys.executable,
+        "-c",
+        code,
+        str(Path(__file__).parent),
+        function.__name__,
+        *map(str, arguments),
+    ]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(done.stderr.strip().splitlines()[-1])
@@ -79,7 +98,9 @@ def answer(function: str, *arguments: str) -> None:
 
 
 def medians(functions: dict[str, Callable]) -> dict[str, float]:
-    """Return the median milliseconds of each function, called in turns so that a noisy moment meets all of them."""
+    """Return the median milliseconds of each function, called in turns so that a noisy moment meets
+    all of them.
+    """
     times = {name: [] for name in functions}
     for turn in range(CALLS + 5):
         for name, function in functions.items():
@@ -96,8 +117,13 @@ def warm_calls(model: str, *files: str) -> dict[str, float]:
     import lambda_function
 
     sys.stdout = io.StringIO()  # the handler's log
-    interpreter, (inputs, *outputs) = lambda_function.MODEL.interpreter, lambda_function.MODEL.tensors
-    pixels = lambda_function.read_picture(Path(files[0]).read_bytes(), lambda_function.MODEL.size, 1.0, {})[None]
+    interpreter, (inputs, *outputs) = (
+        lambda_function.MODEL.interpreter,
+        lambda_function.MODEL.tensors,
+    )
+    pixels = lambda_function.read_picture(
+        Path(files[0]).read_bytes(), lambda_function.MODEL.size, 1.0, {}
+    )[None]
 
     def inference() -> None:
         interpreter.set_tensor(inputs, pixels)
@@ -125,8 +151,14 @@ def warm_calls(model: str, *files: str) -> dict[str, float]:
     turned = {f"handler_turned_{Path(files[0]).stem}": handler(files[0], upright=-1.0)}
     results = medians({"inference": inference, **known, **unknown, **turned})
     sys.stdout = sys.__stdout__
-    ratios = {name.replace("_ms", "_to_inference"): value / results["inference_ms"] for name, value in results.items()}
-    return {**results, **{name: value for name, value in ratios.items() if name.startswith("handler")}}
+    ratios = {
+        name.replace("_ms", "_to_inference"): value / results["inference_ms"]
+        for name, value in results.items()
+    }
+    return {
+        **results,
+        **{name: value for name, value in ratios.items() if name.startswith("handler")},
+    }
 
 
 def original_model(size: str, file: str) -> dict:
@@ -136,20 +168,28 @@ def original_model(size: str, file: str) -> dict:
 
     os.sched_setaffinity(0, range(os.cpu_count()))
     inputs = keras.Input((int(size), int(size), 3))
-    backbone = keras.applications.Xception(weights=None, include_top=False, input_shape=(int(size), int(size), 3))
-    inner = keras.layers.Dense(1000, activation="relu")(keras.layers.GlobalAveragePooling2D()(backbone(inputs)))
+    backbone = keras.applications.Xception(
+        weights=None, include_top=False, input_shape=(int(size), int(size), 3)
+    )
+    inner = keras.layers.Dense(1000, activation="relu")(
+        keras.layers.GlobalAveragePooling2D()(backbone(inputs))
+    )
     model = keras.Model(inputs, keras.layers.Dense(10)(inner))
     Path(file).write_bytes(tf.lite.TFLiteConverter.from_keras_model(model).convert())
     return {}
 
 
 def original_calls(size: str, model: str, *files: str) -> dict[str, float]:
-    """Measure the original's handler on a downloaded picture, as it and keras-image-helper do it."""
+    """Measure the original's handler on a downloaded picture, as it and keras-image-helper do
+    it."""
     from tflite_runtime.interpreter import Interpreter
 
     interpreter = Interpreter(model)
     interpreter.allocate_tensors()
-    inputs, outputs = interpreter.get_input_details()[0]["index"], interpreter.get_output_details()[0]["index"]
+    inputs, outputs = (
+        interpreter.get_input_details()[0]["index"],
+        interpreter.get_output_details()[0]["index"],
+    )
     classes = [f"breed {number}" for number in range(10)]
 
     def predict(content: bytes) -> dict:
@@ -160,11 +200,14 @@ def original_calls(size: str, model: str, *files: str) -> dict[str, float]:
         return dict(zip(classes, interpreter.get_tensor(outputs)[0].tolist(), strict=True))
 
     contents = {f"original_{size}_px_{Path(file).stem}": Path(file).read_bytes() for file in files}
-    return medians({name: functools.partial(predict, content) for name, content in contents.items()})
+    return medians(
+        {name: functools.partial(predict, content) for name, content in contents.items()}
+    )
 
 
 def fresh_process(model: str, small: str, python: str = sys.executable) -> dict[str, float]:
-    """Measure from the start of a process to its first answer, and its resident memory after a hundred.
+    """Measure from the start of a process to its first answer, and its resident memory after a
+    hundred.
 
     The model must be of `knowing_all`.
     """
@@ -191,13 +234,16 @@ print(int(open("/proc/self/statm").read().split()[1]) * os.sysconf("SC_PAGESIZE"
             process.stdout.readline()
             times.append(1000 * (time.perf_counter() - start))
             resident = int(process.stdout.read())
-    return {"start_to_first_answer_ms": statistics.median(times), "resident_after_100_answers_mb": resident / 1e6}
+    return {
+        "start_to_first_answer_ms": statistics.median(times),
+        "resident_after_100_answers_mb": resident / 1e6,
+    }
 
 
 def hostile_pictures(model: str) -> dict[str, float]:
-    """Measure the most that a picture of tests/odd_pictures.py costs."""
+    """Measure the most that a picture of tests/odd_images.py costs."""
     from handler_process import handler_process
-    from odd_pictures import cases
+    from odd_images import cases
 
     seconds, memory, number = 0.0, 0.0, 0
     with handler_process(Path(model)) as ask:
@@ -205,17 +251,26 @@ def hostile_pictures(model: str) -> dict[str, float]:
             answered = ask({"image": base64.b64encode(content).decode()})
             if answered.raised:
                 raise RuntimeError(f"{name}: {answered.raised}")
-            seconds, memory, number = max(seconds, answered.seconds), max(memory, answered.peak_mb), number + 1
+            seconds, memory, number = (
+                max(seconds, answered.seconds),
+                max(memory, answered.peak_mb),
+                number + 1,
+            )
     return {"hostile_pictures": number, "hostile_slowest_s": seconds, "hostile_peak_mb": memory}
 
 
 def many_requests(model: str, small: str) -> dict[str, float]:
-    """Count failures, requests a second and resident memory through the real emulator and client."""
+    """Count failures, requests a second and resident memory through the real emulator and
+    client."""
     from emulator import emulator
 
     content = Path(small).read_bytes()
     text, cut = base64.b64encode(content).decode(), base64.b64encode(content[:5000]).decode()
-    post = {"requestContext": {"http": {"method": "POST"}}, "rawPath": "/", "headers": {"content-type": "image/jpeg"}}
+    post = {
+        "requestContext": {"http": {"method": "POST"}},
+        "rawPath": "/",
+        "headers": {"content-type": "image/jpeg"},
+    }
     events = [
         ({"image": text}, "prediction"),
         ({"images": [text, cut]}, "predictions"),
@@ -226,7 +281,9 @@ def many_requests(model: str, small: str) -> dict[str, float]:
     failures, residents = 0, {}
     with emulator(Path(model)) as stack:
         start = time.perf_counter()
-        for number, (event, key) in enumerate(itertools.islice(itertools.cycle(events), REQUESTS), 1):
+        for number, (event, key) in enumerate(
+            itertools.islice(itertools.cycle(events), REQUESTS), 1
+        ):
             failures += key not in stack.invoke(event)
             if number in (100, REQUESTS):
                 pages = int(Path(f"/proc/{stack.runtime_pid()}/statm").read_text().split()[1])
@@ -245,14 +302,21 @@ def many_requests(model: str, small: str) -> dict[str, float]:
 def measure(model: Path) -> Iterator[Figure]:
     """Draw the pictures, and measure everything on them."""
     with tempfile.TemporaryDirectory() as folder:
-        files = [Path(folder) / f"{name}.jpg" for name in ("500x375", "12_megapixels", "12_megapixels_of_detail")]
-        for file, *size_and_noise in zip(files, (500, 4032, 4032), (375, 3024, 3024), (2, 2, 6), strict=True):
+        files = [
+            Path(folder) / f"{name}.jpg"
+            for name in ("500x375", "12_megapixels", "12_megapixels_of_detail")
+        ]
+        for file, *size_and_noise in zip(
+            files, (500, 4032, 4032), (375, 3024, 3024), (2, 2, 6), strict=True
+        ):
             file.write_bytes(photo(*size_and_noise))
             yield f"jpeg_{file.stem}_mb", file.stat().st_size / 1e6, "MB"
         yield from with_units(in_process(warm_calls, model, *files))
         for size in (150, 299):
             in_process(original_model, size, Path(folder) / "original.tflite")
-            yield from with_units(in_process(original_calls, size, Path(folder) / "original.tflite", *files))
+            yield from with_units(
+                in_process(original_calls, size, Path(folder) / "original.tflite", *files)
+            )
         knowing = knowing_all(model, Path(folder) / "knowing.tflite")
         yield from with_units(fresh_process(str(knowing), str(files[0])))
         yield from with_units(hostile_pictures(str(model)))
@@ -265,7 +329,9 @@ def main() -> None:
     parser.add_argument("--model", type=Path, default=MODEL, help="default: %(default)s")
     args = parser.parse_args()
     if not args.model.exists():
-        sys.exit(f"handler.py: no {args.model}; make it with convert_model.py, or name another one with --model")
+        sys.exit(
+            f"handler.py: no {args.model}; make it with convert_model.py, or name another one with --model"
+        )
     report(measure(args.model.resolve()), args.json)
 
 

@@ -1,10 +1,11 @@
 """How large the image is, and how long a container of it takes to its first answer.
 
-Builds the image with buildah on the base image that the script in LAMBDA_BASE_BUILD makes, and starts it as Lambda does
-(read-only, as another user) with AWS's emulator inside. Prints what our layers add and their largest parts; from start
-to first answer, median of 10, with a whole CPU and with the 29 % of 512 MB, with the files in the page cache and not;
-the warm calls after it; and the same for what the original puts into its image: the float32 model at 150 px, pixels
-resized by NEAREST, on the same runtime (tflite-runtime has no release for this Python). Needs root on Linux.
+Builds the image with buildah on the base image that the script in LAMBDA_BASE_BUILD makes, and
+starts it as Lambda does (read-only, as another user) with AWS's emulator inside. Prints what our
+layers add and their largest parts; from start to first answer, median of 10, with a whole CPU and
+with the 29 % of 512 MB, with the files in the page cache and not; the warm calls after it; and the
+same for what the original puts into its image: the float32 model at 150 px, pixels resized by
+NEAREST, on the same runtime (tflite-runtime has no release for this Python). Needs root on Linux.
 
     LAMBDA_BASE_BUILD=build.sh python benchmarks/image.py --json image.json            # some 5 minutes
 """
@@ -59,7 +60,9 @@ def lambda_handler(event, context):
 
 def run(*command: object) -> str:
     """Return what a command prints."""
-    return subprocess.run(list(map(str, command)), check=True, capture_output=True, text=True).stdout.strip()
+    return subprocess.run(
+        list(map(str, command)), check=True, capture_output=True, text=True
+    ).stdout.strip()
 
 
 def megabytes(folder: Path) -> float:
@@ -79,14 +82,21 @@ def forget(folder: Path) -> None:
 
 
 def starts(container: str, request: Path, share: float, cold: bool) -> dict[str, float]:
-    """Return milliseconds from a container's start to its first answer, and of the calls after it: medians."""
+    """Return milliseconds from a container's start to its first answer, and of the calls after it:
+    medians.
+    """
     root, first, warm = Path(run("buildah", "mount", container)), [], []
     printed, answer = request.with_name("printed"), request.with_name("answer")
     for _ in range(STARTS):
         if cold:
             forget(root)
         with share_of_cpu(share) as prefix:
-            done = in_lambda(container, printed, ["bash", "-c", CLIENT, "-", request, CALLS, answer], prefix=prefix)
+            done = in_lambda(
+                container,
+                printed,
+                ["bash", "-c", CLIENT, "-", request, CALLS, answer],
+                prefix=prefix,
+            )
         if done.returncode or b'"prediction"' not in answer.read_bytes():
             raise RuntimeError(printed.read_text() + done.stderr)
         (since, _), *later = [map(int, line.split()) for line in done.stdout.splitlines()]
@@ -106,7 +116,9 @@ def sizes(base: Path, ours: Path) -> Iterator[Figure]:
 
 
 def fill(ours: str, original: str, folder: Path) -> None:
-    """Put a model to which every picture is known into the one container, what the original serves into the other."""
+    """Put a model to which every picture is known into the one container, what the original serves
+    into the other.
+    """
     model, code = folder / "model.tflite", folder / "original.py"
     run("buildah", "copy", ours, knowing_all(MODEL, model), IN_IMAGE)
     in_process(original_model, 150, model)
@@ -118,9 +130,19 @@ def fill(ours: str, original: str, folder: Path) -> None:
 def measure() -> Iterator[Figure]:
     """Build the image, look at its files, and start it again and again."""
     run(os.environ["LAMBDA_BASE_BUILD"], BASE)
-    flags = ["--layers", "--isolation", "chroot", "--network", "host", "--build-arg", f"BASE_IMAGE={BASE}"]
+    flags = [
+        "--layers",
+        "--isolation",
+        "chroot",
+        "--network",
+        "host",
+        "--build-arg",
+        f"BASE_IMAGE={BASE}",
+    ]
     run("buildah", "build", *flags, "-t", "localhost/dog-breeds-benchmark", ROOT)
-    containers = [run("buildah", "from", name) for name in (BASE, *["localhost/dog-breeds-benchmark"] * 2)]
+    containers = [
+        run("buildah", "from", name) for name in (BASE, *["localhost/dog-breeds-benchmark"] * 2)
+    ]
     base, ours, original = containers
     try:
         with tempfile.TemporaryDirectory() as folder:
@@ -129,11 +151,15 @@ def measure() -> Iterator[Figure]:
             head = f"POST {INVOCATIONS} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
             request.write_text(f"{head}Content-Length: {len(body)}\r\n\r\n{body}")
             fill(ours, original, Path(folder))
-            yield from sizes(*(Path(run("buildah", "mount", container)) for container in (base, ours)))
+            yield from sizes(
+                *(Path(run("buildah", "mount", container)) for container in (base, ours))
+            )
             for name, container in (("ours", ours), ("original", original)):
                 for place, share in (("full_cpu", 1.0), ("512_mb", 512 / FULL)):
                     for cache, cold in (("cached", False), ("uncached", True)):
-                        yield from with_units(starts(container, request, share, cold), f"{name}_{place}_{cache}_")
+                        yield from with_units(
+                            starts(container, request, share, cold), f"{name}_{place}_{cache}_"
+                        )
     finally:
         for container in containers:
             run("buildah", "rm", container)
@@ -143,7 +169,9 @@ def main() -> None:
     """Measure, print."""
     args = command_line(__doc__).parse_args()
     if "LAMBDA_BASE_BUILD" not in os.environ:
-        sys.exit("image.py: set LAMBDA_BASE_BUILD to a script that builds a base image like AWS's with buildah")
+        sys.exit(
+            "image.py: set LAMBDA_BASE_BUILD to a script that builds a base image like AWS's with buildah"
+        )
     report(measure(), args.json)
 
 

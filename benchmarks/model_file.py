@@ -1,15 +1,17 @@
-"""Size, speed and accuracy of the model file in every format, in both serving runtimes, beside its peers.
+"""Size, speed and accuracy of the model file in every format, in both serving runtimes, beside its
+peers.
 
 Reads   a model that training.py made, its report and split, and the pictures they name.
-Prints  a figure a line: megabytes; milliseconds of an inference at one and two threads, also of the original's setting
-        (150 px, float32, tflite-runtime) and of the same network in ONNX Runtime, float32 and int8; accuracy,
-        calibration and AUROC of the unknown-breed rule, and what of Keras' they lose; time to the first answer of a
-        process with the image's packages.
+Prints  a figure a line: megabytes; milliseconds of an inference at one and two threads, also of the
+        original's setting (150 px, float32, tflite-runtime) and of the same network in ONNX
+        Runtime, float32 and int8; accuracy, calibration and AUROC of the unknown-breed rule, and
+        what of Keras' they lose; time to the first answer of a process with the image's packages.
 
     python benchmarks/model_file.py --model MODEL.h5 --json model_file.json     # some 20 minutes
     python benchmarks/model_file.py --model MODEL.h5 --only speed               # or accuracy, or start: one part alone
 
-Makes two environments in a temporary folder, one with ONNX Runtime, one with the packages of requirements-lambda.txt.
+Makes two environments in a temporary folder, one with ONNX Runtime, one with the packages of
+requirements-lambda.txt.
 """
 
 import statistics
@@ -27,18 +29,23 @@ from common import ROOT, Figure, command_line, report, with_units
 
 import convert_model
 from data_selection import crop_breeds
-from dog_breeds.dataset import Task, breed_name, weights_path
-from dog_breeds.facts import append_facts
-from dog_breeds.features import KINDS, calibration_views, load_pixels
-from dog_breeds.metrics import auroc
-from dog_breeds.tflite import join_head
+from dog_breeds.data.dataset import Task, breed_name, weights_path
+from dog_breeds.learning.features import KINDS, calibration_views, load_pixels
+from dog_breeds.learning.metrics import auroc
+from dog_breeds.learning.tflite import join_head
+from dog_breeds.serving.facts import append_facts
 from dog_breeds.workers import call_elsewhere, in_processes
 from training import read_report, unknown_photos
 
 ONNX_PACKAGES = ("onnxruntime==1.23.2", "onnx==1.23.2", "tf2onnx==1.17.0", "sympy==1.14.0")
-ROUNDS, CALLS, WARM_UP = 5, 10, 3  # in each round every file gets a new process, so that noise meets all of them
+ROUNDS, CALLS, WARM_UP = (
+    5,
+    10,
+    3,
+)  # in each round every file gets a new process, so that noise meets all of them
 THREADS = (1, 2)
-PLAIN = "plain_int8"  # as TensorFlow's converter makes it: ranges of all calibration pictures, RELUs not fused
+# As TensorFlow's converter makes it: ranges of all calibration pictures, RELUs not fused
+PLAIN = "plain_int8"
 FORMATS = ("float32", "float16", "dynamic", "int8")
 FILES = (*FORMATS, PLAIN)
 UNKNOWN_PHOTOS = 300  # of breeds that the model does not know
@@ -95,11 +102,13 @@ quantize_static(
 """
 
 
-# --- files -----------------------------------------------------------------------------------------------------------
+# --- files ----------------------------------------------------------------------------------------
 
 
 def make_files(model_path: Path, folder: Path) -> None:
-    """Write the model in every format, without facts and gate, and the pixels of its calibration pictures."""
+    """Write the model in every format, without facts and gate, and the pixels of its calibration
+    pictures.
+    """
     task = convert_model.task_of(model_path)
     for quantization in FORMATS:
         content = convert_model.to_tflite(task, model_path, quantization, folder)
@@ -109,19 +118,26 @@ def make_files(model_path: Path, folder: Path) -> None:
     content = join_head(plain.read_bytes(), *convert_model.read_h5(model_path))
     (folder / f"{PLAIN}.tflite").write_bytes(content)
     call_in_process(handler.original_model, "150", str(folder / "original_150.tflite"))
-    np.save(folder / "pixels.npy", [np.float32(load_pixels(view, task.size)) for view in calibration_views(task)])
+    np.save(
+        folder / "pixels.npy",
+        [np.float32(load_pixels(view, task.size)) for view in calibration_views(task)],
+    )
     served = folder / "served.tflite"
     served.write_bytes((folder / "int8.tflite").read_bytes())
-    append_facts(served, convert_model.collect_facts(model_path, read_report(model_path), "int8", {}))
+    append_facts(
+        served, convert_model.collect_facts(model_path, read_report(model_path), "int8", {})
+    )
     handler.knowing_all(served, served)
 
 
 def write_plain_backbone(task: Task, path: Path) -> None:
     """Write the int8 backbone as TensorFlow's converter makes it."""
-    from dog_breeds import xception
+    from dog_breeds.learning import xception
 
     with mock.patch.multiple(xception, calm_half=lambda _, views: views, fuse_relus=id):
-        xception.write_backbone(weights_path(task.data_dir), task.size, calibration_views(task), "int8", path)
+        xception.write_backbone(
+            weights_path(task.data_dir), task.size, calibration_views(task), "int8", path
+        )
 
 
 def call_in_process(function: Callable, *arguments: object) -> None:
@@ -133,20 +149,26 @@ def make_environment(folder: Path, *packages: str) -> Path:
     """Return the Python of a new environment with these packages, or those of `-r FILE`."""
     venv.create(folder, with_pip=True)
     python = folder / "bin" / "python"
-    subprocess.run([python, "-m", "pip", "install", "-q", "--disable-pip-version-check", *packages], check=True)
+    subprocess.run(
+        [python, "-m", "pip", "install", "-q", "--disable-pip-version-check", *packages], check=True
+    )
     return python
 
 
 def make_onnx_files(python: Path, folder: Path) -> None:
-    """Write the float32 file's network as ONNX, float32 and int8 (static, per channel, by minimum and maximum)."""
+    """Write the float32 file's network as ONNX, float32 and int8 (static, per channel, by minimum
+    and maximum).
+    """
     source, target = folder / "float32.tflite", folder / "float32.onnx"
     [packages] = python.parents[1].glob("lib/python*/site-packages")
-    subprocess.run([sys.executable, "-c", TO_ONNX, packages, source, target], check=True, capture_output=True)
+    subprocess.run(
+        [sys.executable, "-c", TO_ONNX, packages, source, target], check=True, capture_output=True
+    )
     command = [python, "-c", ONNX_INT8, target, folder / "pixels.npy", folder / "int8.onnx"]
     subprocess.run(command, check=True, capture_output=True)
 
 
-# --- speed -----------------------------------------------------------------------------------------------------------
+# --- speed ----------------------------------------------------------------------------------------
 
 
 def measure_speed(folder: Path, onnx_python: Path, size: int) -> Iterator[Figure]:
@@ -155,17 +177,26 @@ def measure_speed(folder: Path, onnx_python: Path, size: int) -> Iterator[Figure
     yield from ((f"size_{name}", file.stat().st_size / 1e6, "MB") for name, file in files)
     runs = [(f"{name}_ai_edge_litert", file, "ai_edge_litert", size) for name, file in files]
     runs += [(f"{name}_tflite_runtime", file, "tflite_runtime", size) for name, file in files]
-    runs += [("original_150_px_tflite_runtime", folder / "original_150.tflite", "tflite_runtime", 150)]
-    runs += [(f"{name}_onnxruntime", folder / f"{name}.onnx", "onnxruntime", size) for name in ("float32", "int8")]
+    runs += [
+        ("original_150_px_tflite_runtime", folder / "original_150.tflite", "tflite_runtime", 150)
+    ]
+    runs += [
+        (f"{name}_onnxruntime", folder / f"{name}.onnx", "onnxruntime", size)
+        for name in ("float32", "int8")
+    ]
     times = {}
     for _ in range(ROUNDS):
         for threads in THREADS:
             for name, file, runtime, pixels in runs:
                 python = onnx_python if runtime == "onnxruntime" else sys.executable
                 command = [python, "-c", TIMER, file, runtime, threads, pixels, WARM_UP, CALLS]
-                done = subprocess.run([str(word) for word in command], capture_output=True, text=True)
+                done = subprocess.run(
+                    [str(word) for word in command], capture_output=True, text=True
+                )
                 if done.returncode == 0:
-                    times.setdefault(f"{name}_{threads}_threads", []).extend(map(float, done.stdout.split()))
+                    times.setdefault(f"{name}_{threads}_threads", []).extend(
+                        map(float, done.stdout.split())
+                    )
     medians = {name: statistics.median(values) for name, values in times.items()}
     yield from ((name, milliseconds, "ms") for name, milliseconds in medians.items())
     for name, *_ in runs:
@@ -179,29 +210,50 @@ def measure_speed(folder: Path, onnx_python: Path, size: int) -> Iterator[Figure
             "int8_onnxruntime",
             "original_150_px_tflite_runtime",
         ):
-            yield f"int8_speedup_over_{peer}_{threads}_threads", medians[f"{peer}_{threads}_threads"] / ours, "x"
+            yield (
+                f"int8_speedup_over_{peer}_{threads}_threads",
+                medians[f"{peer}_{threads}_threads"] / ours,
+                "x",
+            )
 
 
-# --- accuracy --------------------------------------------------------------------------------------------------------
+# --- accuracy -------------------------------------------------------------------------------------
 
 
 def measure_accuracy(model_path: Path, folder: Path, formats: tuple[str, ...]) -> Iterator[Figure]:
-    """The figures of every format on the test pictures and on unknown breeds, and what of Keras' they lose."""
+    """The figures of every format on the test pictures and on unknown breeds, and what of Keras'
+    they lose.
+    """
     report, task = read_report(model_path), convert_model.task_of(model_path)
     test, unknown = task.images("test"), unknown_photos(task, UNKNOWN_PHOTOS)
     crop_breeds(task.data_dir, sorted({breed_name(image.split("/")[0]) for image in unknown}))
-    views = {kind: [view(task.data_dir, image) for image in (*test, *unknown)] for kind, view in KINDS.items()}
-    keras = call_elsewhere("dog_breeds.xception", "predict", model_path, views)
+    views = {
+        kind: [view(task.data_dir, image) for image in (*test, *unknown)]
+        for kind, view in KINDS.items()
+    }
+    keras = call_elsewhere("dog_breeds.learning.xception", "predict", model_path, views)
     known, other = slice(0, len(test)), slice(len(test), None)
     for name in formats:
-        for kind, tflite in convert_model.predict_file(folder / f"{name}.tflite", views, task.size).items():
-            two = [tuple(column[known] for column in outputs[:2]) for outputs in (keras[kind], tflite)]
-            result = convert_model.compare(*two, task.labels(test), report["unknown_rule"]["threshold"])
-            areas = [auroc(outputs[1][known], outputs[1][other]) for outputs in (keras[kind], tflite)]
+        for kind, tflite in convert_model.predict_file(
+            folder / f"{name}.tflite", views, task.size
+        ).items():
+            two = [
+                tuple(column[known] for column in outputs[:2]) for outputs in (keras[kind], tflite)
+            ]
+            result = convert_model.compare(
+                *two, task.labels(test), report["unknown_rule"]["threshold"]
+            )
+            areas = [
+                auroc(outputs[1][known], outputs[1][other]) for outputs in (keras[kind], tflite)
+            ]
             loss = result["keras"]["accuracy"] - result["tflite"]["accuracy"]
             yield f"{name}_{kind}_accuracy", 100 * result["tflite"]["accuracy"], "%"
             yield f"{name}_{kind}_accuracy_lost", 100 * loss, "points"
-            yield f"{name}_{kind}_calibration_error", 100 * result["tflite"]["calibration_error"], "%"
+            yield (
+                f"{name}_{kind}_calibration_error",
+                100 * result["tflite"]["calibration_error"],
+                "%",
+            )
             yield f"{name}_{kind}_same_top_class", 100 * result["same_top_class"], "%"
             yield f"{name}_{kind}_largest_change", result["largest_change"], ""
             if unknown:
@@ -209,18 +261,22 @@ def measure_accuracy(model_path: Path, folder: Path, formats: tuple[str, ...]) -
                 yield f"{name}_{kind}_unknown_auroc_lost", areas[0] - areas[1], ""
 
 
-# --- start -----------------------------------------------------------------------------------------------------------
+# --- start ----------------------------------------------------------------------------------------
 
 
 def measure_start(folder: Path) -> Iterator[Figure]:
-    """How fast a process with the image's packages, and nothing else, answers, and what it then weighs."""
+    """How fast a process with the image's packages, and nothing else, answers, and what it then
+    weighs.
+    """
     python = make_environment(folder / "image", "-r", str(ROOT / "requirements-lambda.txt"))
     photo = folder / "photo.jpg"
     photo.write_bytes(handler.photo(500, 375, 2))
-    yield from with_units(handler.fresh_process(str(folder / "served.tflite"), str(photo), str(python)))
+    yield from with_units(
+        handler.fresh_process(str(folder / "served.tflite"), str(photo), str(python))
+    )
 
 
-# --- command line ----------------------------------------------------------------------------------------------------
+# --- command line ---------------------------------------------------------------------------------
 
 PARTS = ("speed", "accuracy", "start")
 
@@ -245,9 +301,13 @@ def main() -> None:
     parser = command_line(__doc__)
     parser.add_argument("--model", type=Path, metavar="MODEL.h5", required=True)
     parser.add_argument("--only", choices=PARTS, help="measure this part alone")
-    parser.add_argument("--formats", nargs="+", choices=FILES, default=FILES, help="to measure the accuracy of")
+    parser.add_argument(
+        "--formats", nargs="+", choices=FILES, default=FILES, help="to measure the accuracy of"
+    )
     args = parser.parse_args()
-    report(measure(args.model, (args.only,) if args.only else PARTS, tuple(args.formats)), args.json)
+    report(
+        measure(args.model, (args.only,) if args.only else PARTS, tuple(args.formats)), args.json
+    )
 
 
 if __name__ == "__main__":

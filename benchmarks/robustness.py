@@ -1,13 +1,17 @@
-"""How well a model file answers about photos as people take and send them: tiny, dark, turned, within borders.
+"""How well a model file answers about photos as people take and send them: tiny, dark, turned,
+within borders.
 
-Reads   data/raw, made by make_dataset.py, and test photos of a split; the handler, lambda_function.py, answers.
-Prints  accuracy and share taken as known for each change of the photos, with the plain look alone and as the handler
-        answers; and for photos of other breeds, of two breeds side by side, drawings, and folders of anything else:
-        the share taken as known and how sure the answers are. Needs Linux; no TensorFlow.
+Reads   data/raw, made by make_dataset.py, and test photos of a split; the handler,
+        lambda_function.py, answers.
+Prints  accuracy and share taken as known for each change of the photos, with the plain look alone
+        and as the handler answers; and for photos of other breeds, of two breeds side by side,
+        drawings, and folders of anything else: the share taken as known and how sure the answers
+        are. Needs Linux; no TensorFlow.
 
     python benchmarks/robustness.py --data-dir data                            # 400 photos, 4 minutes on 2 cores
     python benchmarks/robustness.py --data-dir data --markdown --photos 1233   # all of the ten breeds, as a table
-    python benchmarks/robustness.py --model other.tflite --split-file all.csv --others FOLDER_WITH_FOLDERS_OF_PHOTOS
+    python benchmarks/robustness.py --model other.tflite --split-file all.csv --others
+    FOLDER_WITH_FOLDERS_OF_PHOTOS
 """
 
 import argparse
@@ -28,15 +32,15 @@ from drawings import DRAWINGS, as_jpeg
 from PIL import Image, ImageDraw, ImageEnhance, ImageFilter
 
 from dog_breeds.console import progress
-from dog_breeds.dataset import DATA_DIR, breed_folders, breed_name, images_dir, read_split
-from dog_breeds.facts import read_facts
+from dog_breeds.data.dataset import DATA_DIR, breed_folders, breed_name, images_dir, read_split
+from dog_breeds.serving.facts import read_facts
 from dog_breeds.workers import in_processes
 
 GREY = (128, 128, 128)
 SURE = 0.99  # a probability that claims to be no guess
 
 
-# --- Changes ---------------------------------------------------------------------------------------------------------
+# --- Changes --------------------------------------------------------------------------------------
 
 
 def thumbnail(image: Image.Image, side: int) -> Image.Image:
@@ -47,16 +51,21 @@ def thumbnail(image: Image.Image, side: int) -> Image.Image:
 
 
 def in_a_corner(image: Image.Image) -> Image.Image:
-    """Return a grey picture of the same size with the photo in a corner, at a quarter of the area."""
+    """Return a grey picture of the same size with the photo in a corner, at a quarter of the
+    area."""
     whole = Image.new("RGB", image.size, GREY)
     small = image.resize((image.width // 2, image.height // 2))
     corner = (image.width + image.height) % 4  # another one for another photo
-    whole.paste(small, ((whole.width - small.width) * (corner % 2), (whole.height - small.height) * (corner // 2)))
+    whole.paste(
+        small,
+        ((whole.width - small.width) * (corner % 2), (whole.height - small.height) * (corner // 2)),
+    )
     return whole
 
 
 def screenshot(image: Image.Image) -> Image.Image:
-    """Return a picture like a telephone's screen that shows the photo, with words above and below."""
+    """Return a picture like a telephone's screen that shows the photo, with words above and
+    below."""
     screen = Image.new("RGB", (540, 1170), "white")
     photo = image.resize((540, min(round(540 * image.height / image.width), 800)))
     top = (screen.height - photo.height) // 2
@@ -83,7 +92,9 @@ CHANGES: dict[str, Callable[[Image.Image], Image.Image]] = {
     "over_exposed": lambda image: ImageEnhance.Brightness(image).enhance(1.8),
     "blurred": lambda image: image.filter(ImageFilter.GaussianBlur(max(image.size) / 125)),
     "grey": lambda image: image.convert("L").convert("RGB"),
-    "turned_15": lambda image: image.rotate(15, Image.Resampling.BICUBIC, expand=True, fillcolor=GREY),
+    "turned_15": lambda image: image.rotate(
+        15, Image.Resampling.BICUBIC, expand=True, fillcolor=GREY
+    ),
     "turned_90": lambda image: image.transpose(Image.Transpose.ROTATE_270),  # clockwise
     "turned_180": lambda image: image.transpose(Image.Transpose.ROTATE_180),
     "turned_270": lambda image: image.transpose(Image.Transpose.ROTATE_90),
@@ -92,7 +103,7 @@ CHANGES: dict[str, Callable[[Image.Image], Image.Image]] = {
 }
 
 
-# --- Other pictures --------------------------------------------------------------------------------------------------
+# --- Other pictures -------------------------------------------------------------------------------
 
 
 def side_by_side(left: Path, right: Path) -> bytes:
@@ -100,14 +111,16 @@ def side_by_side(left: Path, right: Path) -> bytes:
     photos = []
     for file in (left, right):
         with Image.open(file) as photo:
-            photos.append(photo.convert("RGB").resize((max(round(375 * photo.width / photo.height), 1), 375)))
+            photos.append(
+                photo.convert("RGB").resize((max(round(375 * photo.width / photo.height), 1), 375))
+            )
     both = Image.new("RGB", (photos[0].width + photos[1].width, 375))
     both.paste(photos[0], (0, 0))
     both.paste(photos[1], (photos[0].width, 0))
     return as_jpeg(both)
 
 
-# --- Answers ---------------------------------------------------------------------------------------------------------
+# --- Answers --------------------------------------------------------------------------------------
 
 
 class Answer(NamedTuple):
@@ -138,7 +151,9 @@ def ask(model: Path, make: Callable[..., bytes], *arguments: object) -> tuple[An
 
 
 def answer(model: Path, data: bytes, until: float) -> Answer:
-    """Return the handler's answer to a picture, at which it may look again until a time of time.monotonic()."""
+    """Return the handler's answer to a picture, at which it may look again until a time of
+    time.monotonic().
+    """
     log = {}
     answer = handler(model).answer_picture(data, 1, False, log, until)
     [(breed, probability)] = answer["prediction"].items()
@@ -153,7 +168,7 @@ def changed(file: Path, change: str) -> bytes:
         return as_jpeg(CHANGES[change](image.convert("RGB")))
 
 
-# --- Pictures to ask about -------------------------------------------------------------------------------------------
+# --- Pictures to ask about ------------------------------------------------------------------------
 
 
 def sample(items: Sequence, number: int) -> list:
@@ -162,31 +177,48 @@ def sample(items: Sequence, number: int) -> list:
 
 
 def questions(args: argparse.Namespace) -> dict[str, list[tuple]]:
-    """Return what to make the pictures of each group of, in the form of the arguments of `ask` behind the model."""
+    """Return what to make the pictures of each group of, in the form of the arguments of `ask`
+    behind the model.
+    """
     classes, folder = read_facts(args.model)["classes"], images_dir(args.data_dir)
     test = sorted(image for image, part in read_split(args.split_file).items() if part == "test")
     test = [image for image in test if breed_name(image.split("/")[0]) in classes]
     photos = [folder / image for image in sample(test, args.photos)]
-    groups = {name or "as_they_are": [(changed, photo, name) for photo in photos] for name in ("", *CHANGES)}
-    others = [breed_folder for breed, breed_folder in breed_folders(args.data_dir).items() if breed not in classes]
+    groups = {
+        name or "as_they_are": [(changed, photo, name) for photo in photos]
+        for name in ("", *CHANGES)
+    }
+    others = [
+        breed_folder
+        for breed, breed_folder in breed_folders(args.data_dir).items()
+        if breed not in classes
+    ]
     files = [file for other in others for file in sorted((folder / other).iterdir())]
     groups["other_breeds"] = [(changed, file, "") for file in sample(files, args.photos)]
     pairs = zip(photos, sample(photos, len(photos)), strict=True)
-    groups["two_breeds"] = [(side_by_side, *pair) for pair in pairs if pair[0].parent != pair[1].parent]
+    groups["two_breeds"] = [
+        (side_by_side, *pair) for pair in pairs if pair[0].parent != pair[1].parent
+    ]
     groups |= {name: [(draw, number) for number in range(100)] for name, draw in DRAWINGS.items()}
     for other in sorted(args.others.iterdir()) if args.others else []:
         groups[other.name] = [(changed, file, "") for file in sorted(other.iterdir())]
     return {name: group for name, group in groups.items() if group}
 
 
-def figures(name: str, group: list[tuple], answers: list[tuple[Answer, Answer]]) -> dict[str, float]:
+def figures(
+    name: str, group: list[tuple], answers: list[tuple[Answer, Answer]]
+) -> dict[str, float]:
     """Return a group's figures in percent."""
     result = {}
     for prefix, some in zip(("plain_", ""), zip(*answers, strict=True), strict=True):
-        breeds, probabilities, known, looks = (np.array(values) for values in zip(*some, strict=True))
+        breeds, probabilities, known, looks = (
+            np.array(values) for values in zip(*some, strict=True)
+        )
         shares = {"known": known, "looked_at_again": looks > 1}
         if name in ("as_they_are", *CHANGES):
-            shares = {"accuracy": breeds == [breed_name(file.parent.name) for _, file, _ in group]} | shares
+            shares = {
+                "accuracy": breeds == [breed_name(file.parent.name) for _, file, _ in group]
+            } | shares
         else:
             sure = probabilities > SURE
             shares |= {"sure": sure, "sure_but_unknown": sure & ~known}
@@ -195,19 +227,28 @@ def figures(name: str, group: list[tuple], answers: list[tuple[Answer, Answer]])
 
 
 def table(results: dict[str, dict[str, float]], sizes: dict[str, int]) -> str:
-    """Return the figures as two tables in Markdown: photos of the model's breeds, and other pictures."""
+    """Return the figures as two tables in Markdown: photos of the model's breeds, and other
+    pictures.
+    """
     lines = []
     for keys, head in (
         (
             ("plain_accuracy", "accuracy", "plain_known", "known"),
             "right, plain look | right | known, plain look | known",
         ),
-        (("plain_known", "known", "sure", "sure_but_unknown"), "known, plain look | known | sure | sure, but unknown"),
+        (
+            ("plain_known", "known", "sure", "sure_but_unknown"),
+            "known, plain look | known | sure | sure, but unknown",
+        ),
     ):
         lines += [f"| % | pictures | {head} |", "|---|---|---|---|---|---|"]
         for name, result in results.items():
             if ("accuracy" in result) == ("accuracy" in keys):
-                cells = [name.replace("_", " "), str(sizes[name]), *(f"{result[key]:.1f}" for key in keys)]
+                cells = [
+                    name.replace("_", " "),
+                    str(sizes[name]),
+                    *(f"{result[key]:.1f}" for key in keys),
+                ]
                 lines.append(f"| {' | '.join(cells)} |")
         lines.append("")
     return "\n".join(lines)
@@ -216,7 +257,9 @@ def table(results: dict[str, dict[str, float]], sizes: dict[str, int]) -> str:
 def measure(args: argparse.Namespace) -> Iterator[Figure]:
     """Ask about every group of pictures; print tables at the end if they are wanted."""
     groups = questions(args)
-    answers = in_processes(ask, [(args.model, *question) for group in groups.values() for question in group])
+    answers = in_processes(
+        ask, [(args.model, *question) for group in groups.values() for question in group]
+    )
     results, sizes = {}, {name: len(group) for name, group in groups.items()}
     for name, group in groups.items():
         mine = []
@@ -235,9 +278,15 @@ def main() -> None:
     parser = command_line(__doc__)
     parser.add_argument("--model", type=Path, default=MODEL, help="default: %(default)s")
     parser.add_argument("--data-dir", type=Path, default=DATA_DIR, help="default: %(default)s")
-    parser.add_argument("--split-file", type=Path, default=SPLIT_FILE, metavar="CSV", help=SPLIT_HELP)
-    parser.add_argument("--photos", type=int, default=400, metavar="N", help="at most, of a kind (default: 400)")
-    parser.add_argument("--others", type=Path, metavar="FOLDER", help="with folders of photos of anything else")
+    parser.add_argument(
+        "--split-file", type=Path, default=SPLIT_FILE, metavar="CSV", help=SPLIT_HELP
+    )
+    parser.add_argument(
+        "--photos", type=int, default=400, metavar="N", help="at most, of a kind (default: 400)"
+    )
+    parser.add_argument(
+        "--others", type=Path, metavar="FOLDER", help="with folders of photos of anything else"
+    )
     parser.add_argument("--markdown", action="store_true", help="print tables, too")
     args = parser.parse_args()
     args.model = args.model.resolve()

@@ -1,16 +1,19 @@
-"""What teach.py gives: accuracy on breeds, drawn shapes and digits, its time and memory, and its rule for the unknown.
+"""What teach.py gives: accuracy on breeds, drawn shapes and digits, its time and memory, and its
+rule for the unknown.
 
-Reads   a data folder with photos (make_dataset.py) and a split of them; for the digits a package that pip fetches.
-Prints  a figure a line: seconds and peak memory of teaching, accuracy in cross-validation and on pictures that were not
-        taught; of breeds that were not taught, the share taken as known; what --add loses against learning at once. A
-        file is taught in a process of its own.
+Reads   a data folder with photos (make_dataset.py) and a split of them; for the digits a package
+        that pip fetches.
+Prints  a figure a line: seconds and peak memory of teaching, accuracy in cross-validation and on
+        pictures that were not taught; of breeds that were not taught, the share taken as known;
+        what --add loses against learning at once. A file is taught in a process of its own.
 
     python benchmarks/teach.py --data-dir data --json teach.json
-    python benchmarks/teach.py --data-dir data --breeds all --split-file all.csv --model dog_breeds_120.tflite
+    python benchmarks/teach.py --data-dir data --breeds all --split-file all.csv --model
+    models/dog_breeds_120.tflite
     python benchmarks/teach.py --only shapes digits        # or breeds, unknown, added
 
-Ten breeds, shapes and digits take three minutes on 2 cores that do nothing else, 120 breeds a quarter of an hour.
-MODEL_CARD.md tells of all.csv.
+Ten breeds, shapes and digits take three minutes on 2 cores that do nothing else, 120 breeds a
+quarter of an hour. MODEL_CARD.md tells of all.csv.
 """
 
 import argparse
@@ -34,13 +37,13 @@ from drawn_shapes import draw_shapes
 from PIL import Image
 
 import teach
-from dog_breeds import own_classes
-from dog_breeds.dataset import DATA_DIR, Task, breed_name, images_dir
-from dog_breeds.duplicates import without_copies
-from dog_breeds.facts import read_facts
-from dog_breeds.features import KINDS, Examples, View, features_by, photo_view
-from dog_breeds.heads import apply_head, similarity
-from dog_breeds.metrics import accuracy
+from dog_breeds.data.dataset import DATA_DIR, Task, breed_name, images_dir
+from dog_breeds.data.duplicates import without_copies
+from dog_breeds.learning import own_classes
+from dog_breeds.learning.features import KINDS, Examples, View, features_by, photo_view
+from dog_breeds.learning.heads import apply_head, similarity
+from dog_breeds.learning.metrics import accuracy
+from dog_breeds.serving.facts import read_facts
 
 PARTS = ("shapes", "digits", "breeds", "unknown", "added")
 KNOWN = (5, 10, 60)  # classes, of which all others are unknown
@@ -51,7 +54,16 @@ DIGITS = "scikit-learn==1.7.2"
 def run_teach(name: str, images: Path, file: Path, data_dir: Path) -> Iterator[Figure]:
     """Teach a file in a process of its own; yield what that took, and what its report says."""
     began = time.monotonic()
-    command = [sys.executable, ROOT / "teach.py", "--images", images, "--output", file, "--data-dir", data_dir]
+    command = [
+        sys.executable,
+        ROOT / "teach.py",
+        "--images",
+        images,
+        "--output",
+        file,
+        "--data-dir",
+        data_dir,
+    ]
     process = subprocess.Popen(command, stdout=sys.stderr)
     _, status, usage = os.wait4(process.pid, 0)
     if status:
@@ -77,12 +89,27 @@ def measure_folders(name: str, learned: Path, fresh: Path, folder: Path) -> Iter
 
 def measure_shapes(folder: Path) -> Iterator[Figure]:
     """Five shapes, 40 pictures each; asked about 40 others."""
-    yield from measure_folders("shapes", draw_shapes(folder / "a", 40), draw_shapes(folder / "b", 40, 1), folder)
+    yield from measure_folders(
+        "shapes", draw_shapes(folder / "a", 40), draw_shapes(folder / "b", 40, 1), folder
+    )
 
 
 def measure_digits(folder: Path) -> Iterator[Figure]:
-    """Handwritten digits of 8 x 8 pixels, those of scikit-learn: 40 of each taught, the 1,397 others asked about."""
-    pip = [sys.executable, "-m", "pip", "download", "-qq", "--no-deps", "--only-binary=:all:", "--dest", folder, DIGITS]
+    """Handwritten digits of 8 x 8 pixels, those of scikit-learn: 40 of each taught, the 1,397
+    others asked about.
+    """
+    pip = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "-qq",
+        "--no-deps",
+        "--only-binary=:all:",
+        "--dest",
+        folder,
+        DIGITS,
+    ]
     subprocess.run(pip, check=True)
     with zipfile.ZipFile(next(folder.glob("scikit_learn-*.whl"))) as wheel:
         table = gzip.decompress(wheel.read("sklearn/datasets/data/digits.csv.gz")).decode()
@@ -99,7 +126,9 @@ def measure_digits(folder: Path) -> Iterator[Figure]:
 
 
 def measure_breeds(task: Task, model: Path, folder: Path) -> Iterator[Figure]:
-    """Breeds, taught the whole photos of the train part; asked about crops and whole photos of the test part."""
+    """Breeds, taught the whole photos of the train part; asked about crops and whole photos of the
+    test part.
+    """
     name, file = f"breeds_{len(task.classes)}", folder / "breeds.tflite"
     for image in learned_images(task):
         link = folder / "photos" / breed_name(image.split("/")[0]) / image.split("/")[1]
@@ -113,7 +142,11 @@ def measure_breeds(task: Task, model: Path, folder: Path) -> Iterator[Figure]:
         yield f"{name}_accuracy_{kind}", accuracy_of(file, views, classes, task.classes), "%"
         facts = read_facts(model)
         if facts["classes"] == task.classes and facts.get("test"):
-            yield f"{name}_accuracy_{kind}_of_training.py", 100 * facts["test"][kind]["accuracy"], "%"
+            yield (
+                f"{name}_accuracy_{kind}_of_training.py",
+                100 * facts["test"][kind]["accuracy"],
+                "%",
+            )
 
 
 def learned_images(task: Task) -> list[str]:
@@ -134,22 +167,36 @@ def photo_examples(task: Task, images: list[str]) -> Examples:
 
 
 def taught(examples: Examples, seed: int) -> own_classes.Lesson:
-    """Teach classes; for the score of upright pictures, which is not asked for here, a few rows must do."""
+    """Teach classes; for the score of upright pictures, which is not asked for here, a few rows
+    must do.
+    """
     few = Examples(*(column[:100] for column in examples))
     return own_classes.teach(examples, few._replace(labels=np.arange(len(few.labels)) % 2), seed)
 
 
 def measure_added(task: Task) -> Iterator[Figure]:
-    """--add, for each of ten breeds: accuracy on the test part's whole photos, beside learning all at once."""
-    learned, asked = photo_examples(task, learned_images(task)), photo_examples(task, asked_images(task))
+    """--add, for each of ten breeds: accuracy on the test part's whole photos, beside learning all
+    at once.
+    """
+    learned, asked = (
+        photo_examples(task, learned_images(task)),
+        photo_examples(task, asked_images(task)),
+    )
     at_once, _, _ = taught(learned, task.seed)
-    yield "teach_at_once_accuracy", 100 * accuracy(apply_head(at_once.weights, asked.features), asked.labels), "%"
+    yield (
+        "teach_at_once_accuracy",
+        100 * accuracy(apply_head(at_once.weights, asked.features), asked.labels),
+        "%",
+    )
     shares = []
     for new in np.random.default_rng(task.seed).permutation(len(task.classes))[:10]:
-        place = np.arange(len(task.classes)) - (np.arange(len(task.classes)) > new)  # the new one comes last
+        place = np.arange(len(task.classes)) - (
+            np.arange(len(task.classes)) > new
+        )  # the new one comes last
         place[new] = len(place) - 1
         old, added = (
-            Examples(*(column[rows] for column in learned)) for rows in (learned.labels != new, learned.labels == new)
+            Examples(*(column[rows] for column in learned))
+            for rows in (learned.labels != new, learned.labels == new)
         )
         before, _, _ = taught(old._replace(labels=place[old.labels]), task.seed)
         alone = added._replace(labels=np.zeros(len(added.labels), int))
@@ -158,13 +205,19 @@ def measure_added(task: Task) -> Iterator[Figure]:
         at_once_right = apply_head(at_once.weights, asked.features).argmax(axis=1) == asked.labels
         rows = asked.labels == new
         shares.append((right.mean(), right[rows].mean(), at_once_right[rows].mean()))
-    names = ("teach_added_accuracy", "teach_added_accuracy_on_the_added", "teach_at_once_accuracy_on_the_added")
+    names = (
+        "teach_added_accuracy",
+        "teach_added_accuracy_on_the_added",
+        "teach_at_once_accuracy_on_the_added",
+    )
     for name, share in zip(names, np.mean(shares, axis=0), strict=True):
         yield name, 100 * share, "%"
 
 
 def measure_unknown(task: Task) -> Iterator[Figure]:
-    """What is taken as known: of test photos of the classes taught, and of the breeds that are none of these."""
+    """What is taken as known: of test photos of the classes taught, and of the breeds that are none
+    of these.
+    """
     features, labels, _ = photo_examples(task, learned_images(task))
     others, their_labels, _ = photo_examples(task, asked_images(task))
     rng, breeds = np.random.default_rng(task.seed), len(task.classes)
@@ -173,7 +226,9 @@ def measure_unknown(task: Task) -> Iterator[Figure]:
         for _ in range(DRAWS):
             known = np.sort(rng.permutation(breeds)[:number])
             rows, asked_known = np.isin(labels, known), np.isin(their_labels, known)
-            examples = Examples(features[rows], np.searchsorted(known, labels[rows]), np.flatnonzero(rows))
+            examples = Examples(
+                features[rows], np.searchsorted(known, labels[rows]), np.flatnonzero(rows)
+            )
             classifier, _, rule = taught(examples, task.seed)
             passes = similarity(others, classifier.means) >= classifier.threshold
             reported = rule["pictures_of_a_class_left_out_taken_as_known"]
@@ -203,10 +258,16 @@ def main() -> None:
     """Measure, print."""
     parser = command_line(__doc__)
     parser.add_argument("--data-dir", type=Path, default=DATA_DIR, help="default: %(default)s")
-    parser.add_argument("--split-file", type=Path, default=SPLIT_FILE, metavar="CSV", help=SPLIT_HELP)
+    parser.add_argument(
+        "--split-file", type=Path, default=SPLIT_FILE, metavar="CSV", help=SPLIT_HELP
+    )
     parser.add_argument("--breeds", default="top10", help="top10 or all (default: top10)")
-    parser.add_argument("--model", type=Path, default=teach.BACKBONE, help="file of training.py to compare with")
-    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="measure these parts alone")
+    parser.add_argument(
+        "--model", type=Path, default=teach.BACKBONE, help="file of training.py to compare with"
+    )
+    parser.add_argument(
+        "--only", nargs="+", choices=PARTS, default=PARTS, help="measure these parts alone"
+    )
     args = parser.parse_args()
     report(measure(args), args.json)
 

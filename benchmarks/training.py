@@ -1,11 +1,13 @@
-"""How long training takes: against the original recipe, against the bare backbone, and a second time.
+"""How long training takes: against the original recipe, against the bare backbone, and a second
+time.
 
 Reads   a data folder with photos and weights (made by make_dataset.py). Changes nothing in it.
-Prints  a figure a line. Both recipes get the ten breeds with most images, split 70/15/15, and their crops. Of the
-        original two epochs are measured, after a first one that also compiles; original_search is extrapolated from
-        them: it is their mean times the 260 epochs of its whole search, which is not run. Ours is measured whole: it
-        begins with no backbone file and no features, and ends with the finished .tflite. peak_memory is that of all
-        processes together, what they share counted once.
+Prints  a figure a line. Both recipes get the ten breeds with most images, split 70/15/15, and their
+        crops. Of the original two epochs are measured, after a first one that also compiles;
+        original_search is extrapolated from them: it is their mean times the 260 epochs of its
+        whole search, which is not run. Ours is measured whole: it begins with no backbone file and
+        no features, and ends with the finished .tflite. peak_memory is that of all processes
+        together, what they share counted once.
 
     python benchmarks/training.py --json training.json     # some 8 minutes on 2 cores that do nothing else
     python benchmarks/training.py --only ours --breeds all --split-file all.csv     # MODEL_CARD.md tells of all.csv
@@ -27,7 +29,7 @@ from common import Figure, command_line, report, run_watched, timed
 import training
 from data_selection import crop_breeds
 from dog_breeds import recipe
-from dog_breeds.dataset import (
+from dog_breeds.data.dataset import (
     DATA_DIR,
     annotation_dir,
     breed_name,
@@ -38,20 +40,24 @@ from dog_breeds.dataset import (
     top_breeds,
     weights_path,
 )
-from dog_breeds.features import View, crop_view, extract_features, load_pixels
-from dog_breeds.tflite import run_file
+from dog_breeds.learning.features import View, crop_view, extract_features, load_pixels
+from dog_breeds.learning.tflite import run_file
 from dog_breeds.workers import in_processes
 
 ORIGINAL_EPOCHS = 260  # of its whole search, one setting after the other
 ORIGINAL_SIZE = 150
 EPOCHS = 2  # measured, after one that is not
-ROUNDS = 9  # of the comparison with the bare backbone: short turns, since a machine's speed changes within a minute
+# Of the comparison with the bare backbone: short turns, since a machine's speed changes within a
+# minute
+ROUNDS = 9
 PICTURES = 256  # in each of these rounds
 BATCH = 16  # of these in Keras
 
 
 def link_data(source: Path, data_dir: Path, limit: int | None) -> None:
-    """Make a data folder that shares photos, annotations and weights with another; at most `limit` photos a breed."""
+    """Make a data folder that shares photos, annotations and weights with another; at most `limit`
+    photos a breed.
+    """
     for photos in sorted(images_dir(source).iterdir()):
         for folder, suffix in ((images_dir, ".jpg"), (annotation_dir, "")):
             (folder(data_dir) / photos.name).mkdir(parents=True)
@@ -62,12 +68,14 @@ def link_data(source: Path, data_dir: Path, limit: int | None) -> None:
     weights_path(data_dir).symlink_to(weights_path(source).resolve())
 
 
-# --- the original recipe ---------------------------------------------------------------------------------------------
+# --- the original recipe --------------------------------------------------------------------------
 
 
 def measure_original(data_dir: Path) -> Iterator[Figure]:
-    """The seconds of an epoch of the original, training and validation, and what its whole search would take."""
-    from dog_breeds.xception import keras
+    """The seconds of an epoch of the original, training and validation, and what its whole search
+    would take.
+    """
+    from dog_breeds.learning.xception import keras
 
     breeds = top_breeds(data_dir)
     crop_breeds(data_dir, breeds)
@@ -78,7 +86,10 @@ def measure_original(data_dir: Path) -> Iterator[Figure]:
         link.symlink_to(crop_view(data_dir, image).path)
     train, validation = (
         keras.utils.image_dataset_from_directory(
-            data_dir / "original" / part, image_size=(ORIGINAL_SIZE, ORIGINAL_SIZE), batch_size=32, verbose=False
+            data_dir / "original" / part,
+            image_size=(ORIGINAL_SIZE, ORIGINAL_SIZE),
+            batch_size=32,
+            verbose=False,
         )
         for part in ("train", "validation")
     )
@@ -90,16 +101,28 @@ def measure_original(data_dir: Path) -> Iterator[Figure]:
 
     clock = keras.callbacks.LambdaCallback(on_epoch_end=end_epoch)
     model = original_model(data_dir, len(breeds))
-    model.fit(train, validation_data=validation, epochs=1 + EPOCHS, callbacks=[clock], shuffle=False, verbose=0)
+    model.fit(
+        train,
+        validation_data=validation,
+        epochs=1 + EPOCHS,
+        callbacks=[clock],
+        shuffle=False,
+        verbose=0,
+    )
     epoch = statistics.mean(seconds[1:])
     yield "original_epoch", epoch, "s"
-    yield "original_images_per_second", sum(part != "test" for part in split.values()) / epoch, "images/s"
+    yield (
+        "original_images_per_second",
+        sum(part != "test" for part in split.values()) / epoch,
+        "images/s",
+    )
     yield "original_search", epoch * ORIGINAL_EPOCHS, "s"
 
 
 def original_model(data_dir: Path, classes: int) -> "keras.Model":  # noqa: F821
-    """The original's network: wrong scaling, augmentation and the frozen backbone in every epoch."""
-    from dog_breeds.xception import keras
+    """The original's network: wrong scaling, augmentation and the frozen backbone in every
+    epoch."""
+    from dog_breeds.learning.xception import keras
 
     shape = (ORIGINAL_SIZE, ORIGINAL_SIZE, 3)
     backbone = keras.applications.Xception(weights=None, include_top=False, input_shape=shape)
@@ -118,18 +141,29 @@ def original_model(data_dir: Path, classes: int) -> "keras.Model":  # noqa: F821
     return model
 
 
-# --- ours ------------------------------------------------------------------------------------------------------------
+# --- ours -----------------------------------------------------------------------------------------
 
 
 def measure_ours(data_dir: Path, breeds: list[str], split_file: Path | None) -> Iterator[Figure]:
-    """The seconds and memory from the crops to the finished file, and what a second training takes and changes."""
+    """The seconds and memory from the crops to the finished file, and what a second training takes
+    and changes.
+    """
     crop_breeds(data_dir, choose_breeds(data_dir, breeds))
     command = ["training.py", "--data-dir", data_dir, "--breeds", *breeds]
     command += ["--split-file", split_file.resolve()] if split_file else []
     (seconds, memory), (again, _), (conversion, more) = (
         run_watched([*command, "--output-dir", data_dir / "first"]),
-        run_watched([*command, "--output-dir", data_dir / "second"]),  # the features are in the cache
-        run_watched(["convert_model.py", *data_dir.glob("first/*.h5"), "--output", data_dir / "model.tflite"]),
+        run_watched(
+            [*command, "--output-dir", data_dir / "second"]
+        ),  # the features are in the cache
+        run_watched(
+            [
+                "convert_model.py",
+                *data_dir.glob("first/*.h5"),
+                "--output",
+                data_dir / "model.tflite",
+            ]
+        ),
     )
     models = [training.find_best_model(data_dir / run) for run in ("first", "second")]
     report, second = map(training.read_report, models)
@@ -137,7 +171,11 @@ def measure_ours(data_dir: Path, breeds: list[str], split_file: Path | None) -> 
     yield "training", seconds, "s"
     yield "training_with_cache", again, "s"
     yield "training_same_split", splits[0] == splits[1], ""
-    yield "training_same_settings", all(report["winner"][name] == second["winner"][name] for name in recipe.GRID), ""
+    yield (
+        "training_same_settings",
+        all(report["winner"][name] == second["winner"][name] for name in recipe.GRID),
+        "",
+    )
     for name in ("test_accuracy", "test_accuracy_whole_photos"):
         yield f"training_{name}", 100 * report[name], "%"
         yield f"training_{name}_change", 100 * abs(report[name] - second[name]), "points"
@@ -147,7 +185,7 @@ def measure_ours(data_dir: Path, breeds: list[str], split_file: Path | None) -> 
     yield "peak_memory", max(memory, more) / 1e9, "GB"
 
 
-# --- the bare backbone -----------------------------------------------------------------------------------------------
+# --- the bare backbone ----------------------------------------------------------------------------
 
 
 def some_crops(data_dir: Path) -> list[View]:
@@ -155,11 +193,16 @@ def some_crops(data_dir: Path) -> list[View]:
     breeds = top_breeds(data_dir)
     crop_breeds(data_dir, breeds)
     images = [image for names in list_images(data_dir, breeds).values() for image in names]
-    return [crop_view(data_dir, image) for image in images[:: max(len(images) // PICTURES, 1)][:PICTURES]]
+    return [
+        crop_view(data_dir, image)
+        for image in images[:: max(len(images) // PICTURES, 1)][:PICTURES]
+    ]
 
 
 def measure_extraction(data_dir: Path) -> Iterator[Figure]:
-    """Images per second of extracting features from crops, and of the backbone file on pixels that lie in memory."""
+    """Images per second of extracting features from crops, and of the backbone file on pixels that
+    lie in memory.
+    """
     with contextlib.redirect_stdout(io.StringIO()):
         task = training.prepare_task(data_dir)
     views = some_crops(data_dir)
@@ -173,15 +216,24 @@ def measure_extraction(data_dir: Path) -> Iterator[Figure]:
     def run_backbone() -> None:
         list(run_file(task.backbone, pixels, np.asarray, ["features"]))
 
-    rounds = [[len(views) / timed(function) for function in (extract, run_backbone)] for _ in range(ROUNDS)]
-    for name, rates in zip(("extraction_rate", "backbone_rate"), zip(*rounds, strict=True), strict=True):
+    rounds = [
+        [len(views) / timed(function) for function in (extract, run_backbone)]
+        for _ in range(ROUNDS)
+    ]
+    for name, rates in zip(
+        ("extraction_rate", "backbone_rate"), zip(*rounds, strict=True), strict=True
+    ):
         yield name, statistics.median(rates), "images/s"
-    yield "extraction_share_of_backbone", statistics.median(100 * ours / bare for ours, bare in rounds), "%"
+    yield (
+        "extraction_share_of_backbone",
+        statistics.median(100 * ours / bare for ours, bare in rounds),
+        "%",
+    )
 
 
 def measure_keras(data_dir: Path) -> Iterator[Figure]:
     """Images per second of Keras' own Xception in float32, on batches that lie in memory."""
-    from dog_breeds.xception import load_xception, tf
+    from dog_breeds.learning.xception import load_xception, tf
 
     pixels = np.stack([load_pixels(view) for view in some_crops(data_dir)])
     batches = [tf.constant(pixels[i : i + BATCH], tf.float32) for i in range(0, len(pixels), BATCH)]
@@ -192,7 +244,7 @@ def measure_keras(data_dir: Path) -> Iterator[Figure]:
     yield "keras_rate", statistics.median(rounds), "images/s"
 
 
-# --- command line ----------------------------------------------------------------------------------------------------
+# --- command line ---------------------------------------------------------------------------------
 
 PARTS = {
     "original": measure_original,
@@ -203,12 +255,17 @@ PARTS = {
 
 
 def measure_part(part: str, *arguments: object) -> list[Figure]:
-    """Return the figures of a part that loads TensorFlow, for which it needs a process of its own."""
+    """Return the figures of a part that loads TensorFlow, for which it needs a process of its
+    own."""
     return list(PARTS[part](*arguments))
 
 
-def measure(data_dir: Path, parts: Sequence[str], limit: int | None, *ours: object) -> Iterator[Figure]:
-    """The figures of the parts, each in a data folder of its own; `ours` are the other arguments of measure_ours."""
+def measure(
+    data_dir: Path, parts: Sequence[str], limit: int | None, *ours: object
+) -> Iterator[Figure]:
+    """The figures of the parts, each in a data folder of its own; `ours` are the other arguments of
+    measure_ours.
+    """
     seconds = {}
     for part in parts:
         with tempfile.TemporaryDirectory() as name:
@@ -228,10 +285,19 @@ def measure(data_dir: Path, parts: Sequence[str], limit: int | None, *ours: obje
 def main() -> None:
     """Measure, print."""
     parser = command_line(__doc__)
-    parser.add_argument("--data-dir", type=Path, default=DATA_DIR, help="where raw/ is (default: %(default)s)")
+    parser.add_argument(
+        "--data-dir", type=Path, default=DATA_DIR, help="where raw/ is (default: %(default)s)"
+    )
     parser.add_argument("--only", choices=PARTS, help="measure this part alone")
-    parser.add_argument("--breeds", nargs="+", default=["top10"], metavar="BREED", help="for ours (default: top10)")
-    parser.add_argument("--split-file", type=Path, metavar="CSV", help="for ours: rows of image,split (default: none)")
+    parser.add_argument(
+        "--breeds", nargs="+", default=["top10"], metavar="BREED", help="for ours (default: top10)"
+    )
+    parser.add_argument(
+        "--split-file",
+        type=Path,
+        metavar="CSV",
+        help="for ours: rows of image,split (default: none)",
+    )
     parser.add_argument("--limit", type=int, metavar="N", help="use only N photos of each breed")
     args = parser.parse_args()
     parts = [args.only] if args.only else list(PARTS)

@@ -1,4 +1,6 @@
-"""What every script needs: a command line, a progress bar, silence from chatty libraries, files written whole."""
+"""What every script needs: a command line, a progress bar, silence from chatty libraries, files
+written whole.
+"""
 
 import argparse
 import contextlib
@@ -15,12 +17,16 @@ WRITING = 10  # seconds after which nobody writes to a small file any longer
 def script_parser(docstring: str, example: str) -> argparse.ArgumentParser:
     """Return a parser whose --help shows a script's docstring as it is written, and an example."""
     style = argparse.RawDescriptionHelpFormatter
-    return argparse.ArgumentParser(description=docstring, epilog=f"example: {example}", formatter_class=style)
+    return argparse.ArgumentParser(
+        description=docstring, epilog=f"example: {example}", formatter_class=style
+    )
 
 
 @contextlib.contextmanager
 def one_line_errors(stopped: str = "stopped") -> Iterator[None]:
-    """End the script with its name and one line where something is wrong that its user can mend, and after Ctrl-C."""
+    """End the script with its name and one line where something is wrong that its user can mend,
+    and after Ctrl-C.
+    """
     script = Path(sys.argv[0]).name
     try:
         yield
@@ -32,10 +38,11 @@ def one_line_errors(stopped: str = "stopped") -> Iterator[None]:
 
 @contextlib.contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
-    """Give a name to write to; what stands there at the end becomes `path` in one step, after an error it is removed.
+    """Give a name to write to; what stands there at the end becomes `path` in one step, after an
+    error it is removed.
 
-    The temporary name has the same ending, by which some libraries tell the format. It begins with ".part-": a killed
-    process leaves it behind. `path` keeps its old content until the end.
+    The temporary name has the same ending, by which some libraries tell the format. It begins with
+    ".part-": a killed process leaves it behind. `path` keeps its old content until the end.
     """
     part = path.with_name(f".part-{os.getpid()}-{path.name}")
     try:
@@ -52,7 +59,9 @@ def check_writable(folder: Path) -> None:
 
 
 def remove_parts(folder: Path) -> None:
-    """Remove what killed processes have left in a folder; what another run is writing, for a moment only, stays."""
+    """Remove what killed processes have left in a folder; what another run is writing, for a moment
+    only, stays.
+    """
     for part in folder.glob(".part-*"):
         with contextlib.suppress(FileNotFoundError):  # it has just got its name
             if time.time() - part.stat().st_mtime > WRITING:
@@ -69,9 +78,11 @@ def write_whole(path: Path, text: str) -> None:
 def progress(
     label: str, total: int | None, start: int = 0, unit: str = "MB", scale: float = 1e6
 ) -> Iterator[Callable[[int], None]]:
-    """Give a function that is told the amount done and shows share, rate and time left, as a bar on a terminal.
+    """Give a function that is told the amount done and shows share, rate and time left, as a bar on
+    a terminal.
 
-    Where output goes to a file it prints a line every half minute. `start`, there before, is left out of the rate.
+    Where output goes to a file it prints a line every half minute. `start`, there before, is left
+    out of the rate.
     """
     terminal = sys.stdout.isatty()
     digits = 0 if scale == 1 else 1
@@ -88,7 +99,9 @@ def progress(
         if total:
             left = round((total - done) / rate)
             bar = "#" * (30 * done // total)
-            text = f"{label} [{bar:<30}] {done / total:4.0%} of {total / scale:,.{digits}f} {unit}, "
+            text = (
+                f"{label} [{bar:<30}] {done / total:4.0%} of {total / scale:,.{digits}f} {unit}, "
+            )
             text += f"{rate / scale:.1f} {unit}/s, {left // 60}:{left % 60:02} left"
         if terminal:
             print(f"\r{text}\033[K", end="", flush=True)

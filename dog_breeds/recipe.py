@@ -1,36 +1,62 @@
-"""Every setting of training, with the reason for its value. Benchmarks and tests change one by setting it here; but the
-process in which TensorFlow runs reads this file itself.
+"""Every setting of training, with the reason for its value. Benchmarks and tests change one by
+setting it here; but the process in which TensorFlow runs reads this file itself.
 
 benchmarks/accuracy.py compares those that were chosen by accuracy.
 """
 
-BACKBONE = "Xception"  # of keras.applications; weights, backbone file and model file are named after it
+from pathlib import Path
+
+MODEL = Path(__file__).parents[1] / "models/dog_breeds_120.tflite"  # the default of every script
+
+BACKBONE = (
+    "Xception"  # of keras.applications; weights, backbone file and model file are named after it
+)
 SIZE = 299  # pixels a side of what the model sees: its input size
 RESCALING = 1 / 127.5, -1.0  # factor and offset that make of pixels 0..255 what it wants
 SEED = 33
 VALIDATION_SHARE = TEST_SHARE = 0.15  # of each breed's images
 
-# The service is sent whole photos. Of these the model sees the central 87.5 % of both sides, ImageNet's usual frame.
+# The service is sent whole photos. Of these the model sees the central 87.5 % of both sides,
+# ImageNet's usual frame.
 PHOTO_SHARE = 0.875
-CROP_VIEWS, PHOTO_VIEWS = 1, 1  # augmented ones of each training picture; more cost time and gain nothing
+CROP_VIEWS, PHOTO_VIEWS = (
+    1,
+    1,
+)  # augmented ones of each training picture; more cost time and gain nothing
 MAX_ROTATION = 10.0  # degrees
-ROTATION_MARGIN = 0.1  # of the size, mirrored around a picture: a rotation by 10 degrees reaches 0.08 beyond its edges
+# Of the size, mirrored around a picture: a rotation by 10 degrees reaches 0.08 beyond its edges
+ROTATION_MARGIN = 0.1
 
-# The search: every combination is trained, the best of each inner size again in cross-validation. 0: no inner layer.
-# The learning rate is the first one: it falls to 0 along a cosine.
-GRID = {"learning_rate": (1e-3, 2e-3, 4e-3), "inner_size": (0, 100, 1000), "dropout": (0.2, 0.5, 0.8)}
+# The search: every combination is trained, the best of each inner size again in cross-validation.
+# 0: no inner layer. The learning rate is the first one: it falls to 0 along a cosine.
+GRID = {
+    "learning_rate": (1e-3, 2e-3, 4e-3),
+    "inner_size": (0, 100, 1000),
+    "dropout": (0.2, 0.5, 0.8),
+}
 QUICK_GRID = {"learning_rate": (2e-3, 4e-3), "inner_size": (0, 100), "dropout": (0.5,)}
-PLAIN_TRIAL = {"learning_rate": 2e-3, "inner_size": 0, "dropout": 0.5}  # teach.py's; a search gains nothing
+PLAIN_TRIAL = {
+    "learning_rate": 2e-3,
+    "inner_size": 0,
+    "dropout": 0.5,
+}  # teach.py's; a search gains nothing
 FOLDS = 5  # of the cross-validation
-WEIGHT_DECAY = 20_000  # of AdamW, divided by the number of training views, as the pull of a Gaussian prior is
+WEIGHT_DECAY = (
+    20_000  # of AdamW, divided by the number of training views, as the pull of a Gaussian prior is
+)
 MAX_DECAY = 30  # of that quotient
 BATCH_SIZE = 512  # smaller ones are no better, and three times slower for the large inner layer
 TRIAL_STEPS, TRIAL_EPOCHS = 40, 5  # a head of the search is trained for at least so many
 STEPS, EPOCHS = 120, 10  # and one that is cross-validated or kept for at least so many
-KNOWN_SHARE = 0.98  # of the whole photos of the validation part, the share that the unknown-breed rule lets pass
+# Of the whole photos of the validation part, the share that the unknown-breed rule lets pass
+KNOWN_SHARE = 0.98
 UNKNOWN_PHOTOS = 100  # photos of other breeds, if there are any, to measure that rule on
-UPRIGHT_SHARE = 0.97  # of upright photos, the share that is taken to be upright; the others are also looked at turned
-TURNED_PHOTOS = 1000  # training photos that are turned, to learn what that looks like; 300 notice a tenth less
+# Of upright photos, the share that is taken to be upright; the others are also looked at turned
+UPRIGHT_SHARE = 0.97
+TURNED_PHOTOS = (
+    1000  # training photos that are turned, to learn what that looks like; 300 notice a tenth less
+)
 
-CALIBRATION_IMAGES = 50  # of the train part, each as crop and as whole photo: int8's ranges come from the calmer half
+# Of the train part, each as crop and as whole photo: int8's ranges come from the calmer half
+CALIBRATION_IMAGES = 50
 ROWS_PER_SHARD = 256  # of the feature cache: what an interrupted extraction can lose

@@ -1,10 +1,12 @@
-"""Write a tiny model file with the contract of the real one, which tells ten colours apart instead of ten breeds.
+"""Write a tiny model file with the contract of the real one, which tells ten colours apart instead
+of ten breeds.
 
     PYTHONPATH=. python tests/colour_model.py MODEL.tflite EXPLAINING.tflite
 
-A picture's "breed" is the one of COLOURS nearest to the mean colour of its upper left quarter. Where none is near, as
-for gray, the similarity is below the threshold: the breed is not known, and the picture seems to be turned. The second
-has a map: each of its cells speaks for the breed of its own colour. TensorFlow needs a process of its own.
+A picture's "breed" is the one of COLOURS nearest to the mean colour of its upper left quarter.
+Where none is near, as for gray, the similarity is below the threshold: the breed is not known, and
+the picture seems to be turned. The second has a map: each of its cells speaks for the breed of its
+own colour. TensorFlow needs a process of its own.
 """
 
 import sys
@@ -28,13 +30,15 @@ SHARPNESS = 0.002  # logits per squared distance
 THRESHOLD = -6.0  # of the similarity: the mean colour may be some 55 off the nearest of COLOURS
 
 
-def write_model(path: Path, size: int = SIZE, breeds: list[str] | None = None, with_map: bool = False) -> None:
+def write_model(
+    path: Path, size: int = SIZE, breeds: list[str] | None = None, with_map: bool = False
+) -> None:
     """Convert a Keras model that compares colours, and append its labels and facts."""
     import keras
     import tensorflow as tf
     from keras import ops
 
-    from dog_breeds.facts import append_facts
+    from dog_breeds.serving.facts import append_facts
 
     breeds = breeds or list(COLOURS)
     colours = tf.constant([COLOURS[breed] for breed in breeds], tf.float32)
@@ -42,7 +46,11 @@ def write_model(path: Path, size: int = SIZE, breeds: list[str] | None = None, w
     mean = ops.mean(pixels[:, : size // 2, : size // 2], axis=(1, 2))
     logits = -SHARPNESS * ops.sum((mean[:, None, :] - colours) ** 2, axis=2)
     similarity = ops.max(logits, axis=1, keepdims=True)
-    outputs = {"probabilities": ops.softmax(logits), "similarity": similarity, "upright": similarity - THRESHOLD}
+    outputs = {
+        "probabilities": ops.softmax(logits),
+        "similarity": similarity,
+        "upright": similarity - THRESHOLD,
+    }
     if with_map:
         side = size // 10
         cells = ops.average_pool(pixels[:, : 10 * side, : 10 * side], side, side)
@@ -55,16 +63,20 @@ def write_model(path: Path, size: int = SIZE, breeds: list[str] | None = None, w
 
 def with_facts(model: Path, path: Path, **facts: object) -> Path:
     """Write a colour model with other facts than its own."""
-    from dog_breeds.facts import append_facts
+    from dog_breeds.serving.facts import append_facts
 
     with zipfile.ZipFile(model) as archive:
-        path.write_bytes(model.read_bytes()[: min(entry.header_offset for entry in archive.infolist())])
+        path.write_bytes(
+            model.read_bytes()[: min(entry.header_offset for entry in archive.infolist())]
+        )
     append_facts(path, metadata(list(COLOURS)) | facts)
     return path
 
 
 def with_names(content: bytes, classes: int) -> bytes:
-    """Return a model whose outputs are named as in the contract, with a constant "kernel" beside them."""
+    """Return a model whose outputs are named as in the contract, with a constant "kernel" beside
+    them.
+    """
     import numpy as np
     from ai_edge_litert import schema_py_generated as schema
     from ai_edge_litert.tools import flatbuffer_utils
@@ -85,7 +97,14 @@ def metadata(breeds: list[str], size: int = SIZE) -> dict:
     return {
         "format_version": 1,
         "classes": breeds,
-        "input": {"height": size, "width": size, "channels": 3, "dtype": "float32", "range": [0, 255], "color": "RGB"},
+        "input": {
+            "height": size,
+            "width": size,
+            "channels": 3,
+            "dtype": "float32",
+            "range": [0, 255],
+            "color": "RGB",
+        },
         "quantization": "float32",
         "temperature": 1.0,
         "photo_share": 0.875,

@@ -1,4 +1,6 @@
-"""What several test files need: the demo set, drawn once for all of them, and the result of `make demo`."""
+"""What several test files need: the demo set, drawn once for all of them, and the result of `make
+demo`.
+"""
 
 import importlib.util
 import os
@@ -21,11 +23,12 @@ from handler_process import ROOT
 import convert_model
 import make_dataset
 import training
-from dog_breeds import features, recipe, workers
-from dog_breeds.dataset import Task, weights_path
-from dog_breeds.web_pictures import NO_URLS
+from dog_breeds import recipe, workers
+from dog_breeds.data.dataset import Task, weights_path
+from dog_breeds.learning import features
+from dog_breeds.serving.web_images import NO_URLS
 
-COMMITTED = ROOT / "top_10_dog_breeds.tflite"
+COMMITTED = ROOT / "models/top_10_dog_breeds.tflite"
 MIRROR = os.environ.get("STANFORD_DOGS_MIRROR", "")
 TEN = {  # the real breeds with most images
     "maltese_dog": 252,
@@ -42,22 +45,33 @@ TEN = {  # the real breeds with most images
 FEW = ["maltese_dog", "pomeranian", "samoyed"]
 SIZE = 75  # pixels: nearly the smallest that Xception takes, and fast
 THOROUGH = os.environ.get("DOGS_THOROUGH") == "1"  # far more of what is random or hostile
-# What the tests run stands alone: neither a part of the make that runs them, nor with a user's service.
+# What the tests run stands alone: neither a part of the make that runs them, nor with a user's
+# service.
 for name in ("MAKELEVEL", "MAKEFLAGS", "MFLAGS", "DOG_BREEDS_ENDPOINT"):
     os.environ.pop(name, None)
-GUARD = bool(importlib.util.find_spec("AntiSSRF"))  # there is none for Python 3.10: the handler takes no URLs there
-needs_guard = pytest.mark.skipif(not GUARD, reason="microsoft-antissrf has no release for this Python")
+GUARD = bool(
+    importlib.util.find_spec("AntiSSRF")
+)  # there is none for Python 3.10: the handler takes no URLs there
+needs_guard = pytest.mark.skipif(
+    not GUARD, reason="microsoft-antissrf has no release for this Python"
+)
 NOT_PUBLIC = "the host of the URL is not found, or not public" if GUARD else NO_URLS[1]
-RUNTIMES = ["ai_edge_litert", *(["tflite_runtime"] if sys.version_info < (3, 12) and sys.platform == "linux" else [])]
+RUNTIMES = [
+    "ai_edge_litert",
+    *(["tflite_runtime"] if sys.version_info < (3, 12) and sys.platform == "linux" else []),
+]
 
 
 @pytest.fixture(scope="session")
 def elsewhere() -> Iterator[Callable]:
-    """What workers.call_elsewhere does, always in the same process, so that TensorFlow is loaded once for all tests.
+    """What workers.call_elsewhere does, always in the same process, so that TensorFlow is loaded
+    once for all tests.
 
     In pytest's own process it must never be: the serving runtime is there, and beside it crashes.
     """
-    pool = ProcessPoolExecutor(1, get_context("spawn"), initializer=workers._start_worker, initargs=(1,))
+    pool = ProcessPoolExecutor(
+        1, get_context("spawn"), initializer=workers._start_worker, initargs=(1,)
+    )
     with pool, pytest.MonkeyPatch.context() as patch:
 
         def call_elsewhere(*arguments: Any) -> Any:
@@ -97,7 +111,9 @@ def small(demo, elsewhere, tmp_path_factory) -> Small:
     data_dir = tmp_path_factory.mktemp("small") / "data"
     shutil.copytree(demo, data_dir, copy_function=os.link)
     task = training.prepare_task(data_dir, FEW, size=SIZE)
-    return Small(task, training.train_classifier(task, recipe.QUICK_GRID, data_dir.parent / "first"))
+    return Small(
+        task, training.train_classifier(task, recipe.QUICK_GRID, data_dir.parent / "first")
+    )
 
 
 @pytest.fixture(scope="session")
@@ -133,8 +149,12 @@ class Demo(NamedTuple):
 def touched() -> dict[str, int]:
     """When each file was changed that the scripts write by default."""
     files = [path for name in ("data", "plots", "demo") for path in (ROOT / name).rglob("*")]
-    files += [path for pattern in ("*_v1_*", "*.tflite", "my_classes.*") for path in ROOT.glob(pattern)]
-    return {str(path.relative_to(ROOT)): path.stat().st_mtime_ns for path in files if path.is_file()}
+    files += [
+        path for pattern in ("*_v1_*", "*.tflite", "my_classes.*") for path in ROOT.glob(pattern)
+    ]
+    return {
+        str(path.relative_to(ROOT)): path.stat().st_mtime_ns for path in files if path.is_file()
+    }
 
 
 def command(script: str | Path, *words: object) -> list[str]:
@@ -143,11 +163,15 @@ def command(script: str | Path, *words: object) -> list[str]:
 
 
 def heed_ctrl_c() -> None:
-    """Let a process be interrupted though the tests may run with SIGINT ignored, as after `nohup make test &`."""
+    """Let a process be interrupted though the tests may run with SIGINT ignored, as after `nohup
+    make test &`.
+    """
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def run(script: str | Path, *words: object, cwd=ROOT, preexec_fn=None, **env: str) -> subprocess.CompletedProcess:
+def run(
+    script: str | Path, *words: object, cwd=ROOT, preexec_fn=None, **env: str
+) -> subprocess.CompletedProcess:
     """Run a script as a user does, at the top of the project or elsewhere."""
     options = {"env": {**os.environ, **env}, "cwd": cwd, "preexec_fn": preexec_fn, "timeout": 300}
     return subprocess.run(command(script, *words), capture_output=True, text=True, **options)
@@ -164,14 +188,20 @@ def ending(monkeypatch: pytest.MonkeyPatch, script: ModuleType, *words: object) 
 
 
 def make(*words: str, **env: str) -> subprocess.CompletedProcess:
-    """Run make at the top of the project, quiet about folders though the tests may run under make themselves."""
+    """Run make at the top of the project, quiet about folders though the tests may run under make
+    themselves.
+    """
     command = ["make", "--no-print-directory", *words]
-    return subprocess.run(command, cwd=ROOT, env={**os.environ, **env}, capture_output=True, text=True, timeout=1800)
+    return subprocess.run(
+        command, cwd=ROOT, env={**os.environ, **env}, capture_output=True, text=True, timeout=1800
+    )
 
 
 @pytest.fixture(scope="session")
 def made_demo(demo, tmp_path_factory) -> Demo:
-    """A demo, once for all tests: two minutes. Its first script finds the pictures of `demo` and the weights there."""
+    """A demo, once for all tests: two minutes. Its first script finds the pictures of `demo` and
+    the weights there.
+    """
     folder = tmp_path_factory.mktemp("pipeline") / "demo"
     shutil.copytree(demo, folder / "data", copy_function=os.link)
     before, [free] = touched(), free_ports(among=range(8_000, 10_000, 2))

@@ -1,4 +1,6 @@
-"""Containers without a container engine: buildah's, started in a place as narrow as the one that Lambda gives."""
+"""Containers without a container engine: buildah's, started in a place as narrow as the one that
+Lambda gives.
+"""
 
 import json
 import subprocess
@@ -7,7 +9,8 @@ from pathlib import Path
 
 from handler_process import ROOT
 
-BASE = "localhost/lambda-python:3.13"  # like AWS's base image; LAMBDA_BASE_BUILD names the script that builds it
+# Like AWS's base image; LAMBDA_BASE_BUILD names the script that builds it
+BASE = "localhost/lambda-python:3.13"
 # User and group as Lambda has them. A network of its own, so that port 8080 is free;
 # read-only but for 512 MB in /tmp; a client, once the port is open.
 START = """
@@ -39,16 +42,36 @@ def in_image(container: str, *command: str) -> str:
 def in_lambda(
     container: str, printed: Path, client: Sequence, *program: str, prefix: Sequence = ()
 ) -> subprocess.CompletedProcess:
-    """Start a container's entry point and command, or a program, as Lambda would; return what a client of it does.
+    """Start a container's entry point and command, or a program, as Lambda would; return what a
+    client of it does.
 
-    What the container prints goes to the file `printed`. Without a client it returns when the program has ended. The
-    client finds in the variable STARTED the time at which the container was started. A prefix goes before all commands.
+    What the container prints goes to the file `printed`. Without a client it returns when the
+    program has ended. The client finds in the variable STARTED the time at which the container was
+    started. A prefix goes before all commands.
     """
-    inspected = subprocess.run(["buildah", "inspect", container], check=True, capture_output=True, text=True).stdout
+    inspected = subprocess.run(
+        ["buildah", "inspect", container], check=True, capture_output=True, text=True
+    ).stdout
     config = json.loads(inspected)["OCIv1"]["config"]
     program = program or (*config["Entrypoint"], *config["Cmd"])
     program = ["sh", "-c", 'cd "$0" && exec "$@"', config["WorkingDir"], *program]
-    root = subprocess.run(["buildah", "mount", container], check=True, capture_output=True, text=True).stdout.strip()
-    command = [*prefix, "unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "bash", "-c", START, "bash"]
+    root = subprocess.run(
+        ["buildah", "mount", container], check=True, capture_output=True, text=True
+    ).stdout.strip()
+    command = [
+        *prefix,
+        "unshare",
+        "--net",
+        "--mount",
+        "--pid",
+        "--fork",
+        "--kill-child",
+        "bash",
+        "-c",
+        START,
+        "bash",
+    ]
     command += [printed, root, *config["Env"], "--", *program, "--", *client]
-    return subprocess.run(list(map(str, command)), cwd=ROOT, capture_output=True, text=True, timeout=120)
+    return subprocess.run(
+        list(map(str, command)), cwd=ROOT, capture_output=True, text=True, timeout=120
+    )

@@ -9,7 +9,9 @@ from PIL import Image, ImageDraw
 CORNERS = {"circles": 60, "crosses": 12, "squares": 4, "stars": 10, "triangles": 3}
 
 
-def draw_shape(kind: str, rng: np.random.Generator, size: tuple[int, int] = (320, 240)) -> Image.Image:
+def draw_shape(
+    kind: str, rng: np.random.Generator, size: tuple[int, int] = (320, 240)
+) -> Image.Image:
     """Return a picture of a shape, drawn at twice the size to be smooth."""
     light, dark = sorted((rng.integers(0, 256, 3) for _ in range(2)), key=lambda c: -c.sum())
     if light.sum() - dark.sum() < 150:

@@ -1,4 +1,6 @@
-"""The real Lambda stack on this machine: AWS's runtime interface emulator, which starts AWS's runtime client."""
+"""The real Lambda stack on this machine: AWS's runtime interface emulator, which starts AWS's
+runtime client.
+"""
 
 import contextlib
 import json
@@ -34,7 +36,9 @@ class Stack:
 
     def post(self, body: bytes) -> bytes:
         """Answer as the bytes that come over HTTP."""
-        with urllib.request.urlopen(urllib.request.Request(self.endpoint, body), timeout=60) as response:
+        with urllib.request.urlopen(
+            urllib.request.Request(self.endpoint, body), timeout=60
+        ) as response:
             return response.read()
 
     def printed(self) -> str:
@@ -43,7 +47,9 @@ class Stack:
 
     def log(self) -> dict:
         """What the last request logged."""
-        return json.loads(next(line for line in reversed(self.printed().splitlines()) if line.startswith("{")))
+        return json.loads(
+            next(line for line in reversed(self.printed().splitlines()) if line.startswith("{"))
+        )
 
     def runtime_pid(self) -> int:
         """Process id of the Python that runs the handler."""
@@ -53,7 +59,9 @@ class Stack:
 
 
 @contextlib.contextmanager
-def emulator(model: Path, handler: str = "lambda_function.lambda_handler", **env: str) -> Iterator[Stack]:
+def emulator(
+    model: Path, handler: str = "lambda_function.lambda_handler", **env: str
+) -> Iterator[Stack]:
     """Serve the handler with a model file on a free port."""
     if not EMULATOR.exists():
         pytest.skip(f"no {EMULATOR}; `make` fetches it from the aws-sam-cli package")

@@ -1,4 +1,5 @@
-"""A local HTTP server that serves files badly, one fault per request, for the tests of downloads."""
+"""A local HTTP server that serves files badly, one fault per request, for the tests of
+downloads."""
 
 import hashlib
 import threading
@@ -20,7 +21,8 @@ FAULTS = [
     "too short",  # Content-Length states less than the file has
     "too long",  # Content-Length states more than the file has
     "petabyte",  # Content-Length states more than any disk has
-    "no length",  # neither Content-Length nor chunks: the end of the connection is the end of the file
+    # Neither Content-Length nor chunks: the end of the connection is the end of the file
+    "no length",
     "no length, cut",
     "no validators",  # neither ETag nor Last-Modified
     "weak validators, cut",
@@ -39,10 +41,11 @@ FAULTS = [
 
 
 class FlakyServer:
-    """Serves `versions`, a list of {name: bytes}, at `url`; `faults` are used up, one a request for an archive.
+    """Serves `versions`, a list of {name: bytes}, at `url`; `faults` are used up, one a request for
+    an archive.
 
-    Once the faults are used up the server is a good one: ranges, ETag, If-Range. `log` lists (name, range header,
-    fault, bytes sent). `delay` is the pause in seconds after every 16 KiB.
+    Once the faults are used up the server is a good one: ranges, ETag, If-Range. `log` lists (name,
+    range header, fault, bytes sent). `delay` is the pause in seconds after every 16 KiB.
     """
 
     def __init__(self, versions, faults=(), rng=None, delay=0.0):
@@ -97,13 +100,20 @@ class FlakyHandler(Silent):
                 return
             stated = {"wrong range": start // 2, "shifted range": start}.get(fault, start)
             self.send_response(206)
-            self.send_header("Content-Range", f"bytes {stated}-{total - 1}/{total + 7 * (fault == 'shifted range')}")
+            self.send_header(
+                "Content-Range",
+                f"bytes {stated}-{total - 1}/{total + 7 * (fault == 'shifted range')}",
+            )
             start = stated
         else:
             self.send_response(200)
         body = b"" if fault == "empty" else body[start:]
         if "no length" not in fault:
-            lengths = {"too short": len(body) * 2 // 3, "too long": len(body) + 1000, "petabyte": 10**15}
+            lengths = {
+                "too short": len(body) * 2 // 3,
+                "too long": len(body) + 1000,
+                "petabyte": 10**15,
+            }
             self.send_header("Content-Length", str(lengths.get(fault, len(body))))
         if fault == "weak validators, cut":
             self.send_header("ETag", f"W/{tag}")

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 from emulator import Stack, emulator
 from handler_process import ROOT, Silent, handler_process
-from odd_pictures import JPEG, picture, saved
+from odd_images import JPEG, picture, saved
 
-from dog_breeds.gateway import Gateway
+from dog_breeds.clients.gateway import Gateway
 
 COLOUR_MODEL = Path(__file__).with_name("colour_model.py")
 
@@ -23,7 +23,9 @@ COLOUR_MODEL = Path(__file__).with_name("colour_model.py")
 @pytest.fixture(scope="session")
 def colour_models(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Two tiny model files that tell colours apart, made by TensorFlow in a process of its own."""
-    files = [tmp_path_factory.mktemp("model") / name for name in ("colours.tflite", "explaining.tflite")]
+    files = [
+        tmp_path_factory.mktemp("model") / name for name in ("colours.tflite", "explaining.tflite")
+    ]
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     subprocess.run([sys.executable, COLOUR_MODEL, *files], check=True, capture_output=True, env=env)
     return files

@@ -1,4 +1,6 @@
-"""lambda_handler in a process of its own: pytest's may hold TensorFlow, beside which the serving runtime crashes."""
+"""lambda_handler in a process of its own: pytest's may hold TensorFlow, beside which the serving
+runtime crashes.
+"""
 
 import contextlib
 import http.server
@@ -16,7 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import unquote
 
-from dog_breeds import web_pictures
+from dog_breeds.serving import web_images
 
 ROOT = Path(__file__).parent.parent
 
@@ -47,7 +49,9 @@ def family(pid: int) -> Iterator[int]:
 
 
 @contextlib.contextmanager
-def handler_process(model: Path, patch: Callable | None = None, *args: Any) -> Iterator[Callable[[Any], Answered]]:
+def handler_process(
+    model: Path, patch: Callable | None = None, *args: Any
+) -> Iterator[Callable[[Any], Answered]]:
     """Yield a function that has the handler answer an event. Calls patch(*args) there first."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
@@ -70,7 +74,9 @@ def handler_process(model: Path, patch: Callable | None = None, *args: Any) -> I
 def run_python(code: str, *args: object, **env: str) -> subprocess.CompletedProcess:
     """Run code in a process of its own, with the project on its path."""
     env = {**os.environ, "PYTHONPATH": str(ROOT), **env}
-    return subprocess.run([sys.executable, "-c", code, *map(str, args)], capture_output=True, text=True, env=env)
+    return subprocess.run(
+        [sys.executable, "-c", code, *map(str, args)], capture_output=True, text=True, env=env
+    )
 
 
 class Silent(http.server.BaseHTTPRequestHandler):
@@ -112,7 +118,11 @@ def _serve(pipe: Any, model: str, patch: Callable | None, args: tuple) -> None:
         except Exception as error:
             raised = repr(error)
         seconds = time.process_time() - start
-        peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+        peak = next(
+            line
+            for line in Path("/proc/self/status").read_text().splitlines()
+            if line.startswith("VmHWM")
+        )
         pipe.send((answer, raised, printed.getvalue(), seconds, int(peak.split()[1]) * 1024 / 1e6))
 
 
@@ -132,30 +142,41 @@ def with_local_server(port: int, seconds: float) -> None:
     policy = AntiSSRF.AntiSSRFPolicy
     AntiSSRF.AntiSSRFPolicy = lambda config: policy(AntiSSRF.PolicyConfigOptions.NONE)
     at_port(port)
-    web_pictures.MAX_SECONDS = seconds
+    web_images.MAX_SECONDS = seconds
 
 
 def at_port(port: int) -> None:
-    """The port of a local server counts as the default one; its address is no more public than otherwise."""
-    web_pictures.PORTS = {"http": port, "https": port}
+    """The port of a local server counts as the default one; its address is no more public than
+    otherwise.
+    """
+    web_images.PORTS = {"http": port, "https": port}
 
 
 def with_bucket(objects: dict[str, bytes]) -> None:
-    """A bucket of S3 on this machine. For a key that names an error ("403 AccessDenied") it answers that; of an object
-    that is named "cut" it sends a byte too few.
+    """A bucket of S3 on this machine. For a key that names an error ("403 AccessDenied") it answers
+    that; of an object that is named "cut" it sends a byte too few.
     """
 
     class Bucket(Silent):
         def do_GET(self) -> None:
             key = unquote(self.path.split("?")[0]).partition("/bucket/")[2]
-            status, _, code = key.partition(" ") if key[:3].isdecimal() else ("404", "", "NoSuchKey")
+            status, _, code = (
+                key.partition(" ") if key[:3].isdecimal() else ("404", "", "NoSuchKey")
+            )
             body = objects.get(key, f"<Error><Code>{code}</Code></Error>".encode())
             self.reply(body, 200 if key in objects else int(status), len(body) + ("cut" in key))
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Bucket)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    os.environ |= {"AWS_ENDPOINT_URL_S3": f"http://127.0.0.1:{server.server_port}", "AWS_DEFAULT_REGION": "eu-west-1"}
-    os.environ |= {"AWS_ACCESS_KEY_ID": "AKID", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_EC2_METADATA_DISABLED": "true"}
+    os.environ |= {
+        "AWS_ENDPOINT_URL_S3": f"http://127.0.0.1:{server.server_port}",
+        "AWS_DEFAULT_REGION": "eu-west-1",
+    }
+    os.environ |= {
+        "AWS_ACCESS_KEY_ID": "AKID",
+        "AWS_SECRET_ACCESS_KEY": "secret",
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }
 
 
 def with_fault() -> None:

@@ -24,7 +24,9 @@ def make_tar(members, format=tarfile.GNU_FORMAT):
 
 
 def good_members(top, suffix="", number=5, size=700):
-    return [member(f"{top}/{FOLDER}/n02085936_{k}{suffix}", bytes([k]) * size) for k in range(number)]
+    return [
+        member(f"{top}/{FOLDER}/n02085936_{k}{suffix}", bytes([k]) * size) for k in range(number)
+    ]
 
 
 def images(*extra, **options):
@@ -74,22 +76,31 @@ def hostile_archives():
         "dot inside": images(member(f"Images/./{FOLDER}/n02085936_99.jpg")),
         "backslashes": images(member(f"Images\\{FOLDER}\\..\\..\\evil.jpg")),
         "drive letter": images(member("C:/evil.jpg")),
-        "line break in name": images(member(f"Images/{FOLDER}/a\nmake_dataset.py: all is well.jpg")),
+        "line break in name": images(
+            member(f"Images/{FOLDER}/a\nmake_dataset.py: all is well.jpg")
+        ),
         "terminal codes in name": images(member(f"Images/{FOLDER}/\x1b[2J\x1b]0;x\x07.jpg")),
         "not UTF-8": images(member(f"Images/{FOLDER}/\udcff\udcfe.jpg")),
         "lookalike letters": images(member(f"Imag\u0435s/{FOLDER}/n02085936_99.jpg")),
-        "digits of another script": images(member("Images/n0208593\u0666-Maltese_dog/n02085936_99.jpg")),
+        "digits of another script": images(
+            member("Images/n0208593\u0666-Maltese_dog/n02085936_99.jpg")
+        ),
         "hidden file": images(member(f"Images/{FOLDER}/.bashrc")),
         "endless name": images(member(f"Images/{FOLDER}/{'a' * 5000}.jpg")),
-        "endless name, pax": images(member(f"Images/{FOLDER}/{'a' * 5000}/x.jpg"), format=tarfile.PAX_FORMAT),
+        "endless name, pax": images(
+            member(f"Images/{FOLDER}/{'a' * 5000}/x.jpg"), format=tarfile.PAX_FORMAT
+        ),
         "pax path": pax({"path": "../../evil.jpg"}),
         # not plain files
         "symbolic link": images(member(JPG, b"", link, linkname="/etc/passwd")),
         "link to folder": images(
-            member(f"Images/{FOLDER}x", b"", link, linkname="/tmp"), member(f"Images/{FOLDER}x/1.jpg")
+            member(f"Images/{FOLDER}x", b"", link, linkname="/tmp"),
+            member(f"Images/{FOLDER}x/1.jpg"),
         ),
         "link for top": make_tar([member("Images", b"", link, linkname="/tmp"), *whole]),
-        "link for breed": make_tar([member(f"Images/{FOLDER}", b"", link, linkname="../.."), *whole]),
+        "link for breed": make_tar(
+            [member(f"Images/{FOLDER}", b"", link, linkname="../.."), *whole]
+        ),
         "hard link": images(member(JPG, b"", tarfile.LNKTYPE, linkname="/etc/passwd")),
         "hard link inside": images(member(JPG, b"", tarfile.LNKTYPE, linkname=whole[0][0].name)),
         "character device": images(member(JPG, b"", tarfile.CHRTYPE, devmajor=1, devminor=5)),
@@ -97,7 +108,9 @@ def hostile_archives():
         "fifo": images(member(JPG, b"", tarfile.FIFOTYPE)),
         "unknown kind": images(member(JPG, b"x", b"Z")),
         "sparse, old": body + header(kind=b"S", magic=b"ustar  \0") + end,
-        "sparse, pax": pax({"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.realsize": "9" * 12}),
+        "sparse, pax": pax(
+            {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.realsize": "9" * 12}
+        ),
         "sparse map, pax": pax({"GNU.sparse.map": "0,1", "GNU.sparse.size": "9" * 12}),
         # sizes
         "8 GB in a header": body + header(size=b"77777777777\0") + b"x" * 512 + end,
@@ -111,7 +124,10 @@ def hostile_archives():
         "huge pax header": body + header(kind=b"x", size=base256(2**62)) + end,
         "negative pax header": body + header(kind=b"x", size=base256(-512)) + end,
         "chain of long names": body + (header(kind=b"L") + b"a" + bytes(511)) * 3000 + end,
-        "folder with content": body + header(f"Images/{FOLDER}/", kind=b"5", size=b"%011o\0" % 512) + b"x" * 512 + end,
+        "folder with content": body
+        + header(f"Images/{FOLDER}/", kind=b"5", size=b"%011o\0" % 512)
+        + b"x" * 512
+        + end,
         # twice
         "same name twice": images(whole[0]),
         "same name in capitals": images(member(whole[0][0].name.replace("Maltese", "MALTESE"))),

@@ -1,4 +1,6 @@
-"""URLs that want to reach what is not public, or to confuse who reads them. None may lead to a prediction."""
+"""URLs that want to reach what is not public, or to confuse who reads them. None may lead to a
+prediction.
+"""
 
 # ruff: noqa: RUF001
 
@@ -82,7 +84,9 @@ LONG = [
     "http://" + "public.example@" * 100 + "127.0.0.1/",
 ]
 NOT_TEXT = [None, 5, 1.5, True, [], {}, ["http://127.0.0.1/"], {"url": "http://127.0.0.1/"}]
-TARGETS = [f"http://{host}/" for host in (*LOOPBACK[::3], *PRIVATE[::4], *METADATA[::2], *NAMES[:8:2])]
+TARGETS = [
+    f"http://{host}/" for host in (*LOOPBACK[::3], *PRIVATE[::4], *METADATA[::2], *NAMES[:8:2])
+]
 TARGETS += words(r"""
     https://127.0.0.1/ //127.0.0.1/ http:127.0.0.1/ ///127.0.0.1/ /\127.0.0.1/ http://127.0.0.1:6379/
     http://public.example:6379/ http://user:password@public.example/dog.jpg http://public.example@127.0.0.1/
@@ -93,7 +97,9 @@ TARGETS += words(r"""
 def direct_urls() -> list:
     """All that need no server in between, some 300."""
     hosts = [*LOOPBACK, *PRIVATE, *METADATA, *UNICODE, *NAMES]
-    urls = [f"http://{host}/latest/meta-data/" for host in hosts] + [f"https://{host}/" for host in hosts[::5]]
+    urls = [f"http://{host}/latest/meta-data/" for host in hosts] + [
+        f"https://{host}/" for host in hosts[::5]
+    ]
     return [*urls, *SCHEMES, *CONFUSING, *PORTS, *LONG, *NOT_TEXT]
 
 
@@ -105,4 +111,9 @@ def redirecting_urls() -> list[str]:
         "http://public.example/302?http://public.example/302?http://127.0.0.1/",
         "https://public.example/302?http://127.0.0.1/",
     ]
-    return [*urls, "http://public.example/steps/4", "http://public.example/loop", "http://public.example/refresh"]
+    return [
+        *urls,
+        "http://public.example/steps/4",
+        "http://public.example/loop",
+        "http://public.example/refresh",
+    ]

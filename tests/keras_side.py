@@ -8,13 +8,16 @@ from unittest import mock
 import numpy as np
 
 import make_dataset
-from dog_breeds import workers, xception
-from dog_breeds.features import View, load_pixels
-from dog_breeds.xception import keras
+from dog_breeds import workers
+from dog_breeds.learning import xception
+from dog_breeds.learning.features import View, load_pixels
+from dog_breeds.learning.xception import keras
 
 
 def fresh(module: str, function: str, *arguments: Any) -> Any:
-    """What a function gives in a process of its own: there Keras numbers its layers from 0, which files show."""
+    """What a function gives in a process of its own: there Keras numbers its layers from 0, which
+    files show.
+    """
     keras.backend.clear_session()
     return workers._call(module, function, *arguments)
 
@@ -37,19 +40,25 @@ def answers(model: Path, views: Sequence[View]) -> dict[str, np.ndarray]:
     loaded = keras.models.load_model(model, compile=False)
     names = ("probabilities", "similarity", "upright", "features")
     whole = keras.Model(loaded.input, {name: loaded.get_layer(name).output for name in names})
-    pixels = np.stack([load_pixels(view, loaded.input.shape[1]) for view in views]).astype(np.float32)
+    pixels = np.stack([load_pixels(view, loaded.input.shape[1]) for view in views]).astype(
+        np.float32
+    )
     return whole.predict(pixels, verbose=0)
 
 
 def xception_features(weights: Path, size: int, views: Sequence[View]) -> np.ndarray:
     """What Keras' own Xception, with its own scaling, makes of views."""
-    model = keras.applications.Xception(weights=None, include_top=False, input_shape=(size, size, 3), pooling="avg")
+    model = keras.applications.Xception(
+        weights=None, include_top=False, input_shape=(size, size, 3), pooling="avg"
+    )
     model.load_weights(weights)
     pixels = np.stack([load_pixels(view, size) for view in views]).astype(np.float32)
     return model.predict(keras.applications.xception.preprocess_input(pixels), verbose=0)
 
 
-def write_unfused(weights: Path, size: int, views: Sequence[View], path: Path, unfused: Path) -> None:
+def write_unfused(
+    weights: Path, size: int, views: Sequence[View], path: Path, unfused: Path
+) -> None:
     """Write the int8 backbone, and beside it as it was before its RELUs were fused."""
     fuse = xception.fuse_relus
 
@@ -64,12 +73,16 @@ def write_unfused(weights: Path, size: int, views: Sequence[View], path: Path, u
 def calm_half(weights: Path, size: int, views: Sequence[View], wild: View) -> list[View]:
     """What is calibrated on if one of the views has pixels a thousand times as bright."""
     with mock.patch.object(
-        xception, "load_pixels", lambda view, size: load_pixels(view, size) * 1000.0 ** (view == wild)
+        xception,
+        "load_pixels",
+        lambda view, size: load_pixels(view, size) * 1000.0 ** (view == wild),
     ):
         return xception.calm_half(xception.load_xception(weights, size), views)
 
 
-def adamw(start: np.ndarray, gradients: Sequence[np.ndarray], rates: Sequence[float], decay: float) -> np.ndarray:
+def adamw(
+    start: np.ndarray, gradients: Sequence[np.ndarray], rates: Sequence[float], decay: float
+) -> np.ndarray:
     """What Keras' AdamW makes of a weight, a step for each gradient and learning rate."""
     optimizer, weight = keras.optimizers.AdamW(weight_decay=decay), keras.Variable(start)
     for gradient, rate in zip(gradients, rates, strict=True):

@@ -1,4 +1,6 @@
-"""The handler for a test that serves pictures itself: addresses of this machine count as public, at one port."""
+"""The handler for a test that serves pictures itself: addresses of this machine count as public, at
+one port.
+"""
 
 import os
 

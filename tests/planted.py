@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from dog_breeds.dataset import annotation_dir, images_dir
+from dog_breeds.data.dataset import annotation_dir, images_dir
 
 FOLDER = "n02110958-pug"
 
@@ -27,7 +27,10 @@ def encode(image: Image.Image, **options) -> bytes:
 def digests(folder: Path) -> dict[str, str]:
     """The SHA-256 of each file in a folder, by its path there."""
     files = (path for path in folder.rglob("*") if path.is_file())
-    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in files
+    }
 
 
 def annotation(size=(120, 90), boxes=((10, 20, 70, 80),)) -> bytes:
@@ -41,7 +44,9 @@ def annotation(size=(120, 90), boxes=((10, 20, 70, 80),)) -> bytes:
     return f"<annotation>{size}{objects}</annotation>".encode()
 
 
-def plant(data_dir: Path, stem: str, photo: bytes | None, xml: bytes | None, folder: str = FOLDER) -> tuple[Path, Path]:
+def plant(
+    data_dir: Path, stem: str, photo: bytes | None, xml: bytes | None, folder: str = FOLDER
+) -> tuple[Path, Path]:
     """Put a photo and its XML where make_dataset.py would."""
     paths = images_dir(data_dir) / folder / f"{stem}.jpg", annotation_dir(data_dir) / folder / stem
     for path, content in zip(paths, (photo, xml), strict=True):

@@ -1,4 +1,6 @@
-"""test.py --folder: every photo has one row, whatever the files are, and however often the run was killed."""
+"""test.py --folder: every photo has one row, whatever the files are, and however often the run was
+killed.
+"""
 
 import csv
 import os
@@ -12,11 +14,11 @@ import pytest
 from colour_model import COLOURS
 from conftest import command, run
 from handler_process import family
-from odd_pictures import picture, saved
+from odd_images import picture, saved
 from PIL import Image
 from test_clients import saved_heic
 
-from dog_breeds import bulk
+from dog_breeds.clients import bulk
 
 ODD = [
     "a,b.jpg",
@@ -66,14 +68,20 @@ def test_odd_names_and_files(colour_model, tmp_path):
     avif = bytearray((folder / "photo.avif").read_bytes())
     avif[avif.index(b"pitm") + 9] = 7  # a picture that is not there: Pillow raises RuntimeError
     (folder / "half.avif").write_bytes(avif)
-    Image.new("RGB", (8000, 6500), COLOURS["leonberg"]).save(folder / "telephone.jpg")  # 52 megapixels
+    Image.new("RGB", (8000, 6500), COLOURS["leonberg"]).save(
+        folder / "telephone.jpg"
+    )  # 52 megapixels
     (folder / "notes.txt").write_text("no photo")
     (folder / "folder.jpg").mkdir()
     (folder / "nowhere.jpg").symlink_to("missing")
     os.mkfifo(folder / "pipe.jpg")
     done = classify(folder, table, colour_model)
     assert done.returncode == 0, done.stderr
-    errors = {"text.jpg": "unsupported_type", "empty.png": "unsupported_type", "half.heic": "unreadable"}
+    errors = {
+        "text.jpg": "unsupported_type",
+        "empty.png": "unsupported_type",
+        "half.heic": "unreadable",
+    }
     errors["half.avif"] = "unreadable"
     found = {row["file"]: row["breed"] or row["error"] for row in rows(table)}
     known = [*ODD, "large.png", "photo.heic", "renamed.jpg", "photo.avif", "telephone.jpg"]
@@ -82,7 +90,10 @@ def test_odd_names_and_files(colour_model, tmp_path):
     assert {row["known"] for row in rows(table)} == {"yes", ""}
     assert f"{len(known):9,}  leonberg" in done.stdout.splitlines()
     before = table.read_bytes()
-    assert "0 photos more" in classify(folder, table, colour_model).stdout and table.read_bytes() == before
+    assert (
+        "0 photos more" in classify(folder, table, colour_model).stdout
+        and table.read_bytes() == before
+    )
 
 
 def test_killed_again_and_again_no_row_is_lost_or_doubled(colour_model, tmp_path):
@@ -115,7 +126,10 @@ def test_a_file_of_another_kind_is_left_alone(colour_model, tmp_path, content):
     (tmp_path / "out.csv").write_bytes(content)
     done = classify(tmp_path / "photos", tmp_path / "out.csv", colour_model)
     assert done.returncode == 1 and done.stderr.count("\n") == 1
-    assert "is no table of this program" in done.stderr and (tmp_path / "out.csv").read_bytes() == content
+    assert (
+        "is no table of this program" in done.stderr
+        and (tmp_path / "out.csv").read_bytes() == content
+    )
 
 
 @pytest.mark.parametrize(
@@ -135,12 +149,18 @@ def test_a_half_row_is_cut_off(tmp_path, left, names):
     table.write_bytes(left)
     assert bulk.names_in(table) == names
     assert left.startswith(table.read_bytes()) and bulk.names_in(table) == names
-    assert table.read_bytes() in (b"", bulk.HEADER, left) or table.read_bytes().endswith(b"yes,\r\n")
+    assert table.read_bytes() in (b"", bulk.HEADER, left) or table.read_bytes().endswith(
+        b"yes,\r\n"
+    )
 
 
 def test_wrong_arguments_are_one_line(colour_model, tmp_path):
     done = classify(tmp_path / "missing", tmp_path / "out.csv", colour_model)
-    assert done.returncode == 1 and "missing is no folder" in done.stderr and not (tmp_path / "out.csv").exists()
+    assert (
+        done.returncode == 1
+        and "missing is no folder" in done.stderr
+        and not (tmp_path / "out.csv").exists()
+    )
     done = run("test.py", "--folder", ".")
     assert done.returncode == 2 and "--folder and --csv belong together" in done.stderr
 
@@ -152,15 +172,29 @@ def test_a_table_of_another_folder_is_refused(colour_model, tmp_path):
     assert classify(tmp_path / "a", tmp_path / "out.csv", colour_model).returncode == 0
     before = (tmp_path / "out.csv").read_bytes()
     done = classify(tmp_path / "b", tmp_path / "out.csv", colour_model)
-    assert done.returncode == 1 and "is about another folder" in done.stderr and "has no 0/2.jpg" in done.stderr
+    assert (
+        done.returncode == 1
+        and "is about another folder" in done.stderr
+        and "has no 0/2.jpg" in done.stderr
+    )
     assert (tmp_path / "out.csv").read_bytes() == before
 
 
 def test_the_death_of_a_worker_is_one_line_and_the_next_run_goes_on(colour_model, tmp_path):
     (tmp_path / "photos").mkdir()
     photos_in(tmp_path / "photos", 1000)
-    words = command("test.py", "--folder", tmp_path / "photos", "--csv", tmp_path / "out.csv", "--model", colour_model)
-    with subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+    words = command(
+        "test.py",
+        "--folder",
+        tmp_path / "photos",
+        "--csv",
+        tmp_path / "out.csv",
+        "--model",
+        colour_model,
+    )
+    with subprocess.Popen(
+        words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    ) as process:
         table = tmp_path / "out.csv"
         while (not table.exists() or table.stat().st_size < 1000) and process.poll() is None:
             time.sleep(0.01)

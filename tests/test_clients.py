@@ -14,10 +14,10 @@ from conftest import NOT_PUBLIC, ROOT, needs_guard, run
 from emulator import free_ports
 from handler_fixtures import local_gateway, local_server
 from handler_process import Silent
-from odd_pictures import BREED, STORED, UNWRITABLE_EXIF, orientation_exif, picture, png_file
+from odd_images import BREED, STORED, UNWRITABLE_EXIF, orientation_exif, picture, png_file
 from PIL import Image
 
-from dog_breeds import client_pictures
+from dog_breeds.clients import client_images
 
 
 def complaint(done: subprocess.CompletedProcess) -> str:
@@ -44,18 +44,26 @@ def test_prints_breeds_with_bars_best_first(stack, gateway, colour_model, photo)
         assert done.returncode == 0, done.stderr
         lines = done.stdout.splitlines()
         assert lines[0] == f"{BREED}              100.0%  {'#' * 40}"
-        assert len(lines) == 10 and all(re.fullmatch(r"[a-z_]+ +[0-9.]+%( +#*)?", line) for line in lines)
+        assert len(lines) == 10 and all(
+            re.fullmatch(r"[a-z_]+ +[0-9.]+%( +#*)?", line) for line in lines
+        )
 
 
 def test_says_when_the_breed_is_not_known(stack, tmp_path):
     Image.new("RGB", (64, 64), (128, 128, 128)).save(tmp_path / "gray.png")
     done = run("test.py", "--file", tmp_path / "gray.png", "--endpoint", stack.endpoint)
-    assert done.returncode == 0 and done.stdout.startswith("Probably none of these. The most similar:\n")
+    assert done.returncode == 0 and done.stdout.startswith(
+        "Probably none of these. The most similar:\n"
+    )
 
 
 @pytest.mark.parametrize("orientation", [1, 6])
 def test_large_photo_is_sent_smaller_and_upright(stack, tmp_path, orientation):
-    image = picture(4000, 3000) if orientation == 1 else picture(4000, 3000).transpose(Image.Transpose.ROTATE_90)
+    image = (
+        picture(4000, 3000)
+        if orientation == 1
+        else picture(4000, 3000).transpose(Image.Transpose.ROTATE_90)
+    )
     noise = np.random.default_rng(0).integers(-9, 9, (image.height, image.width, 1))
     image = Image.fromarray((np.asarray(image, int) + noise).clip(0, 255).astype(np.uint8))
     image.save(tmp_path / "phone.jpg", quality=97, exif=orientation_exif(orientation))
@@ -89,7 +97,11 @@ def test_pictures_of_other_formats_are_sent_as_jpeg(stack, tmp_path):
         assert done.returncode == 0 and done.stdout.startswith(BREED), done.stderr
         assert stack.log()["size"] == [640, 480] and done.stderr == ""
     done = run("test.py", "--file", tmp_path / "large.png", "--endpoint", stack.endpoint)
-    assert done.returncode == 0 and stack.log()["size"] == [2000, 1083] and stack.log()["bytes"] < 4_000_000
+    assert (
+        done.returncode == 0
+        and stack.log()["size"] == [2000, 1083]
+        and stack.log()["bytes"] < 4_000_000
+    )
 
 
 def test_explanation_is_drawn(explaining_model, tmp_path):
@@ -98,7 +110,9 @@ def test_explanation_is_drawn(explaining_model, tmp_path):
     turned = image.transpose(Image.Transpose.ROTATE_90)
     turned.save(tmp_path / "photo.png", exif=orientation_exif(6))
     out = tmp_path / "out.png"
-    done = run("test.py", "--file", tmp_path / "photo.png", "--model", explaining_model, "--explain", out)
+    done = run(
+        "test.py", "--file", tmp_path / "photo.png", "--model", explaining_model, "--explain", out
+    )
     assert done.returncode == 0 and done.stderr == "" and done.stdout.startswith("samoyed")
     assert done.stdout.endswith(f"where it looked: {out}\n")
     with Image.open(out) as drawn:
@@ -131,7 +145,10 @@ def forbidden():
     class Forbidden(Silent):
         def do_POST(self) -> None:
             self.read()
-            self.reply(b'{"error":"not found"}' if self.path == "/word" else b'{"message":"Forbidden"}', 403)
+            self.reply(
+                b'{"error":"not found"}' if self.path == "/word" else b'{"message":"Forbidden"}',
+                403,
+            )
 
     with local_server(Forbidden) as address:
         yield address
@@ -142,7 +159,10 @@ def forbidden():
     [
         ("--file missing.jpg", "test.py: there is no file FOLDER/missing.jpg"),
         ("--file .", "test.py: FOLDER is a folder; name a picture in it"),
-        ("--file text.jpg", "text.jpg is no picture that can be read; it must be JPEG, PNG, WebP, GIF, BMP, HEIC"),
+        (
+            "--file text.jpg",
+            "text.jpg is no picture that can be read; it must be JPEG, PNG, WebP, GIF, BMP, HEIC",
+        ),
         ("--file large.jpg", "large.jpg is no picture that can be read"),
         ("--file empty.jpg", "empty.jpg is no picture that can be read"),
         ("--file half.heic", "half.heic is damaged"),
@@ -152,42 +172,65 @@ def forbidden():
         pytest.param("--url dog.jpg", "the URL must be http or https", marks=needs_guard),
         ("--file photo.jpg --endpoint FORBIDDEN", '{"message":"Forbidden"}'),
         ("--file photo.jpg --endpoint FORBIDDEN/word", 'or it failed: {"error":"not found"}'),
-        ("--file photo.jpg --endpoint NOWHERE", "start the container: docker run -it --rm -p 8080:8080 dog-breeds"),
+        (
+            "--file photo.jpg --endpoint NOWHERE",
+            "start the container: docker run -it --rm -p 8080:8080 dog-breeds",
+        ),
         ("--file photo.jpg --endpoint nonsense", "no answer from nonsense (MissingSchema)"),
         ("--file photo.jpg --model bad.tflite", "bad.tflite is damaged"),
-        ("--file photo.jpg --model missing.tflite", "test.py: there is no model file FOLDER/missing.tflite"),
+        (
+            "--file photo.jpg --model missing.tflite",
+            "test.py: there is no model file FOLDER/missing.tflite",
+        ),
     ],
 )
 def test_one_line_and_status_1_when_something_is_wrong(stack, forbidden, files, arguments, part):
     places = {"FORBIDDEN": forbidden, "NOWHERE": f"http://127.0.0.1:{free_ports()[0]}/"}
-    words = [re.sub("FORBIDDEN|NOWHERE", lambda place: places[place[0]], word) for word in arguments.split()]
+    words = [
+        re.sub("FORBIDDEN|NOWHERE", lambda place: places[place[0]], word)
+        for word in arguments.split()
+    ]
     if words[0] == "--file":
-        words = [files / word if re.search(r"^\.$|\.(jpg|heic|tflite)$", word) else word for word in words]
+        words = [
+            files / word if re.search(r"^\.$|\.(jpg|heic|tflite)$", word) else word
+            for word in words
+        ]
     given = () if re.search("endpoint|model", arguments) else ("--endpoint", stack.endpoint)
     said = complaint(run("test.py", *words, *given))
     assert said.startswith("test.py: ") and part.replace("FOLDER", str(files)) in said
 
 
 def test_of_many_breeds_the_ten_likeliest_are_shown(photo):
-    lines = run("test.py", "--file", photo, "--model", ROOT / "dog_breeds_120.tflite").stdout.splitlines()
+    lines = run(
+        "test.py", "--file", photo, "--model", ROOT / "models/dog_breeds_120.tflite"
+    ).stdout.splitlines()
     shares = [float(line.split()[1].rstrip("%")) for line in lines if "%" in line]
     assert len(shares) == 10 and shares == sorted(shares, reverse=True)
 
 
 @pytest.mark.parametrize(
     "words",
-    [("--url", "https://a.b/c.jpg", "--folder", "x", "--csv", "y"), ("--model", "z", "--endpoint", "http://a/")],
+    [
+        ("--url", "https://a.b/c.jpg", "--folder", "x", "--csv", "y"),
+        ("--model", "z", "--endpoint", "http://a/"),
+    ],
 )
 def test_words_that_would_not_be_heeded_are_refused(words):
     done = run("test.py", *words)
-    assert done.returncode == 2 and re.search("goes without --file, --url|--folder and --model ask none", done.stderr)
+    assert done.returncode == 2 and re.search(
+        "goes without --file, --url|--folder and --model ask none", done.stderr
+    )
 
 
 def test_cloud_client_needs_an_endpoint_and_passes_errors_on(gateway, files):
     assert "set DOG_BREEDS_ENDPOINT" in complaint(run("test_cloud.py"))
-    said = complaint(run("test_cloud.py", "--file", files / "text.jpg", "--endpoint", f"{gateway}/predict"))
+    said = complaint(
+        run("test_cloud.py", "--file", files / "text.jpg", "--endpoint", f"{gateway}/predict")
+    )
     assert said.startswith(f"test_cloud.py: {files / 'text.jpg'} is no picture that can be read")
-    said = complaint(run("test_cloud.py", "--file", files / "photo.jpg", "--endpoint", f"{gateway}/other"))
+    said = complaint(
+        run("test_cloud.py", "--file", files / "photo.jpg", "--endpoint", f"{gateway}/other")
+    )
     assert said == "test_cloud.py: there is nothing at this path; use / or /predict"
 
 
@@ -199,21 +242,25 @@ def test_help_shows_the_photo_and_the_endpoint():
 
 def test_a_large_picture_of_16_bits_keeps_its_greys(tmp_path):
     rng = np.random.default_rng(0)
-    Image.fromarray(rng.integers(28_000, 32_000, (1600, 1600), np.uint16)).save(tmp_path / "large.png")
-    with Image.open(io.BytesIO(client_pictures.picture_to_send(tmp_path / "large.png"))) as sent:
+    Image.fromarray(rng.integers(28_000, 32_000, (1600, 1600), np.uint16)).save(
+        tmp_path / "large.png"
+    )
+    with Image.open(io.BytesIO(client_images.picture_to_send(tmp_path / "large.png"))) as sent:
         assert sent.format == "JPEG" and abs(np.asarray(sent).mean() - 30_000 / 257) < 1
 
 
 def test_a_photo_whose_exif_pillow_cannot_write_is_turned_upright(tmp_path):
     picture().transpose(STORED[6]).save(tmp_path / "odd.jpg", exif=UNWRITABLE_EXIF)
-    upright = client_pictures.upright_picture(tmp_path / "odd.jpg", 2000)
-    assert upright.size == picture().size and upright.getpixel((9, 9)) == pytest.approx(COLOURS[BREED], abs=3)
+    upright = client_images.upright_picture(tmp_path / "odd.jpg", 2000)
+    assert upright.size == picture().size and upright.getpixel((9, 9)) == pytest.approx(
+        COLOURS[BREED], abs=3
+    )
 
 
 def test_a_picture_of_too_many_pixels_is_sent_smaller(tmp_path):
     Image.new("L", (8000, 6500)).save(tmp_path / "telephone.jpg")
-    assert (tmp_path / "telephone.jpg").stat().st_size < client_pictures.MAX_SENT
-    with Image.open(io.BytesIO(client_pictures.picture_to_send(tmp_path / "telephone.jpg"))) as sent:
+    assert (tmp_path / "telephone.jpg").stat().st_size < client_images.MAX_SENT
+    with Image.open(io.BytesIO(client_images.picture_to_send(tmp_path / "telephone.jpg"))) as sent:
         assert sent.size == (2000, 1625)
 
 
@@ -226,4 +273,4 @@ def test_what_cannot_be_sent_is_said(tmp_path, monkeypatch):
         ("bomb.png", "has too many pixels; make it smaller"),
     ):
         with pytest.raises(ValueError, match=said):
-            client_pictures.picture_to_send(tmp_path / name)
+            client_images.picture_to_send(tmp_path / name)

@@ -1,4 +1,6 @@
-"""Conversion: every format against Keras, the gate, the facts inside the file, and the committed file."""
+"""Conversion: every format against Keras, the gate, the facts inside the file, and the committed
+file.
+"""
 
 import csv
 import hashlib
@@ -17,10 +19,12 @@ from handler_process import run_python
 
 import convert_model
 import training
-from dog_breeds import dataset, features, heads, recipe
-from dog_breeds.facts import read_facts
-from dog_breeds.metrics import log_softmax
-from dog_breeds.tflite import run_file
+from dog_breeds import recipe
+from dog_breeds.data import dataset
+from dog_breeds.learning import features, heads
+from dog_breeds.learning.metrics import log_softmax
+from dog_breeds.learning.tflite import run_file
+from dog_breeds.serving.facts import read_facts
 from dog_breeds.workers import call_elsewhere
 
 NAMES = ("probabilities", "similarity", "features")
@@ -30,7 +34,11 @@ NAMES = ("probabilities", "similarity", "features")
 def views(small) -> list[features.View]:
     """The crop and the whole photo of test images."""
     task = small.task
-    return [view(task.data_dir, image) for view in features.KINDS.values() for image in task.images("test")]
+    return [
+        view(task.data_dir, image)
+        for view in features.KINDS.values()
+        for image in task.images("test")
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +46,9 @@ def files(small, tmp_path_factory) -> dict[str, Path]:
     """The model in every format, as bare flatbuffers."""
     folder = tmp_path_factory.mktemp("files")
     for name in convert_model.FORMATS:
-        (folder / f"{name}.tflite").write_bytes(convert_model.to_tflite(small.task, small.model, name, folder))
+        (folder / f"{name}.tflite").write_bytes(
+            convert_model.to_tflite(small.task, small.model, name, folder)
+        )
     return {name: folder / f"{name}.tflite" for name in convert_model.FORMATS}
 
 
@@ -59,7 +69,13 @@ def asked_once(elsewhere) -> Iterator[None]:
         model, views = arguments
         if not all((model, view) in said for some in views.values() for view in some):
             for kind, columns in elsewhere(module, function, *arguments).items():
-                said.update(zip([(model, view) for view in views[kind]], zip(*columns, strict=True), strict=True))
+                said.update(
+                    zip(
+                        [(model, view) for view in views[kind]],
+                        zip(*columns, strict=True),
+                        strict=True,
+                    )
+                )
         rows = {kind: [said[model, view] for view in some] for kind, some in views.items()}
         return {kind: tuple(map(np.array, zip(*some, strict=True))) for kind, some in rows.items()}
 
@@ -69,7 +85,9 @@ def asked_once(elsewhere) -> Iterator[None]:
 
 
 def answers(files, views, size, runtime):
-    """What model files give: for each a list of the three outputs of every view. A process has room for one runtime."""
+    """What model files give: for each a list of the three outputs of every view. A process has room
+    for one runtime.
+    """
     if runtime != "ai_edge_litert" and multiprocessing.parent_process() is None:
         return call_elsewhere(__name__, "answers", files, views, size, runtime)
 
@@ -79,13 +97,20 @@ def answers(files, views, size, runtime):
     return [list(run_file(file, views, load, NAMES, runtime)) for file in files]
 
 
-# --- Formats ---------------------------------------------------------------------------------------------------------
+# --- Formats --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
 def test_every_format_answers_as_keras(files, views, keras_answers, runtime):
-    """At 75 px the backbone is far from what it was made for, and int8 coarser than at 299: the gate tests that."""
-    changes = {"float32": (1e-4, 1e-4), "float16": (0.01, 0.01), "dynamic": (0.3, 1), "int8": (0.3, 1)}
+    """At 75 px the backbone is far from what it was made for, and int8 coarser than at 299: the
+    gate tests that.
+    """
+    changes = {
+        "float32": (1e-4, 1e-4),
+        "float16": (0.01, 0.01),
+        "dynamic": (0.3, 1),
+        "int8": (0.3, 1),
+    }
     if runtime == "tflite_runtime":
         del changes["dynamic"]  # its operators are too old for that
     rows = answers([files[name] for name in changes], views, SIZE, runtime)
@@ -97,8 +122,12 @@ def test_every_format_answers_as_keras(files, views, keras_answers, runtime):
         difference = {key: np.abs(given[key] - keras_answers[key]) for key in NAMES}
         assert difference["probabilities"].max() < change, name
         assert difference["similarity"].max() < change / 3, name
-        assert difference["features"].mean() < change_of_features * keras_answers["features"].mean(), name
-        same = given["probabilities"].argmax(axis=1) == keras_answers["probabilities"].argmax(axis=1)
+        assert (
+            difference["features"].mean() < change_of_features * keras_answers["features"].mean()
+        ), name
+        same = given["probabilities"].argmax(axis=1) == keras_answers["probabilities"].argmax(
+            axis=1
+        )
         assert same.mean() > 0.9, name
 
 
@@ -109,13 +138,17 @@ def test_sizes_follow_the_formats(files):
 
 
 def test_the_saved_model_is_keras_xception_with_the_head(small, views, elsewhere, tmp_path):
-    """Here one with an inner layer, which no small search need choose; read back it is the same to the bit."""
+    """Here one with an inner layer, which no small search need choose; read back it is the same to
+    the bit.
+    """
     task, path, rng = small.task, tmp_path / "inner.h5", np.random.default_rng(0)
     head, means = heads.first_weights(20, 3, 2048, rng), rng.random((3, 2048), np.float32)
     head = [10 * array + rng.normal(size=array.shape[-1]).astype(np.float32) for array in head]
     upright = [rng.normal(size=shape).astype(np.float32) for shape in ((2048, 1), (1,))]
     weights = dataset.weights_path(task.data_dir)
-    elsewhere("dog_breeds.xception", "save_model", weights, SIZE, head, means, upright, path)
+    elsewhere(
+        "dog_breeds.learning.xception", "save_model", weights, SIZE, head, means, upright, path
+    )
     arrays, same_means, same_upright = convert_model.read_h5(path)
     pairs = zip([*arrays, *same_upright], [*head, *upright], strict=True)
     assert len(arrays) == 4 and all((a == b).all() for a, b in pairs)
@@ -123,17 +156,27 @@ def test_the_saved_model_is_keras_xception_with_the_head(small, views, elsewhere
     given = elsewhere("keras_side", "answers", path, views[:5])
     expected = elsewhere("keras_side", "xception_features", weights, SIZE, views[:5])
     np.testing.assert_allclose(given["features"], expected, atol=1e-4)
-    np.testing.assert_allclose(given["probabilities"], np.exp(log_softmax(heads.apply_head(head, expected))), atol=1e-4)
-    np.testing.assert_allclose(given["similarity"][:, 0], heads.similarity(expected, means), rtol=1e-4)
+    np.testing.assert_allclose(
+        given["probabilities"], np.exp(log_softmax(heads.apply_head(head, expected))), atol=1e-4
+    )
+    np.testing.assert_allclose(
+        given["similarity"][:, 0], heads.similarity(expected, means), rtol=1e-4
+    )
     np.testing.assert_allclose(given["upright"], expected @ upright[0] + upright[1], atol=1e-3)
 
 
-# --- The gate --------------------------------------------------------------------------------------------------------
+# --- The gate -------------------------------------------------------------------------------------
 
 
 def test_compare_measures_accuracy_agreement_and_change():
-    keras = np.array([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4], [0.3, 0.7]]), np.array([5.0, 4.0, 3.0, 2.0])
-    tflite = np.array([[0.7, 0.3], [0.2, 0.8], [0.4, 0.6], [0.3, 0.7]]), np.array([5.0, 1.0, 3.0, 0.0])
+    keras = (
+        np.array([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4], [0.3, 0.7]]),
+        np.array([5.0, 4.0, 3.0, 2.0]),
+    )
+    tflite = (
+        np.array([[0.7, 0.3], [0.2, 0.8], [0.4, 0.6], [0.3, 0.7]]),
+        np.array([5.0, 1.0, 3.0, 0.0]),
+    )
     result = convert_model.compare(keras, tflite, np.array([0, 1, 0, 0]), threshold=2.5)
     assert (result["keras"]["accuracy"], result["tflite"]["accuracy"]) == (0.75, 0.5)
     assert (result["lost"], result["won"]) == (1, 0)
@@ -145,7 +188,9 @@ def test_compare_measures_accuracy_agreement_and_change():
 
 def test_only_more_losses_than_chance_explains_count():
     def lost(*pairs):
-        return convert_model.surely_lost({i: {"pictures": 100, "lost": a, "won": b} for i, (a, b) in enumerate(pairs)})
+        return convert_model.surely_lost(
+            {i: {"pictures": 100, "lost": a, "won": b} for i, (a, b) in enumerate(pairs)}
+        )
 
     assert lost((0, 0)) == 0 and lost((3, 1)) < 0 and lost((0, 9)) < 0
     assert lost((20, 5)) == pytest.approx((15 - 1.64 * 5) / 100)
@@ -154,7 +199,9 @@ def test_only_more_losses_than_chance_explains_count():
 
 @pytest.fixture
 def refused(small, tmp_path):
-    """A function that converts, expects to be refused and that the old file is left alone, and returns the reason."""
+    """A function that converts, expects to be refused and that the old file is left alone, and
+    returns the reason.
+    """
 
     def attempt(error, model=small.model, **options):
         output = tmp_path / "output" / "model.tflite"
@@ -174,27 +221,44 @@ def shuffled_head(monkeypatch):
     """Files are written whose head takes each class for the next."""
     join = convert_model.join_head
     monkeypatch.setattr(
-        convert_model, "join_head", lambda file, head, *more: join(file, [np.roll(a, 1, axis=-1) for a in head], *more)
+        convert_model,
+        "join_head",
+        lambda file, head, *more: join(file, [np.roll(a, 1, axis=-1) for a in head], *more),
     )
 
 
 def test_a_file_that_loses_too_much_is_not_written(refused, shuffled_head):
-    assert re.search(r"is not written: int8 loses at least \d\d\.\d\d points of accuracy", refused(RuntimeError))
+    assert re.search(
+        r"is not written: int8 loses at least \d\d\.\d\d points of accuracy", refused(RuntimeError)
+    )
 
 
 def test_more_may_be_lost_where_that_is_allowed(small, shuffled_head, tmp_path, monkeypatch):
     output = tmp_path / "few.tflite"
-    assert ending(monkeypatch, convert_model, small.model, "--output", output, "--max-loss", 100) is None
+    assert (
+        ending(monkeypatch, convert_model, small.model, "--output", output, "--max-loss", 100)
+        is None
+    )
     assert read_facts(output)["compared_with_keras"]["crops"]["lost"] > 0
 
 
 @pytest.mark.parametrize(("quantization", "compared"), [("float16", 0), ("dynamic", 2)])
-def test_other_formats_pass_the_gate_too(small, files, tmp_path, monkeypatch, quantization, compared):
-    monkeypatch.setattr(convert_model, "to_tflite", lambda task, model, name, folder: files[name].read_bytes())
-    convert_model.convert(small.model, tmp_path / "few.tflite", quantization, max_loss=30, compared=compared)
+def test_other_formats_pass_the_gate_too(
+    small, files, tmp_path, monkeypatch, quantization, compared
+):
+    monkeypatch.setattr(
+        convert_model, "to_tflite", lambda task, model, name, folder: files[name].read_bytes()
+    )
+    convert_model.convert(
+        small.model, tmp_path / "few.tflite", quantization, max_loss=30, compared=compared
+    )
     facts, every = read_facts(tmp_path / "few.tflite"), len(small.task.images("test"))
-    assert facts["quantization"] == quantization and "test" not in facts, "those figures are the int8 file's"
-    assert [facts["compared_with_keras"][kind]["pictures"] for kind in features.KINDS] == [compared or every] * 2
+    assert facts["quantization"] == quantization and "test" not in facts, (
+        "those figures are the int8 file's"
+    )
+    assert [facts["compared_with_keras"][kind]["pictures"] for kind in features.KINDS] == [
+        compared or every
+    ] * 2
 
 
 def test_ctrl_c_leaves_the_old_file(small, tmp_path, monkeypatch):
@@ -238,10 +302,14 @@ def test_a_model_of_an_earlier_version_is_refused(small, refused, tmp_path):
     report = training.read_report(small.model)
     del report["backbone"]
     (tmp_path / small.model.with_suffix(".json").name).write_text(json.dumps(report))
-    assert "was trained by an earlier version; run training.py" in refused(ValueError, tmp_path / small.model.name)
+    assert "was trained by an earlier version; run training.py" in refused(
+        ValueError, tmp_path / small.model.name
+    )
 
 
-def test_an_output_that_would_take_the_place_of_something_else_is_refused(small, tmp_path, monkeypatch):
+def test_an_output_that_would_take_the_place_of_something_else_is_refused(
+    small, tmp_path, monkeypatch
+):
     for output in (small.model, tmp_path, small.task.backbone):
         said = ending(monkeypatch, convert_model, small.model, "--output", output)
         assert "--output must be a file that ends in .tflite, and another one than" in said
@@ -256,10 +324,12 @@ def test_a_changed_backbone_is_refused(small, refused, tmp_path):
     backbone = small.task.backbone
     (tmp_path / "weights").mkdir()
     (tmp_path / "weights" / backbone.name).write_bytes(backbone.read_bytes() + b"more")
-    assert "is not the backbone that the model was trained on" in refused(ValueError, data_dir=tmp_path)
+    assert "is not the backbone that the model was trained on" in refused(
+        ValueError, data_dir=tmp_path
+    )
 
 
-# --- The command, and the facts --------------------------------------------------------------------------------------
+# --- The command, and the facts -------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -275,31 +345,58 @@ def test_the_file_carries_its_facts(converted, small, monkeypatch, capsys):
     with zipfile.ZipFile(converted) as archive:
         assert archive.read("labels.txt").decode().splitlines() == FEW
         facts = json.loads(archive.read("metadata.json"))
-        model_bytes = converted.read_bytes()[: min(entry.header_offset for entry in archive.infolist())]
+        model_bytes = converted.read_bytes()[
+            : min(entry.header_offset for entry in archive.infolist())
+        ]
     assert facts["classes"] == FEW
     assert facts["display_names"]["maltese_dog"] == dataset.display_name("maltese_dog")
-    assert (facts["input"]["height"], facts["input"]["width"], facts["input"]["range"]) == (SIZE, SIZE, [0, 255])
+    assert (facts["input"]["height"], facts["input"]["width"], facts["input"]["range"]) == (
+        SIZE,
+        SIZE,
+        [0, 255],
+    )
     assert facts["photo_share"] == recipe.PHOTO_SHARE
     assert facts["temperature"] == report["temperature"]
     assert facts["unknown_rule"] == report["unknown_rule"]
     for kind in features.KINDS:
-        assert facts["test"][kind].items() <= report["test"][kind].items() and "accuracy" in facts["test"][kind]
-    assert facts["training_data"]["images"] == report["images"] and "optimistic" in facts["training_data"]["note"]
+        assert (
+            facts["test"][kind].items() <= report["test"][kind].items()
+            and "accuracy" in facts["test"][kind]
+        )
+    assert (
+        facts["training_data"]["images"] == report["images"]
+        and "optimistic" in facts["training_data"]["note"]
+    )
     for path in convert_model.source_files(model):
-        assert facts["provenance"]["sha256"][path.name] == hashlib.sha256(path.read_bytes()).hexdigest()
+        assert (
+            facts["provenance"]["sha256"][path.name]
+            == hashlib.sha256(path.read_bytes()).hexdigest()
+        )
     assert facts["model_sha256"] == hashlib.sha256(model_bytes).hexdigest()
-    for kind in features.KINDS:  # every test picture was compared: the file is as accurate as training said
+    for kind in (
+        features.KINDS
+    ):  # every test picture was compared: the file is as accurate as training said
         assert facts["compared_with_keras"][kind]["pictures"] == report["test"][kind]["pictures"]
-        assert facts["compared_with_keras"][kind]["tflite"]["accuracy"] == report["test"][kind]["accuracy"]
+        assert (
+            facts["compared_with_keras"][kind]["tflite"]["accuracy"]
+            == report["test"][kind]["accuracy"]
+        )
 
     assert ending(monkeypatch, convert_model, "--show", converted) is None
     printed = capsys.readouterr().out
-    for words in ("int8", "3 classes: maltese_dog, pomeranian, samoyed", "75 x 75 RGB", "similarity >=", "sha256"):
+    for words in (
+        "int8",
+        "3 classes: maltese_dog, pomeranian, samoyed",
+        "75 x 75 RGB",
+        "similarity >=",
+        "sha256",
+    ):
         assert words in printed
 
 
 def test_the_handler_answers_as_keras(small, files, converted, keras_answers, tmp_path):
-    """The served float32 file gives Keras' own probabilities for photos as they come over the wire."""
+    """The served float32 file gives Keras' own probabilities for photos as they come over the
+    wire."""
     task, served = small.task, tmp_path / "float32.tflite"
     served.write_bytes(files["float32"].read_bytes())
     convert_model.append_facts(served, read_facts(converted))
@@ -317,7 +414,11 @@ for photo in sys.argv[1:]:
         done = run_python(code, *photos, MODEL_FILE=str(served), DOG_BREEDS_RUNTIME=runtime)
         assert done.returncode == 0, done.stderr
         given = list(zip(map(json.loads, done.stdout.splitlines()), expected, strict=True))
-        plain = [(answer["prediction"], row) for answer, row in given if not answer.keys() & {"turned", "cropped"}]
+        plain = [
+            (answer["prediction"], row)
+            for answer, row in given
+            if not answer.keys() & {"turned", "cropped"}
+        ]
         assert len(plain) > len(given) / 2
         for prediction, row in plain:
             assert [prediction[breed] for breed in FEW] == pytest.approx(row, abs=1e-4)
@@ -329,7 +430,9 @@ def test_show_refuses_other_files(tmp_path, monkeypatch, content):
     file = tmp_path / "other.tflite"
     file.write_bytes(content)
     message = ending(monkeypatch, convert_model, "--show", file)
-    assert message.startswith("convert_model.py: other.tflite is damaged, or was not made by convert_model.py")
+    assert message.startswith(
+        "convert_model.py: other.tflite is damaged, or was not made by convert_model.py"
+    )
 
 
 def test_missing_files_are_named(small, tmp_path, monkeypatch):
@@ -340,7 +443,7 @@ def test_missing_files_are_named(small, tmp_path, monkeypatch):
     assert f"there is no {alone.with_suffix('.json')}" in ending(monkeypatch, convert_model, alone)
 
 
-# --- The committed file ----------------------------------------------------------------------------------------------
+# --- The committed file ---------------------------------------------------------------------------
 
 
 def test_the_committed_file_is_small_and_documented():
@@ -358,13 +461,17 @@ def test_the_committed_file_is_small_and_documented():
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
 def test_the_committed_file_knows_real_dogs(real_data, runtime):
-    """On the whole photos of the test part: as accurate as it says, within what so few pictures can tell."""
+    """On the whole photos of the test part: as accurate as it says, within what so few pictures can
+    tell.
+    """
     facts, split = read_facts(COMMITTED), Path(MIRROR, "official_split.csv")
     test = [row["image"] for row in csv.DictReader(split.open()) if row["split"] == "test"]
     test = [image for image in test if dataset.breed_name(image.split("/")[0]) in facts["classes"]]
     task = dataset.Task(real_data, facts["classes"], {})
     test = test[:: 24 if runtime == "ai_edge_litert" else 120]
-    [rows] = answers([COMMITTED], [features.photo_view(real_data, image) for image in test], recipe.SIZE, runtime)
+    [rows] = answers(
+        [COMMITTED], [features.photo_view(real_data, image) for image in test], recipe.SIZE, runtime
+    )
     probabilities, similarities, _ = (np.array(column) for column in zip(*rows, strict=True))
     correct = (probabilities.argmax(axis=1) == task.labels(test)).mean()
     assert correct >= (0.92 if len(test) > 50 else 0.85)

@@ -1,4 +1,6 @@
-"""Crops: right pixels, every kind of picture, broken files, killed runs, and what the command line says."""
+"""Crops: right pixels, every kind of picture, broken files, killed runs, and what the command line
+says.
+"""
 
 import csv
 import os
@@ -15,12 +17,19 @@ import numpy as np
 import pytest
 from conftest import ROOT, TEN, THOROUGH, command, heed_ctrl_c, run
 from handler_process import family, run_python
-from odd_pictures import STORED, UNWRITABLE_EXIF, orientation_exif
+from odd_images import STORED, UNWRITABLE_EXIF, orientation_exif
 from PIL import Image, ImageChops
 from planted import FOLDER, annotation, digests, encode, plant, smooth_picture
 
 from data_selection import crop_breeds, crop_dogs
-from dog_breeds.dataset import annotation_dir, choose_breeds, count_images, images_dir, processed_dir, top_breeds
+from dog_breeds.data.dataset import (
+    annotation_dir,
+    choose_breeds,
+    count_images,
+    images_dir,
+    processed_dir,
+    top_breeds,
+)
 from dog_breeds.recipe import SIZE
 
 SCRIPT = "data_selection.py"
@@ -43,7 +52,7 @@ def select(data_dir: Path, *words: str, **options) -> subprocess.CompletedProces
     return run(SCRIPT, "--data-dir", data_dir, *words, **options)
 
 
-# --- The real pictures -----------------------------------------------------------------------------------------------
+# --- The real pictures ----------------------------------------------------------------------------
 
 
 def test_all_real_photos_are_cropped_and_a_second_run_does_nothing(real):
@@ -69,7 +78,9 @@ def test_real_crops_equal_crops_made_by_hand(real):
         xml = annotation_dir(real) / photo.parent.name / photo.stem
         sides = re.findall(r"<(?:xmin|ymin|xmax|ymax)>(\d+)<", xml.read_text())
         by_hand = (
-            Image.open(photo).crop([int(side) for side in sides[:4]]).resize((299, 299), Image.Resampling.BILINEAR)
+            Image.open(photo)
+            .crop([int(side) for side in sides[:4]])
+            .resize((299, 299), Image.Resampling.BILINEAR)
         )
         [crop] = crop_dogs(photo, xml)
         assert crop.mode == by_hand.mode == "RGB"
@@ -83,26 +94,32 @@ def test_ten_most_numerous_real_breeds(real):
     assert sum(counts.values()) == 2535
 
 
-# --- Pixels ----------------------------------------------------------------------------------------------------------
+# --- Pixels ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "L", "P"])
 def test_the_box_is_cut_out_and_resized_to_rgb(tmp_path, mode):
     """tests/test_pixels.py has every mode; here it is the way through a box."""
-    photo, xml = plant(tmp_path, "a_1", encode(smooth_picture().convert(mode), format="PNG"), annotation())
+    photo, xml = plant(
+        tmp_path, "a_1", encode(smooth_picture().convert(mode), format="PNG"), annotation()
+    )
     [crop] = crop_dogs(photo, xml)
     expected = smooth_picture().convert(mode).convert("RGB").crop((10, 20, 70, 80))
     expected = expected.resize((299, 299), Image.Resampling.BILINEAR)
     assert crop.mode == "RGB" and ImageChops.difference(crop, expected).getbbox() is None
 
 
-UPRIGHT = STORED | {6: STORED[8], 8: STORED[6]}  # what turns a stored picture upright, by EXIF orientation
+UPRIGHT = STORED | {
+    6: STORED[8],
+    8: STORED[6],
+}  # what turns a stored picture upright, by EXIF orientation
 
 
 # A size that fits both frames (orientations 1 to 4) is taken for the stored one.
 @pytest.mark.parametrize(
     ("frame", "orientation"),
-    [("stored", number) for number in range(1, 9)] + [("upright", number) for number in (5, 6, 7, 8)],
+    [("stored", number) for number in range(1, 9)]
+    + [("upright", number) for number in (5, 6, 7, 8)],
 )
 def test_box_and_pixels_agree_whatever_the_exif_rotation(tmp_path, frame, orientation):
     def upright(image):
@@ -131,15 +148,21 @@ def test_exif_that_pillow_cannot_write_turns_a_photo_once(tmp_path, frame):
 
 def test_saved_crops_lose_nothing_visible(tmp_path):
     noise = np.random.default_rng(33).integers(0, 256, (37, 37, 3), dtype=np.uint8)
-    coarse = Image.fromarray(noise).resize((299, 299), Image.Resampling.BICUBIC)  # colours change every 8 pixels
-    photo, xml = plant(tmp_path, "a_1", encode(coarse, format="PNG"), annotation((299, 299), [(0, 0, 299, 299)]))
+    coarse = Image.fromarray(noise).resize(
+        (299, 299), Image.Resampling.BICUBIC
+    )  # colours change every 8 pixels
+    photo, xml = plant(
+        tmp_path, "a_1", encode(coarse, format="PNG"), annotation((299, 299), [(0, 0, 299, 299)])
+    )
     crop_breeds(tmp_path, ["pug"])
     with Image.open(processed_dir(tmp_path) / "pug" / "a_1.jpg") as saved:
         error = np.asarray(saved, float) - np.asarray(crop_dogs(photo, xml)[0], float)
-    assert 10 * np.log10(255**2 / np.mean(error**2)) > 42  # dB; 40 at quality 90, 37 with colour subsampling
+    assert (
+        10 * np.log10(255**2 / np.mean(error**2)) > 42
+    )  # dB; 40 at quality 90, 37 with colour subsampling
 
 
-# --- Boxes and annotations -------------------------------------------------------------------------------------------
+# --- Boxes and annotations ------------------------------------------------------------------------
 
 
 def test_boxes_beyond_the_photo_are_clipped(tmp_path):
@@ -172,18 +195,28 @@ BROKEN_XML = {
     "box outside": annotation(boxes=[(500, 10, 600, 50)]),
     "box in words": annotation(boxes=[("left", "top", "right", "bottom")]),
     "half a box": annotation().replace(b"<ymax>80</ymax>", b""),
-    "huge number": annotation(boxes=[(10, 10, "9" * 5000, 50)]).replace(b"<xmin>10", b"<xmin>" + b"9" * 5000),
+    "huge number": annotation(boxes=[(10, 10, "9" * 5000, 50)]).replace(
+        b"<xmin>10", b"<xmin>" + b"9" * 5000
+    ),
     "laughs": (LAUGHS + "]>").encode() + annotation().replace(b"dog", b"&i;"),
     "laughs in UTF-16": (LAUGHS + "]>" + annotation().decode()).encode("utf-16"),
     "entity": b'<!DOCTYPE x [<!ENTITY w "120">]>' + annotation(("&w;", 90)),
-    "outer entity": b'<!DOCTYPE x [<!ENTITY e SYSTEM "file:///etc/passwd">]>' + annotation().replace(b"dog", b"&e;"),
+    "outer entity": b'<!DOCTYPE x [<!ENTITY e SYSTEM "file:///etc/passwd">]>'
+    + annotation().replace(b"dog", b"&e;"),
     "undefined entity": annotation().replace(b"dog", b"&e;"),
     "megabytes": annotation() + b" " * 3_000_000,
     "deep": b"<a>" * 20_000,
 }
 
 
-BAD_BOXES = {"empty box", "inverted box", "box outside", "box in words", "half a box", "huge number"}
+BAD_BOXES = {
+    "empty box",
+    "inverted box",
+    "box outside",
+    "box in words",
+    "half a box",
+    "huge number",
+}
 
 
 @pytest.mark.parametrize("kind", BROKEN_XML)
@@ -198,7 +231,7 @@ def test_broken_annotation_is_named_and_costs_nothing(tmp_path, kind):
     assert time.process_time() - start < 1
 
 
-# --- Broken files among good ones ------------------------------------------------------------------------------------
+# --- Broken files among good ones -----------------------------------------------------------------
 
 
 BOMB = encode(Image.new("1", (10_000, 10_000)), format="PNG")  # 100 megapixels in 12 kB
@@ -230,9 +263,19 @@ def test_fifty_broken_pictures_and_fifty_broken_annotations_among_good_ones(tmp_
     for number in range(50):
         bomb = number % 10 == 9
         xml = annotation((10_000, 10_000)) if bomb else annotation()
-        plant(tmp_path, f"photo_{number}", break_picture(encode(smooth_picture(seed=number)), number, rng), xml)
+        plant(
+            tmp_path,
+            f"photo_{number}",
+            break_picture(encode(smooth_picture(seed=number)), number, rng),
+            xml,
+        )
         kinds = list(BROKEN_XML.values())
-        plant(tmp_path, f"xml_{number}", encode(smooth_picture(seed=number)), kinds[number % len(kinds)])
+        plant(
+            tmp_path,
+            f"xml_{number}",
+            encode(smooth_picture(seed=number)),
+            kinds[number % len(kinds)],
+        )
         bad |= {f"Images/{FOLDER}/photo_{number}.jpg", f"Images/{FOLDER}/xml_{number}.jpg"}
     plant(tmp_path, "lonely_1", encode(smooth_picture()), None)
     plant(tmp_path, "lonely_2", None, annotation())
@@ -272,7 +315,7 @@ def test_listing_keeps_what_other_breeds_have(tmp_path):
     assert set(listed(tmp_path)) == {f"Images/{FOLDER}/b_1.jpg"}
 
 
-# --- Several boxes ---------------------------------------------------------------------------------------------------
+# --- Several boxes --------------------------------------------------------------------------------
 
 
 def test_all_objects_give_a_crop_each_and_a_bad_one_does_not_cost_the_others(tmp_path):
@@ -284,17 +327,22 @@ def test_all_objects_give_a_crop_each_and_a_bad_one_does_not_cost_the_others(tmp
 
     summary = crop_breeds(tmp_path, ["pug"], objects="all")
     file = f"Images/{FOLDER}/n02110958_7.jpg"
-    assert summary["failed"] == [(file, "box 2 is empty, inverted, outside the photo or not readable")]
+    assert summary["failed"] == [
+        (file, "box 2 is empty, inverted, outside the photo or not readable")
+    ]
     assert summary["skipped_existing"] == 1
     crops = {path.stem for path in processed_dir(tmp_path).glob("pug/*.jpg")}
     assert crops == {"n02110958_7", "n02110958_7_3", "n02110958_8"}
-    assert digests(processed_dir(tmp_path)).items() >= {name: first[name] for name in first if "jpg" in name}.items()
+    assert (
+        digests(processed_dir(tmp_path)).items()
+        >= {name: first[name] for name in first if "jpg" in name}.items()
+    )
     with Image.open(processed_dir(tmp_path) / "pug" / "n02110958_7_3.jpg") as third:
         error = np.asarray(third, float) - np.asarray(crop_dogs(photo, xml, "all")[2], float)
     assert np.abs(error).mean() < 3
 
 
-# --- Killed and interrupted runs -------------------------------------------------------------------------------------
+# --- Killed and interrupted runs ------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -304,7 +352,11 @@ def many(tmp_path_factory) -> Path:
     photos = [encode(smooth_picture(500, 375, seed)) for seed in range(10)]
     for number in range(600):
         plant(
-            data_dir, f"n_{number}", photos[number % 10], annotation((500, 375)), f"n{number % 3:08}-breed_{number % 3}"
+            data_dir,
+            f"n_{number}",
+            photos[number % 10],
+            annotation((500, 375)),
+            f"n{number % 3:08}-breed_{number % 3}",
         )
     return data_dir
 
@@ -339,7 +391,10 @@ def test_killed_run_leaves_no_half_crop_and_no_process_and_is_continued(many, tm
         words = command(SCRIPT, "--data-dir", data_dir)
         process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         wanted, deadline = rng.randrange(500), time.monotonic() + 60
-        while sum(1 for _ in processed_dir(data_dir).glob("*/*.jpg")) < wanted and time.monotonic() < deadline:
+        while (
+            sum(1 for _ in processed_dir(data_dir).glob("*/*.jpg")) < wanted
+            and time.monotonic() < deadline
+        ):
             time.sleep(0.01)
         members = list(family(process.pid))
         process.kill()
@@ -350,7 +405,9 @@ def test_killed_run_leaves_no_half_crop_and_no_process_and_is_continued(many, tm
         done = digests(processed_dir(data_dir))
         done = {name: done[name] for name in done if name.endswith(".jpg") and ".part-" not in name}
         assert done.items() <= expected.items()
-        (processed_dir(data_dir) / "breed_0" / ".part-1-n_0.jpg").write_bytes(b"half a crop")  # as a kill may leave it
+        (processed_dir(data_dir) / "breed_0" / ".part-1-n_0.jpg").write_bytes(
+            b"half a crop"
+        )  # as a kill may leave it
         age_parts(data_dir)
         assert select(data_dir).returncode == 0
         assert digests(processed_dir(data_dir)) == expected
@@ -361,7 +418,9 @@ def test_a_changed_photo_is_cropped_again(tmp_path):
     assert crop_breeds(tmp_path, ["pug"])["done"] == 1
     before = digests(processed_dir(tmp_path))
     photo.write_bytes(encode(smooth_picture(seed=1)))
-    assert crop_breeds(tmp_path, ["pug"])["done"] == 1 and digests(processed_dir(tmp_path)) != before
+    assert (
+        crop_breeds(tmp_path, ["pug"])["done"] == 1 and digests(processed_dir(tmp_path)) != before
+    )
     assert crop_breeds(tmp_path, ["pug"])["done"] == 0
 
 
@@ -380,7 +439,10 @@ def test_what_another_run_is_writing_stays(tmp_path):
 @pytest.mark.parametrize("crops", [0, 200])
 def test_ctrl_c_says_how_to_go_on(many, tmp_path, crops):
     data_dir = copy_of(many, tmp_path / "data")
-    words, options = command(SCRIPT, "--data-dir", data_dir), {"start_new_session": True, "preexec_fn": heed_ctrl_c}
+    words, options = (
+        command(SCRIPT, "--data-dir", data_dir),
+        {"start_new_session": True, "preexec_fn": heed_ctrl_c},
+    )
     process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, **options)
     made = processed_dir(data_dir)
     while process.poll() is None and (not made.exists() or len(list(made.glob("*/*.jpg"))) < crops):
@@ -388,9 +450,13 @@ def test_ctrl_c_says_how_to_go_on(many, tmp_path, crops):
     os.killpg(process.pid, signal.SIGINT)
     error = process.communicate(timeout=30)[1]
     assert process.returncode == 1
-    assert error.strip().splitlines() == ["data_selection.py: interrupted; run it again to continue"]
+    assert error.strip().splitlines() == [
+        "data_selection.py: interrupted; run it again to continue"
+    ]
     age_parts(data_dir)
-    assert select(data_dir).returncode == 0  # clears away what a worker may have left that had only just been started
+    assert (
+        select(data_dir).returncode == 0
+    )  # clears away what a worker may have left that had only just been started
     assert not list(tmp_path.rglob(".part-*"))
 
 
@@ -416,7 +482,10 @@ except KeyboardInterrupt:
 
 
 def test_ctrl_c_between_the_start_of_a_worker_and_its_first_orders():
-    words, options = [sys.executable, "-c", INTERRUPTED_START], {"start_new_session": True, "preexec_fn": heed_ctrl_c}
+    words, options = (
+        [sys.executable, "-c", INTERRUPTED_START],
+        {"start_new_session": True, "preexec_fn": heed_ctrl_c},
+    )
     result = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=60, **options)
     assert (result.returncode, result.stderr) == (5, "")
 
@@ -431,7 +500,7 @@ def test_full_disk_is_one_line_and_nothing_half_written(many, tmp_path):
     assert not list(processed_dir(data_dir).glob("*/*.jpg"))
 
 
-# --- Names and the command line --------------------------------------------------------------------------------------
+# --- Names and the command line -------------------------------------------------------------------
 
 
 def test_missing_data_and_unknown_breeds_are_one_line(tmp_path):
@@ -455,7 +524,9 @@ def test_importing_is_light():
 def test_workers_do_not_import_the_calling_script(tmp_path):
     for number in range(2):
         plant(tmp_path, f"a_{number}", encode(smooth_picture()), annotation())
-    script = tmp_path / "heavy.py"  # it might import TensorFlow; it has no `if __name__ == "__main__"` either
+    script = (
+        tmp_path / "heavy.py"
+    )  # it might import TensorFlow; it has no `if __name__ == "__main__"` either
     script.write_text(
         "import data_selection, pathlib\nprint('imported')\n"
         "print(data_selection.crop_breeds(pathlib.Path(), ['pug'])['done'])\n"

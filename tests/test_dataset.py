@@ -7,8 +7,8 @@ import pytest
 from conftest import ROOT
 from planted import annotation, plant
 
-from dog_breeds import dataset
-from dog_breeds.facts import read_facts
+from dog_breeds.data import dataset
+from dog_breeds.serving.facts import read_facts
 
 
 def test_clip_box():
@@ -20,7 +20,10 @@ def test_clip_box():
 
 def test_annotation_is_read(tmp_path):
     path = tmp_path / "n02085936_3391"
-    path.write_bytes(b"\xef\xbb\xbf" + annotation((500, 375), [(1, 2, 30, 40), ("5.6", 6, 70, 80), ("x", 1, 2, 3)]))
+    path.write_bytes(
+        b"\xef\xbb\xbf"
+        + annotation((500, 375), [(1, 2, 30, 40), ("5.6", 6, 70, 80), ("x", 1, 2, 3)])
+    )
     assert dataset.read_annotation(path) == {
         "width": 500,
         "height": 375,
@@ -29,13 +32,20 @@ def test_annotation_is_read(tmp_path):
 
 
 def test_breed_names(tmp_path):
-    assert dataset.breed_name("n02085936-Maltese_dog") == dataset.breed_name("Maltese dog") == "maltese_dog"
+    assert (
+        dataset.breed_name("n02085936-Maltese_dog")
+        == dataset.breed_name("Maltese dog")
+        == "maltese_dog"
+    )
     assert dataset.breed_name("n02086240-Shih-Tzu") == dataset.breed_name("Shih-Tzu") == "shih_tzu"
     for folder in ("n02086240-Shih-Tzu", "n02085936-Maltese_dog", "n02110958-pug"):
         plant(tmp_path, "a_1", b"", b"", folder)
     (dataset.images_dir(tmp_path) / ".DS_Store").touch()
     assert list(dataset.breed_folders(tmp_path)) == ["maltese_dog", "pug", "shih_tzu"]
-    assert dataset.choose_breeds(tmp_path, ["Shih-Tzu", "n02110958-pug", "pug"]) == ["pug", "shih_tzu"]
+    assert dataset.choose_breeds(tmp_path, ["Shih-Tzu", "n02110958-pug", "pug"]) == [
+        "pug",
+        "shih_tzu",
+    ]
     with pytest.raises(ValueError, match="maltese_dog"):
         dataset.choose_breeds(tmp_path, ["pug", "Malteze"])
     with pytest.raises(ValueError, match="unknown breed 'cat'"):
@@ -43,12 +53,18 @@ def test_breed_names(tmp_path):
 
 
 def test_every_breed_has_a_name_for_people():
-    breeds = read_facts(ROOT / "dog_breeds_120.tflite")["classes"]
+    breeds = read_facts(ROOT / "models/dog_breeds_120.tflite")["classes"]
     shown = [dataset.display_name(breed) for breed in breeds]
     assert len(set(shown)) == len(breeds) == 120
-    assert all(re.fullmatch(r"[A-Z][A-Za-z]*([ -]([A-Z][a-z]+|and|des|coated))*", name) for name in shown), shown
+    assert all(
+        re.fullmatch(r"[A-Z][A-Za-z]*([ -]([A-Z][a-z]+|and|des|coated))*", name) for name in shown
+    ), shown
     assert set(dataset.USUAL_NAMES) <= set(breeds)
-    assert not [breed for breed, name in dataset.USUAL_NAMES.items() if name == breed.replace("_", " ").title()]
+    assert not [
+        breed
+        for breed, name in dataset.USUAL_NAMES.items()
+        if name == breed.replace("_", " ").title()
+    ]
 
 
 @pytest.mark.parametrize(
@@ -83,7 +99,11 @@ def test_split_is_stratified_seeded_and_complete():
     assert sorted(split) == sorted(images["pug"] + images["akita"])
     for breed, (train, validation, test) in {"pug": (140, 30, 30), "akita": (42, 9, 9)}.items():
         parts = [split[image] for image in images[breed]]
-        assert [parts.count(part) for part in ("train", "validation", "test")] == [train, validation, test]
+        assert [parts.count(part) for part in ("train", "validation", "test")] == [
+            train,
+            validation,
+            test,
+        ]
     assert dataset.split_images(images, 33) == split
     assert dataset.split_images(images, 34) != split
     assert dataset.split_images({"pug": images["pug"]} | {"akita": images["akita"]}, 33) == split
@@ -94,7 +114,9 @@ def test_two_folders_of_a_breed_are_named_and_hidden_ones_passed_over(tmp_path):
         (dataset.images_dir(tmp_path) / folder).mkdir(parents=True)
     assert dataset.breed_folders(tmp_path) == {"crane": "n02012849-crane"}
     (dataset.images_dir(tmp_path) / "n03126707-crane").mkdir()
-    with pytest.raises(ValueError, match="two folders of crane: n02012849-crane and n03126707-crane"):
+    with pytest.raises(
+        ValueError, match="two folders of crane: n02012849-crane and n03126707-crane"
+    ):
         dataset.breed_folders(tmp_path)
 
 
@@ -106,13 +128,19 @@ def test_a_breed_without_enough_crops_is_named(number):
 
 def test_validation_images_come_from_the_train_rows_of_a_given_split():
     images = {"pug": names("pug", 100), "akita": names("akita", 40)}
-    given = {image: "test" if i % 4 == 0 else "train" for breed in images.values() for i, image in enumerate(breed)}
+    given = {
+        image: "test" if i % 4 == 0 else "train"
+        for breed in images.values()
+        for i, image in enumerate(breed)
+    }
     given["n02000000-pug/not_here.jpg"] = "train"
     del given[images["pug"][1]]
     split = dataset.apply_split(images, given, 33)
     assert set(split) == set(given) - {"n02000000-pug/not_here.jpg"}
     assert all((split[image] == "test") == (given[image] == "test") for image in split)
-    assert [sum(split[i] == "validation" for i in images[breed] if i in split) for breed in images] == [11, 4]
+    assert [
+        sum(split[i] == "validation" for i in images[breed] if i in split) for breed in images
+    ] == [11, 4]
     assert dataset.apply_split(images, given, 33) == split
     assert dataset.apply_split(images, split, 1) == split  # with validation rows: as given
 
@@ -151,12 +179,17 @@ def test_only_first_boxes_of_photos_that_have_a_crop_are_listed(tmp_path):
         folder.mkdir(parents=True)
         for stem in stems.split():
             (folder / f"n02110958_{stem}.jpg").touch()
-    assert dataset.list_images(tmp_path, ["pug"]) == {"pug": [f"n02110958-pug/n02110958_{i}.jpg" for i in (1, 2)]}
+    assert dataset.list_images(tmp_path, ["pug"]) == {
+        "pug": [f"n02110958-pug/n02110958_{i}.jpg" for i in (1, 2)]
+    }
 
 
 def test_a_task_knows_its_images_and_their_labels(tmp_path):
     split = {"n1-b/2.jpg": "train", "n1-b/1.jpg": "test", "n0-a/3.jpg": "train"}
-    split = {name.replace("n1", "n00000001").replace("n0-", "n00000000-"): part for name, part in split.items()}
+    split = {
+        name.replace("n1", "n00000001").replace("n0-", "n00000000-"): part
+        for name, part in split.items()
+    }
     task = dataset.Task(tmp_path, ["a", "b"], split)
     assert task.images("train") == ["n00000000-a/3.jpg", "n00000001-b/2.jpg"]
     assert task.labels(task.images("train")).tolist() == [0, 1]

@@ -4,12 +4,12 @@ import random
 import xml.etree.ElementTree as ElementTree
 
 import pytest
-from odd_pictures import saved
+from odd_images import saved
 from PIL import Image
 
-from dog_breeds.dataset import annotation_dir, images_dir
-from dog_breeds.demo import draw_photo
-from dog_breeds.demo_dogs import DEMO_BREEDS
+from dog_breeds.data.dataset import annotation_dir, images_dir
+from dog_breeds.data.demo import draw_photo
+from dog_breeds.data.demo_drawings import DEMO_BREEDS
 
 
 def test_demo_has_ten_breeds_of_different_numbers(demo):
@@ -27,11 +27,16 @@ def test_demo_annotations_describe_the_pictures(demo):
             width, height = image.size
         xml = ElementTree.parse(annotation_dir(demo) / path.parent.name / path.stem).getroot()
         assert xml.findtext("filename") == path.stem
-        assert (xml.findtext("size/width"), xml.findtext("size/height")) == (str(width), str(height))
+        assert (xml.findtext("size/width"), xml.findtext("size/height")) == (
+            str(width),
+            str(height),
+        )
         objects = xml.findall("object")
         for dog in objects:
             assert dog.findtext("name") == path.parent.name.split("-", 1)[1]
-            xmin, ymin, xmax, ymax = (int(dog.findtext(f"bndbox/{key}")) for key in ("xmin", "ymin", "xmax", "ymax"))
+            xmin, ymin, xmax, ymax = (
+                int(dog.findtext(f"bndbox/{key}")) for key in ("xmin", "ymin", "xmax", "ymax")
+            )
             assert 0 <= xmin < xmax < width
             assert 0 <= ymin < ymax < height
         sizes.add((width, height))
@@ -44,5 +49,7 @@ def test_demo_annotations_describe_the_pictures(demo):
 def test_demo_is_the_same_every_time(demo, name):
     wnid = name.split("-")[0]
     image, _ = draw_photo(DEMO_BREEDS[name], random.Random(f"{wnid}_3"))
-    drawn = images_dir(demo) / name / f"{wnid}_900003.jpg"  # such a number has no photo of the data set
+    drawn = (
+        images_dir(demo) / name / f"{wnid}_900003.jpg"
+    )  # such a number has no photo of the data set
     assert drawn.read_bytes() == saved(image, format="JPEG", quality=92)

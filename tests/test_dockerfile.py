@@ -7,14 +7,13 @@ import shutil
 import subprocess
 import sys
 import urllib.request
-from pathlib import Path
 
 import pytest
 from conftest import ROOT, make
 from container import BASE, in_image, in_lambda
 from emulator import free_ports, wait_for
 from handler_process import run_python
-from odd_pictures import BREED
+from odd_images import BREED
 
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
 TAG = f"dog-breeds-test-{os.getpid()}"  # another suite may run on this machine
@@ -22,28 +21,35 @@ IMAGE = f"localhost/{TAG}:latest"
 
 
 def copied() -> list[str]:
-    """Files that the Dockerfile copies, as it is built by default."""
+    """Return the files and folders that the Dockerfile copies when it is built by default."""
     lines = re.findall(r"^COPY (.+) \S+$", DOCKERFILE.replace("\\\n", " "), re.M)
     (model,) = re.findall(r"^ARG MODEL=(\S+)", DOCKERFILE, re.M)
     return " ".join(lines).replace("${MODEL}", model).split()
 
 
 def test_context_holds_what_is_copied_and_no_more():
-    lines = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if not line.startswith("#")]
-    first, *rules = lines
-    assert first == "*" and rules[-2:] == [".venv*", "data"]
+    text = (ROOT / ".dockerignore").read_text()
+    first, *rules = [line for line in text.splitlines() if not line.startswith("#")]
+    hidden = [".venv*", "data", "**/__pycache__"]
+    assert first == "*" and rules[-3:] == hidden
     expected = ["!**/*.tflite" if file.endswith(".tflite") else f"!{file}" for file in copied()]
-    assert sorted(rules[:-2]) == sorted(expected)
+    assert sorted(rules[:-3]) == sorted(expected)
 
 
 def test_code_that_is_copied_is_what_the_handler_imports(colour_model):
-    """In a fresh process: of this project only what is in the image, and no library of training."""
-    done = run_python("import sys, lambda_function; print(*sys.modules)", MODEL_FILE=str(colour_model))
-    loaded = set(done.stdout.split())
+    """A fresh process loads the whole serving wing, nothing else of this project, and no library of
+    training.
+    """
+    program = "import sys, lambda_function; print(*sys.modules)"
+    loaded = set(run_python(program, MODEL_FILE=str(colour_model)).stdout.split())
     assert not {"tensorflow", "keras", "matplotlib", "requests"} & loaded
     ours = {"dog_breeds", *(file.stem for file in ROOT.glob("*.py"))}
-    code = {file.removesuffix(".py").removesuffix("/__init__") for file in copied() if file.endswith(".py")}
-    assert {name.replace(".", "/") for name in loaded if name.split(".")[0] in ours} == code
+    wing = {
+        f"dog_breeds.serving.{file.stem}" for file in (ROOT / "dog_breeds/serving").glob("[!_]*.py")
+    }
+    expected = {"lambda_function", "dog_breeds", "dog_breeds.serving", *wing}
+    assert {name for name in loaded if name.split(".")[0] in ours} == expected
+    assert {"lambda_function.py", "dog_breeds/serving", "dog_breeds/__init__.py"} < set(copied())
 
 
 def test_the_command_of_the_image_is_the_handler():
@@ -53,9 +59,15 @@ def test_the_command_of_the_image_is_the_handler():
 
 
 def test_image_has_the_versions_that_are_tested_each_with_its_hashes():
-    pins = [line for line in (ROOT / "requirements-lambda.txt").read_text().splitlines() if line and line[0] != "#"]
+    pins = [
+        line
+        for line in (ROOT / "requirements-lambda.txt").read_text().splitlines()
+        if line and line[0] != "#"
+    ]
     tested = (ROOT / "requirements.txt").read_text()
-    entries = re.findall(r"^(\S+==\S+) (.+(?:\n .+)*)", (ROOT / "requirements-lambda.lock").read_text(), re.M)
+    entries = re.findall(
+        r"^(\S+==\S+) (.+(?:\n .+)*)", (ROOT / "requirements-lambda.lock").read_text(), re.M
+    )
     locked = {pin: re.findall(r"--hash=sha256:[0-9a-f]{64}", hashes) for pin, hashes in entries}
     assert len(locked) > len(pins) and all(locked.values())
     for pin in pins:
@@ -64,26 +76,46 @@ def test_image_has_the_versions_that_are_tested_each_with_its_hashes():
 
 @pytest.fixture(scope="module")
 def image(request, tmp_path_factory):
-    """The image, built from a base image like AWS's, with the tiny model in place of the real one."""
+    """The image, built from a base image like AWS's, with the tiny model in place of the real
+    one."""
     script = os.environ.get("LAMBDA_BASE_BUILD")
     if not script:
-        pytest.skip("set LAMBDA_BASE_BUILD to a script that builds a base image like AWS's with buildah")
+        pytest.skip(
+            "set LAMBDA_BASE_BUILD to a script that builds a base image like AWS's with buildah"
+        )
     subprocess.run([script, BASE], check=True, capture_output=True)
     context = tmp_path_factory.mktemp("context")
     (context / "dog_breeds").mkdir()
     for file in ("Dockerfile", ".dockerignore", "dog_breeds/console.py", *copied()):
-        if not file.endswith(".tflite"):
+        if (ROOT / file).is_dir():
+            shutil.copytree(ROOT / file, context / file)
+        elif not file.endswith(".tflite"):
             shutil.copy(ROOT / file, context / file)
     (context / "models").mkdir()
     shutil.copy(request.getfixturevalue("colour_model"), context / "models" / "colours.tflite")
-    for file in ("models/colours.tflite", "lambda_function.py", "dog_breeds/pixels.py", "dog_breeds/page.html"):
+    for file in (
+        "models/colours.tflite",
+        "lambda_function.py",
+        "dog_breeds/serving/pixels.py",
+        "dog_breeds/serving/page.html",
+    ):
         (context / file).chmod(0o600)  # as with a strict umask
     (context / "secret.txt").write_text("not for the image")
     flags = f"--isolation chroot --network host --build-arg BASE_IMAGE={BASE} --build-arg MODEL=models/colours.tflite"
-    words = ["-f", str(ROOT / "Makefile"), "-C", str(context), "image", "ENGINE=buildah", f"TAG={TAG}"]
+    words = [
+        "-f",
+        str(ROOT / "Makefile"),
+        "-C",
+        str(context),
+        "image",
+        "ENGINE=buildah",
+        f"TAG={TAG}",
+    ]
     build = make(*words, f"BUILD_FLAGS={flags}")
     assert build.returncode == 0, build.stderr
-    container = subprocess.run(["buildah", "from", IMAGE], check=True, capture_output=True, text=True).stdout.strip()
+    container = subprocess.run(
+        ["buildah", "from", IMAGE], check=True, capture_output=True, text=True
+    ).stdout.strip()
     yield container
     subprocess.run(["buildah", "rm", container], check=True, capture_output=True)
     subprocess.run(["buildah", "rmi", IMAGE], check=True, capture_output=True)
@@ -116,7 +148,8 @@ open("/tmp/new", "w").write("new")
 
 
 def test_push_sends_one_image_and_no_index(image, tmp_path):
-    """make push, to a registry on this machine; Lambda takes the manifest of an image and no other."""
+    """make push, to a registry on this machine; Lambda takes the manifest of an image and no
+    other."""
     if not shutil.which("docker-registry"):
         pytest.skip("no docker-registry here, a package of Debian's")
     [port] = free_ports()
@@ -124,15 +157,27 @@ def test_push_sends_one_image_and_no_index(image, tmp_path):
     storage = f"storage: {{filesystem: {{rootdirectory: {tmp_path}/registry}}}}"
     (tmp_path / "config.yml").write_text(f"version: 0.1\n{storage}\nhttp: {{addr: {place}}}\n")
     command = ["docker-registry", "serve", tmp_path / "config.yml"]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as registry:
+    with subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as registry:
         try:
             wait_for(port, registry)
-            words = [f"TAG={TAG}", "PUSH_FLAGS=--quiet --tls-verify=false", f"REMOTE_URI={place}/dog-breeds:v1"]
+            words = [
+                f"TAG={TAG}",
+                "PUSH_FLAGS=--quiet --tls-verify=false",
+                f"REMOTE_URI={place}/dog-breeds:v1",
+            ]
             done = make("push", "ENGINE=buildah", *words)
             assert done.returncode == 0, done.stderr
-            kinds = ["docker.distribution.manifest.v2", "oci.image.index.v1", "oci.image.manifest.v1"]
+            kinds = [
+                "docker.distribution.manifest.v2",
+                "oci.image.index.v1",
+                "oci.image.manifest.v1",
+            ]
             headers = {"Accept": ", ".join(f"application/vnd.{kind}+json" for kind in kinds)}
-            request = urllib.request.Request(f"http://{place}/v2/dog-breeds/manifests/v1", headers=headers)
+            request = urllib.request.Request(
+                f"http://{place}/v2/dog-breeds/manifests/v1", headers=headers
+            )
             with urllib.request.urlopen(request, timeout=10) as response:
                 manifest = json.load(response)
         finally:
@@ -144,15 +189,24 @@ def test_push_sends_one_image_and_no_index(image, tmp_path):
 
 def test_image_holds_only_what_serves(image):
     files = in_image(image, "ls", "-a", "/var/task").split()
-    assert not {"libLiteRt.so", "tools", "vendors"} & set(in_image(image, "ls", "/var/task/ai_edge_litert").split())
-    assert {"lambda_function.py", "top_10_dog_breeds.tflite", "requests", "AntiSSRF", "PIL", "numpy"} <= set(files)
+    assert not {"libLiteRt.so", "tools", "vendors"} & set(
+        in_image(image, "ls", "/var/task/ai_edge_litert").split()
+    )
+    assert {"lambda_function.py", "model.tflite", "requests", "AntiSSRF", "PIL", "numpy"} <= set(
+        files
+    )
     ours = {"secret.txt", "Dockerfile", ".git", "tests", "training.py", "requirements-lambda.lock"}
     assert not (ours | {"keras", "tensorflow"}) & set(files)
     modules = set(in_image(image, "ls", "/var/task/dog_breeds").split())
-    assert modules == {"__pycache__", *(Path(file).name for file in copied() if file.startswith("dog_breeds/"))}
-    for compiled in ("lambda_function", "dog_breeds/pixels", "requests/api"):
+    assert modules == {"__pycache__", "__init__.py", "serving"}
+    serving = set(in_image(image, "ls", "/var/task/dog_breeds/serving").split())
+    here = {path.name for path in (ROOT / "dog_breeds/serving").iterdir()}
+    assert serving - {"__pycache__"} == here - {"__pycache__"}
+    for compiled in ("lambda_function", "dog_breeds/serving/pixels", "requests/api"):
         folder, _, name = f"/var/task/{compiled}".rpartition("/")
         in_image(image, "sh", "-c", f"ls {folder}/__pycache__/{name}.*.pyc")
-    code = "import os, sys; sys.path.insert(0, os.getcwd()); import urllib3; print(urllib3.__file__)"
+    code = (
+        "import os, sys; sys.path.insert(0, os.getcwd()); import urllib3; print(urllib3.__file__)"
+    )
     place = in_image(image, "python", "-c", code)
     assert place.startswith("/var/task/"), "and not the older one that AWS's own packages bring"

@@ -1,4 +1,6 @@
-"""Copies of pictures: found through encoders, scales and light, and nothing taken for one that is not."""
+"""Copies of pictures: found through encoders, scales and light, and nothing taken for one that is
+not.
+"""
 
 import tracemalloc
 
@@ -7,8 +9,8 @@ import pytest
 from PIL import Image, ImageDraw, ImageEnhance
 from planted import encode, smooth_picture
 
-from dog_breeds import duplicates
-from dog_breeds.dataset import Task, images_dir
+from dog_breeds.data import duplicates
+from dog_breeds.data.dataset import Task, images_dir
 
 
 def scene(seed: int, width: int = 500, height: int = 375) -> Image.Image:
@@ -62,7 +64,9 @@ def test_unreadable_and_plain_pictures_are_nobodys_copies(tmp_path):
         encode(scene(1)),
         *(encode(Image.new("RGB", (90, 90), c)) for c in ("red", "red")),
     ]
-    paths = [tmp_path / f"{number}.jpg" for number in range(len(contents) + 1)]  # the last one is missing
+    paths = [
+        tmp_path / f"{number}.jpg" for number in range(len(contents) + 1)
+    ]  # the last one is missing
     for path, content in zip(paths, contents, strict=False):
         path.write_bytes(content)
     assert duplicates.find_copies(paths).tolist() == list(range(len(paths)))
@@ -120,6 +124,7 @@ def test_test_images_that_were_learned_are_left_out(tmp_path):
         path.write_bytes(encode(scene(seed)))
     task = Task(tmp_path, ["boxer", "pug"], split)
     kept = duplicates.without_copies(task, task.images("test"))
-    # 5 shows what 1 of the same breed does, 6 what 3 of the other does; 7 and 8 are copies only of one another.
+    # 5 shows what 1 of the same breed does, 6 what 3 of the other does; 7 and 8 are copies only of
+    # one another.
     assert kept == ["n02108089-boxer/4.jpg", "n02108089-boxer/8.jpg", "n02110958-pug/7.jpg"]
     assert duplicates.without_copies(task, []) == []

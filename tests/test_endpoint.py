@@ -1,4 +1,6 @@
-"""test_cloud.py against what endpoints in the cloud do: signatures, refusals, silence, cold starts, many at once."""
+"""test_cloud.py against what endpoints in the cloud do: signatures, refusals, silence, cold starts,
+many at once.
+"""
 
 import datetime
 import json
@@ -19,11 +21,11 @@ from botocore.awsrequest import AWSRequest
 from conftest import NOT_PUBLIC, command, ending, heed_ctrl_c, run
 from handler_fixtures import local_gateway, local_server
 from handler_process import Silent
-from odd_pictures import BREED
+from odd_images import BREED
 from test_clients import complaint
 
 import test_cloud
-from dog_breeds import endpoint
+from dog_breeds.clients import endpoint
 
 KEYS = {
     "AWS_ACCESS_KEY_ID": "AKID",
@@ -37,9 +39,13 @@ LOCK, OFTEN = threading.Lock(), []
 
 def signature(method: str, url: str, body: bytes, headers: dict) -> str:
     """The Authorization header that botocore gives a request, at the time that its headers tell."""
-    moment = datetime.datetime.strptime(headers["x-amz-date"], "%Y%m%dT%H%M%SZ").replace(tzinfo=datetime.timezone.utc)
+    moment = datetime.datetime.strptime(headers["x-amz-date"], "%Y%m%dT%H%M%SZ").replace(
+        tzinfo=datetime.timezone.utc
+    )
     keys = botocore.credentials.Credentials("AKID", "secret/+", headers.get("x-amz-security-token"))
-    request = AWSRequest(method, url, {"Content-Type": "application/json"} if method == "POST" else {}, body)
+    request = AWSRequest(
+        method, url, {"Content-Type": "application/json"} if method == "POST" else {}, body
+    )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(botocore.auth, "get_current_datetime", lambda: moment)
         botocore.auth.SigV4Auth(keys, "execute-api", "eu-west-1").add_auth(request)
@@ -50,9 +56,21 @@ def signature(method: str, url: str, body: bytes, headers: dict) -> str:
     ("url", "service", "region"),
     [
         ("https://abc.lambda-url.eu-west-1.on.aws/", "lambda", "eu-west-1"),
-        ("https://abc.execute-api.us-gov-east-1.amazonaws.com/prod/predict", "execute-api", "us-gov-east-1"),
-        ("https://abc-vpce-0a1b.execute-api.eu-west-1.amazonaws.com/prod/predict", "execute-api", "eu-west-1"),
-        ("https://vpce-1-2.execute-api.eu-west-1.vpce.amazonaws.com/prod/predict", "execute-api", "eu-west-1"),
+        (
+            "https://abc.execute-api.us-gov-east-1.amazonaws.com/prod/predict",
+            "execute-api",
+            "us-gov-east-1",
+        ),
+        (
+            "https://abc-vpce-0a1b.execute-api.eu-west-1.amazonaws.com/prod/predict",
+            "execute-api",
+            "eu-west-1",
+        ),
+        (
+            "https://vpce-1-2.execute-api.eu-west-1.vpce.amazonaws.com/prod/predict",
+            "execute-api",
+            "eu-west-1",
+        ),
         ("https://dogs.example/predict", "execute-api", "here-1"),
         ("https://abc.lambda-url.eu-west-1.on.aws.example/", "execute-api", "here-1"),
     ],
@@ -61,7 +79,9 @@ def test_service_and_region_are_those_of_the_host(monkeypatch, url, service, reg
     for name, value in (KEYS | {"AWS_REGION": "here-1"}).items():
         monkeypatch.setenv(name, value)
     signed = endpoint.signer(url)(requests.Request("POST", url, data=b"{}").prepare())
-    assert re.search(r"=AKID/\d{8}/(\S+)/(\S+)/aws4_request,", signed.headers["Authorization"]).groups() == (
+    assert re.search(
+        r"=AKID/\d{8}/(\S+)/(\S+)/aws4_request,", signed.headers["Authorization"]
+    ).groups() == (
         region,
         service,
     )
@@ -82,7 +102,9 @@ class Cloud(Silent):
         if path == "signed":
             headers = {name.lower(): value for name, value in self.headers.items()}
             url = f"http://{self.headers['Host']}{self.path}"
-            right = "authorization" in headers and headers["authorization"] == signature("POST", url, body, headers)
+            right = "authorization" in headers and headers["authorization"] == signature(
+                "POST", url, body, headers
+            )
             status, answer = (200, ANSWER) if right else (403, {"Message": "Forbidden"})
         elif path == "slow":
             time.sleep(4.5)
@@ -93,8 +115,12 @@ class Cloud(Silent):
         elif path == "often":
             with LOCK:
                 OFTEN.append(len(OFTEN))
-                status, answer = (429, {"Reason": "ReservedFunction"}) if len(OFTEN) % 10 == 0 else (200, ANSWER)
-        self.reply(answer.encode() if isinstance(answer, str) else json.dumps(answer).encode(), status)
+                status, answer = (
+                    (429, {"Reason": "ReservedFunction"}) if len(OFTEN) % 10 == 0 else (200, ANSWER)
+                )
+        self.reply(
+            answer.encode() if isinstance(answer, str) else json.dumps(answer).encode(), status
+        )
 
 
 @pytest.fixture(scope="module")
@@ -110,13 +136,22 @@ def ask(place: str, photo: Path, *arguments: object, **env: str) -> subprocess.C
 def test_signed_where_that_is_wanted(cloud, photo, tmp_path):
     done = ask(f"{cloud}/signed", photo, "--sign", **KEYS)
     assert done.returncode == 0 and done.stdout.startswith(BREED), done.stderr
-    (tmp_path / "keys").write_text("[other]\naws_access_key_id = AKID\naws_secret_access_key = secret/+\n")
-    place = {"AWS_SHARED_CREDENTIALS_FILE": str(tmp_path / "keys"), "AWS_EC2_METADATA_DISABLED": "true"}
-    done = ask(f"{cloud}/signed", photo, "--sign", AWS_PROFILE="other", AWS_REGION="eu-west-1", **place)
+    (tmp_path / "keys").write_text(
+        "[other]\naws_access_key_id = AKID\naws_secret_access_key = secret/+\n"
+    )
+    place = {
+        "AWS_SHARED_CREDENTIALS_FILE": str(tmp_path / "keys"),
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }
+    done = ask(
+        f"{cloud}/signed", photo, "--sign", AWS_PROFILE="other", AWS_REGION="eu-west-1", **place
+    )
     assert done.returncode == 0, done.stderr
     assert "wants a signed request (--sign)" in complaint(ask(f"{cloud}/signed", photo))
     wrong = {**KEYS, "AWS_SECRET_ACCESS_KEY": "other"}
-    assert "(Forbidden): the signature was refused" in complaint(ask(f"{cloud}/signed", photo, "--sign", **wrong))
+    assert "(Forbidden): the signature was refused" in complaint(
+        ask(f"{cloud}/signed", photo, "--sign", **wrong)
+    )
     said = complaint(ask(f"{cloud}/signed", photo, "--sign", **place))
     assert "no AWS credentials; where the AWS CLI has some, say eval" in said
     said = complaint(ask(f"{cloud}/signed", photo, "--sign", AWS_PROFILE="missing", **place))
@@ -124,7 +159,12 @@ def test_signed_where_that_is_wanted(cloud, photo, tmp_path):
     sso = "sso_session = my\nsso_account_id = 123456789012\nsso_role_name = dogs\nregion = eu-west-1\n"
     session = "[sso-session my]\nsso_region = eu-west-1\nsso_start_url = https://a.example\n"
     (tmp_path / "config").write_text(f"[profile sso]\n{sso}{session}")
-    logged_out = {"AWS_CONFIG_FILE": str(tmp_path / "config"), "AWS_PROFILE": "sso", "HOME": str(tmp_path), **place}
+    logged_out = {
+        "AWS_CONFIG_FILE": str(tmp_path / "config"),
+        "AWS_PROFILE": "sso",
+        "HOME": str(tmp_path),
+        **place,
+    }
     said = complaint(ask(f"{cloud}/signed", photo, "--sign", **logged_out))
     assert said.startswith("test_cloud.py: no AWS credentials: Error loading SSO Token")
     said = complaint(ask(f"{cloud}/signed", photo, "--sign", **{**KEYS, "AWS_REGION": ""}))
@@ -139,8 +179,12 @@ def test_a_refusal_says_what_to_do(cloud, photo, monkeypatch, capsys, status):
 
 
 def test_silence_cold_starts_and_others(cloud, photo):
-    assert "in time; --timeout S waits longer" in complaint(ask(f"{cloud}/slow", photo, "--timeout", 0.3))
-    assert "status 200 (OK): it is not the service that answers" in complaint(ask(f"{cloud}/html", photo))
+    assert "in time; --timeout S waits longer" in complaint(
+        ask(f"{cloud}/slow", photo, "--timeout", 0.3)
+    )
+    assert "status 200 (OK): it is not the service that answers" in complaint(
+        ask(f"{cloud}/html", photo)
+    )
     said = complaint(ask("https://127.0.0.1:9/", photo))
     assert "(ConnectionError): check the address and the network" in said
     done = ask(f"{cloud}/slow", photo)
@@ -155,14 +199,21 @@ def figures(done: subprocess.CompletedProcess) -> dict[str, float]:
 def test_failures_among_many_are_counted(cloud, photo):
     done = ask(f"{cloud}/often", photo, "--requests", 60, "--concurrency", 4)
     found = figures(done)
-    assert done.returncode == 1 and f"test_cloud.py: {found['failed']:.0f} of 60 requests failed" in done.stderr
+    assert (
+        done.returncode == 1
+        and f"test_cloud.py: {found['failed']:.0f} of 60 requests failed" in done.stderr
+    )
     assert found["failed"] == found["status_429"] == 6 and found["ok"] == 54 and len(OFTEN) == 61
     assert 0 < found["p50_ms"] <= found["p90_ms"] <= found["p99_ms"] <= found["p100_ms"]
 
 
 def test_ctrl_c_ends_the_requests(cloud, photo):
-    words = command("test_cloud.py", "--endpoint", f"{cloud}/often", "--file", photo, "--requests", 100_000)
-    with subprocess.Popen([*words, "--concurrency", "4"], stderr=subprocess.PIPE, preexec_fn=heed_ctrl_c) as process:
+    words = command(
+        "test_cloud.py", "--endpoint", f"{cloud}/often", "--file", photo, "--requests", 100_000
+    )
+    with subprocess.Popen(
+        [*words, "--concurrency", "4"], stderr=subprocess.PIPE, preexec_fn=heed_ctrl_c
+    ) as process:
         before = len(OFTEN)
         while len(OFTEN) < before + 20 and process.poll() is None:
             time.sleep(0.01)
@@ -170,7 +221,9 @@ def test_ctrl_c_ends_the_requests(cloud, photo):
         assert process.communicate(timeout=30)[1] == b"test_cloud.py: stopped\n"
 
 
-@pytest.mark.parametrize("words", [("--requests", 0), ("--requests", -5), ("--requests", 5, "--concurrency", 0)])
+@pytest.mark.parametrize(
+    "words", [("--requests", 0), ("--requests", -5), ("--requests", 5, "--concurrency", 0)]
+)
 def test_numbers_that_make_no_sense_are_refused(cloud, photo, words):
     assert "--requests and --concurrency must be at least 1" in complaint(ask(cloud, photo, *words))
 

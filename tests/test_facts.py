@@ -1,11 +1,13 @@
-"""The facts in a model file: what is appended is read again, and what does not belong to the file is refused."""
+"""The facts in a model file: what is appended is read again, and what does not belong to the file
+is refused.
+"""
 
 import json
 import zipfile
 
 import pytest
 
-from dog_breeds.facts import append_facts, read_facts
+from dog_breeds.serving.facts import append_facts, read_facts
 
 FACTS = {"classes": ["pug", "samoyed"], "input": {"height": 299}}
 MODEL = bytes(range(256)) * 40
@@ -35,10 +37,20 @@ def archive(labels: str = "pug\nsamoyed\n", facts: str = json.dumps(FACTS)) -> d
         pytest.param(archive(facts="[]"), "list", id="no object"),
         pytest.param(archive(facts="{}"), "classes", id="no classes"),
         pytest.param(archive(facts='{"classes": 2}'), "", id="classes are no list"),
-        pytest.param(archive(labels="samoyed\npug\n"), "labels.txt does not match", id="other order"),
+        pytest.param(
+            archive(labels="samoyed\npug\n"), "labels.txt does not match", id="other order"
+        ),
         pytest.param(archive("pug\n"), "labels.txt does not match", id="fewer labels"),
-        pytest.param(archive("pug\npug\n", '{"classes": ["pug", "pug"]}'), "labels.txt does not match", id="twice"),
-        pytest.param(archive(facts=json.dumps(FACTS | {"model_sha256": "0" * 64})), "have changed", id="other bytes"),
+        pytest.param(
+            archive("pug\npug\n", '{"classes": ["pug", "pug"]}'),
+            "labels.txt does not match",
+            id="twice",
+        ),
+        pytest.param(
+            archive(facts=json.dumps(FACTS | {"model_sha256": "0" * 64})),
+            "have changed",
+            id="other bytes",
+        ),
     ],
 )
 def test_files_without_facts_of_their_own_are_refused(tmp_path, members, part):
@@ -48,7 +60,9 @@ def test_files_without_facts_of_their_own_are_refused(tmp_path, members, part):
         with zipfile.ZipFile(file, "a") as target:
             for name, content in members.items():
                 target.writestr(name, content)
-    with pytest.raises(ValueError, match=f"model.tflite is damaged, or was not made by convert_model.py: .*{part}"):
+    with pytest.raises(
+        ValueError, match=f"model.tflite is damaged, or was not made by convert_model.py: .*{part}"
+    ):
         read_facts(file)
 
 

@@ -16,15 +16,19 @@ from conftest import FEW, ROOT, SIZE
 from handler_process import run_python
 from PIL import Image
 
-from dog_breeds import dataset, features, recipe
-from dog_breeds.dataset import processed_dir
-from dog_breeds.features import View
-from dog_breeds.tflite import load_file
+from dog_breeds import recipe
+from dog_breeds.data import dataset
+from dog_breeds.data.dataset import processed_dir
+from dog_breeds.learning import features
+from dog_breeds.learning.features import View
+from dog_breeds.learning.tflite import load_file
 
 
 @pytest.fixture
 def lab(small, tmp_path) -> Path:
-    """A data folder with three of the demo breeds, cropped, and the backbone for SIZE, without any cached feature."""
+    """A data folder with three of the demo breeds, cropped, and the backbone for SIZE, without any
+    cached feature.
+    """
     data_dir = small.task.data_dir
     for name in ("raw", "processed", "weights"):
         shutil.copytree(data_dir / name, tmp_path / name, copy_function=os.link)
@@ -64,7 +68,7 @@ def shards(data_dir):
     return sorted((data_dir / "features").glob("*/[!.]*.npz"))
 
 
-# --- Views -----------------------------------------------------------------------------------------------------------
+# --- Views ----------------------------------------------------------------------------------------
 
 
 def save(path, pixels):
@@ -84,7 +88,9 @@ def centre(pixels):
     weight = pixels[..., 0].astype(float)
     weight[weight < 20] = 0
     rows, columns = np.mgrid[: len(weight), : len(weight)]
-    return np.array([(weight * (columns + 0.5)).sum(), (weight * (rows + 0.5)).sum()]) / weight.sum()
+    return (
+        np.array([(weight * (columns + 0.5)).sum(), (weight * (rows + 0.5)).sum()]) / weight.sum()
+    )
 
 
 @pytest.mark.parametrize("angle", [-10, -3.3, 5, 10])
@@ -92,7 +98,9 @@ def test_rotation_turns_by_exactly_the_angle(tmp_path, angle):
     path = dot(tmp_path / "dot.png", 170, 100)
     x, y = centre(features.load_pixels(View(path, angle=angle), 200)) - 100
     assert np.hypot(x, y) == pytest.approx(70, abs=0.3)
-    assert np.degrees(np.arctan2(-y, x)) == pytest.approx(angle, abs=0.15)  # counter-clockwise, as Pillow has it
+    assert np.degrees(np.arctan2(-y, x)) == pytest.approx(
+        angle, abs=0.15
+    )  # counter-clockwise, as Pillow has it
 
 
 def test_rotation_fills_corners_with_the_mirrored_picture(tmp_path):
@@ -138,17 +146,23 @@ def test_training_views_are_seeded_augmentations_of_crops_and_photos(tmp_path):
     assert abs(angles.mean()) < 1
     assert 0.4 < np.mean([view.flip for view in views]) < 0.6
     plain = [view._replace(flip=False, angle=0.0) for view in views]
-    crops, photos = ([view(tmp_path, i) for i in images] for view in (features.crop_view, features.photo_view))
+    crops, photos = (
+        [view(tmp_path, i) for i in images] for view in (features.crop_view, features.photo_view)
+    )
     assert plain == crops * recipe.CROP_VIEWS + photos * recipe.PHOTO_VIEWS
     assert features.training_views(tmp_path, images, 33) == views
     assert features.training_views(tmp_path, images, 34) != views
 
 
-# --- Features --------------------------------------------------------------------------------------------------------
+# --- Features -------------------------------------------------------------------------------------
 
 
 def test_features_are_those_of_one_interpreter_in_order(lab):
-    views = [view._replace(angle=angle, flip=angle < 0) for view in crops(lab, 20) for angle in (0.0, -8.5)]
+    views = [
+        view._replace(angle=angle, flip=angle < 0)
+        for view in crops(lab, 20)
+        for angle in (0.0, -8.5)
+    ]
     run = load_file(backbone_of(lab))
     expected = [run(features.load_pixels(view, SIZE))["features"] for view in views]
     rows = extract(views, lab)
@@ -189,14 +203,17 @@ def test_another_backbone_has_a_cache_of_its_own(lab, passes):
 
 
 def small_task(data_dir):
-    return dataset.Task(data_dir, FEW, dataset.split_images(dataset.list_images(data_dir, FEW), recipe.SEED), SIZE)
+    return dataset.Task(
+        data_dir, FEW, dataset.split_images(dataset.list_images(data_dir, FEW), recipe.SEED), SIZE
+    )
 
 
 @pytest.mark.parametrize("ending", [signal.SIGKILL, signal.SIGINT])
 def test_a_stopped_extraction_goes_on_where_it_was(lab, passes, ending):
     code = f"""
 import signal, sys, time, training
-from dog_breeds import features, recipe
+from dog_breeds.learning import features
+from dog_breeds import recipe
 signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored, where the tests run in the background
 recipe.ROWS_PER_SHARD = 16
 load = features.load_pixels
@@ -206,7 +223,9 @@ sys.argv = ["training.py", *words]
 training.main()
 """
     command = [sys.executable, "-c", code]
-    process = subprocess.Popen(command, cwd=ROOT, text=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    process = subprocess.Popen(
+        command, cwd=ROOT, text=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    )
     while len(shards(lab)) < 2 and process.poll() is None:
         time.sleep(0.005)
     process.send_signal(ending)
@@ -229,7 +248,7 @@ training.main()
 def test_keras_settings_of_the_user_do_not_matter(tmp_path):
     settings = {"backend": "torch", "image_data_format": "channels_first", "floatx": "float16"}
     (tmp_path / "keras.json").write_text(json.dumps(settings))
-    code = "from dog_breeds.xception import keras; settings = keras.config\n"
+    code = "from dog_breeds.learning.xception import keras; settings = keras.config\n"
     code += "print(keras.backend.backend(), settings.image_data_format(), settings.floatx())"
     done = run_python(code, KERAS_HOME=str(tmp_path), KERAS_BACKEND="jax")
     assert done.stdout.split() == ["tensorflow", "channels_last", "float32"], done.stderr
@@ -248,7 +267,11 @@ def test_damaged_shards_are_computed_again(lab, passes, monkeypatch):
 
     rng = np.random.default_rng(0)
     whole = third.read_bytes()
-    for position in [*rng.integers(0, len(whole), 5), *rng.integers(0, 1000, 5), *-rng.integers(1, 300, 5)]:
+    for position in [
+        *rng.integers(0, len(whole), 5),
+        *rng.integers(0, 1000, 5),
+        *-rng.integers(1, 300, 5),
+    ]:
         damaged = bytearray(whole)
         damaged[position] ^= 1 << rng.integers(8)
         third.write_bytes(damaged)
@@ -263,7 +286,9 @@ def test_a_broken_picture_is_named(lab, tmp_path):
 
 
 def test_other_pictures_to_learn_from_get_a_backbone_of_their_own(lab, monkeypatch):
-    """Else that of drawings, or of ten breeds, would serve whatever is trained later in the same folder."""
+    """Else that of drawings, or of ten breeds, would serve whatever is trained later in the same
+    folder.
+    """
     made = []
     monkeypatch.setattr(features, "call_elsewhere", lambda *arguments: made.append(arguments))
     task, there = small_task(lab), backbone_of(lab)
@@ -287,7 +312,10 @@ def test_calibration_views_are_spread_over_the_breeds(tmp_path):
 
 
 def test_plain_sets_hold_crops_and_whole_photos_of_one_part(lab):
-    names = [f"{path.parent.name}/{path.name}" for path in sorted(dataset.images_dir(lab).glob("*-Samoyed/*.jpg"))[:4]]
+    names = [
+        f"{path.parent.name}/{path.name}"
+        for path in sorted(dataset.images_dir(lab).glob("*-Samoyed/*.jpg"))[:4]
+    ]
     split = dict.fromkeys(names[:3], "test") | {names[3]: "train"}
     task = dataset.Task(lab, FEW, split, SIZE, backbone=backbone_of(lab))
     sets = features.plain_set(task, "test")
@@ -303,9 +331,15 @@ def test_a_turned_view_shows_the_same_pixels_a_quarter_a_half_or_three_further(t
     for number in range(9):
         view = View(save(tmp_path / f"{number}.png", pixels))
         turned = features.turned(view)
-        (quarters,) = (k for k in range(4) if (features.load_pixels(turned, 40) == np.rot90(pixels, k)).all())
+        (quarters,) = (
+            k for k in range(4) if (features.load_pixels(turned, 40) == np.rot90(pixels, k)).all()
+        )
         seen.add(quarters)
-        lying = features.load_pixels(features.turned(view._replace(flip=True, angle=7.0)), 40).astype(int)
-        standing = np.rot90(features.load_pixels(view._replace(flip=True, angle=7.0), 40), quarters).astype(int)
+        lying = features.load_pixels(
+            features.turned(view._replace(flip=True, angle=7.0)), 40
+        ).astype(int)
+        standing = np.rot90(
+            features.load_pixels(view._replace(flip=True, angle=7.0), 40), quarters
+        ).astype(int)
         assert np.abs(lying - standing)[8:-8, 8:-8].mean() < 3
     assert seen == {1, 2, 3}

@@ -15,14 +15,16 @@ from conftest import ROOT
 from emulator import free_ports, wait_for
 from handler_fixtures import local_gateway, local_server
 from handler_process import Silent
-from odd_pictures import BREED, JPEG
+from odd_images import BREED, JPEG
 
-from dog_breeds import gateway
+from dog_breeds.clients import gateway
 
 
 @contextlib.contextmanager
 def serving(emulator: str, payload: str = "2.0"):
-    """A gateway on a free port: a function that sends it a request and gives status, headers and body."""
+    """A gateway on a free port: a function that sends it a request and gives status, headers and
+    body.
+    """
     with local_gateway(emulator, payload) as address:
 
         def connect():
@@ -30,7 +32,9 @@ def serving(emulator: str, payload: str = "2.0"):
 
         def ask(method, target, body=None, headers=(), connection=None):
             connection = connection or connect()
-            connection.putrequest(method, target, skip_host=any(name == "Host" for name, _ in headers))
+            connection.putrequest(
+                method, target, skip_host=any(name == "Host" for name, _ in headers)
+            )
             for name, value in headers:
                 connection.putheader(name, value)
             if body is not None:
@@ -51,14 +55,21 @@ def echo():
         def do_POST(self) -> None:
             event = json.loads(self.read())
             said = event.get("body") if "give" in str(event.get("rawQueryString")) else None
-            self.reply((said or json.dumps({"statusCode": 200, "body": json.dumps(event)})).encode())
+            self.reply(
+                (said or json.dumps({"statusCode": 200, "body": json.dumps(event)})).encode()
+            )
 
     with local_server(Echo) as address:
         yield address
 
 
 def test_event_of_a_function_url(echo):
-    headers = [("Host", "dogs.example:9000"), ("X-Dog", "a"), ("X-DOG", "b"), ("Cookie", "one=1; two=2")]
+    headers = [
+        ("Host", "dogs.example:9000"),
+        ("X-Dog", "a"),
+        ("X-DOG", "b"),
+        ("Cookie", "one=1; two=2"),
+    ]
     headers += [("Content-Type", "image/jpeg"), ("User-Agent", "tester")]
     with serving(echo) as ask:
         event = json.loads(ask("POST", "/a%20b/c?x=1&y=%C3%A9+%26&x=&x=2", JPEG, headers)[2])
@@ -68,7 +79,10 @@ def test_event_of_a_function_url(echo):
     assert event["queryStringParameters"] == {"x": "1,,2", "y": "é &"}
     assert event["cookies"] == ["one=1", "two=2"] and "cookie" not in event["headers"]
     assert event["headers"]["x-dog"] == "a,b" and event["headers"]["host"] == "dogs.example:9000"
-    assert event["headers"]["x-forwarded-for"] == "127.0.0.1" and event["headers"]["x-forwarded-port"] == "9000"
+    assert (
+        event["headers"]["x-forwarded-for"] == "127.0.0.1"
+        and event["headers"]["x-forwarded-port"] == "9000"
+    )
     assert all(name == name.lower() for name in event["headers"])
     assert event["isBase64Encoded"] is True and base64.b64decode(event["body"]) == JPEG
     context = event["requestContext"]
@@ -80,11 +94,19 @@ def test_event_of_a_function_url(echo):
         "userAgent": "tester",
     }
     assert context["stage"] == "$default" and abs(context["timeEpoch"] / 1000 - time.time()) < 60
-    assert not {"body", "cookies", "queryStringParameters"} & bare.keys() and bare["isBase64Encoded"] is False
+    assert (
+        not {"body", "cookies", "queryStringParameters"} & bare.keys()
+        and bare["isBase64Encoded"] is False
+    )
 
 
 def test_event_of_payload_1(echo):
-    headers = [("X-Dog", "a"), ("X-Dog", "b"), ("Cookie", "one=1"), ("Content-Type", "application/json; charset=utf-8")]
+    headers = [
+        ("X-Dog", "a"),
+        ("X-Dog", "b"),
+        ("Cookie", "one=1"),
+        ("Content-Type", "application/json; charset=utf-8"),
+    ]
     with serving(echo, "1.0") as ask:
         event = json.loads(ask("PUT", "/a?x=1&x=2%26", '{"é": 1}'.encode(), headers)[2])
         bare = json.loads(ask("GET", "/")[2])
@@ -95,7 +117,9 @@ def test_event_of_payload_1(echo):
     assert event["multiValueQueryStringParameters"] == {"x": ["1", "2&"]}
     assert event["body"] == '{"é": 1}' and event["isBase64Encoded"] is False
     assert event["requestContext"]["httpMethod"] == "PUT"
-    assert [bare[name] for name in ("body", "queryStringParameters", "multiValueQueryStringParameters")] == [None] * 3
+    assert [
+        bare[name] for name in ("body", "queryStringParameters", "multiValueQueryStringParameters")
+    ] == [None] * 3
 
 
 @pytest.mark.parametrize(
@@ -119,7 +143,11 @@ def test_which_bodies_are_text(echo, headers, text):
     ("response", "status", "body"),
     [
         ({"statusCode": 201, "headers": {"X-A": "1"}, "body": "dög"}, 201, "dög".encode()),
-        ({"statusCode": "200", "body": base64.b64encode(JPEG).decode(), "isBase64Encoded": True}, 200, JPEG),
+        (
+            {"statusCode": "200", "body": base64.b64encode(JPEG).decode(), "isBase64Encoded": True},
+            200,
+            JPEG,
+        ),
         ({"statusCode": 204, "body": "never sent"}, 204, b""),
         ({"a": 1}, 200, b'{"a": 1}'),
         ("text", 200, b'"text"'),
@@ -133,20 +161,29 @@ def test_which_bodies_are_text(echo, headers, text):
 )
 def test_responses(echo, response, status, body):
     with serving(echo) as ask:
-        answer = ask("POST", "/?give", json.dumps(response).encode(), [("Content-Type", "text/plain")])
-    assert answer[0] == status and answer[2] == (b'{"Message": "Internal Server Error"}' if body is None else body)
+        answer = ask(
+            "POST", "/?give", json.dumps(response).encode(), [("Content-Type", "text/plain")]
+        )
+    assert answer[0] == status and answer[2] == (
+        b'{"Message": "Internal Server Error"}' if body is None else body
+    )
     assert answer[1]["Content-Type"] == "application/json"
     assert "X-B" not in answer[1]
 
 
 def test_headers_and_cookies_of_responses(echo):
-    response = {"statusCode": 200, "headers": {"Content-Type": "text/html", "Content-Length": "7", "Server": "x"}}
+    response = {
+        "statusCode": 200,
+        "headers": {"Content-Type": "text/html", "Content-Length": "7", "Server": "x"},
+    }
     response |= {"cookies": ["a=1", "b=2"], "body": "<p>"}
     with serving(echo) as ask:
         body, kind = json.dumps(response).encode(), [("Content-Type", "text/plain")]
         status, headers, content = ask("POST", "/?give", body, kind)
         assert (status, headers.get_all("Set-Cookie"), content) == (200, ["a=1", "b=2"], b"<p>")
-        assert headers.get_all("Content-Type") == ["text/html"] and headers.get_all("Content-Length") == ["3"]
+        assert headers.get_all("Content-Type") == ["text/html"] and headers.get_all(
+            "Content-Length"
+        ) == ["3"]
         assert headers.get_all("Server") == ["dog-breeds-gateway"]
     lists = gateway.http_answer(
         "1.0", {"statusCode": 200, "headers": {"x": "1"}, "multiValueHeaders": {"X": ["2", "3"]}}
@@ -164,7 +201,13 @@ def test_six_megabytes_is_the_limit(echo):
     """Of the event: base64 makes it 4.7 MB of a picture. The connection stays usable."""
     with serving(echo) as ask:
         connection = ask.connect()
-        for size, status in ((4_500_000, 200), (4_800_000, 413), (6_300_000, 413), (30_000_000, 413), (10, 200)):
+        for size, status in (
+            (4_500_000, 200),
+            (4_800_000, 413),
+            (6_300_000, 413),
+            (30_000_000, 413),
+            (10, 200),
+        ):
             answer = ask("POST", "/", bytes(size), [("Content-Type", "image/png")], connection)
             assert answer[0] == status, size
         assert ask("POST", "/", b"", [("Transfer-Encoding", "chunked")])[0] == 411
@@ -204,7 +247,9 @@ def test_one_invocation_at_a_time():
 def test_served_through_the_real_stack_by_parallel_clients(stack, payload):
     kind = [("Content-Type", "image/jpeg")]
     with serving(stack.endpoint, payload) as ask, ThreadPoolExecutor(8) as clients:
-        answers = list(clients.map(lambda _: ask("POST", "/predict?top_k=1", JPEG, kind), range(40)))
+        answers = list(
+            clients.map(lambda _: ask("POST", "/predict?top_k=1", JPEG, kind), range(40))
+        )
         assert ask("GET", "/other")[0] == 404 and ask("POST", "/", b"{")[0] == 400
     assert {(status, content) for status, _, content in answers} == {
         (200, f'{{"prediction": {{"{BREED}": 1.0}}, "known": true}}'.encode())
@@ -213,7 +258,17 @@ def test_served_through_the_real_stack_by_parallel_clients(stack, payload):
 
 def test_the_command_serves_with_the_payload_that_is_asked_for_and_names_a_port_in_use(echo):
     [port] = free_ports()
-    words = [sys.executable, "-m", "dog_breeds.gateway", "--port", str(port), "--emulator", echo, "--payload", "1.0"]
+    words = [
+        sys.executable,
+        "-m",
+        "dog_breeds.clients.gateway",
+        "--port",
+        str(port),
+        "--emulator",
+        echo,
+        "--payload",
+        "1.0",
+    ]
     with subprocess.Popen(words, cwd=ROOT) as process:
         try:
             wait_for(port, process)
@@ -222,4 +277,7 @@ def test_the_command_serves_with_the_payload_that_is_asked_for_and_names_a_port_
             again = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=30)
         finally:
             process.kill()
-    assert (again.returncode, again.stderr) == (1, f"gateway: cannot listen on port {port}: Address already in use\n")
+    assert (again.returncode, again.stderr) == (
+        1,
+        f"gateway: cannot listen on port {port}: Address already in use\n",
+    )

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from dog_breeds import heads, metrics, recipe
-from dog_breeds.features import Examples, join
+from dog_breeds import recipe
+from dog_breeds.learning import heads, metrics
+from dog_breeds.learning.features import Examples, join
 
 
 @pytest.fixture(autouse=True)
@@ -27,10 +28,16 @@ def test_gradients_are_those_of_finite_differences(inner_size):
     rng = np.random.default_rng(0)
     weights = [array.astype(np.float64) for array in heads.first_weights(inner_size, 4, 8, rng)]
     weights[1::2] = [rng.normal(size=bias.shape) for bias in weights[1::2]]
-    batch = rng.normal(size=(30, 8)), rng.integers(0, 4, 30), rng.uniform(0.5, 2, 30).astype(np.float32)
+    batch = (
+        rng.normal(size=(30, 8)),
+        rng.integers(0, 4, 30),
+        rng.uniform(0.5, 2, 30).astype(np.float32),
+    )
 
     def run():
-        return heads.gradients_of(weights, *batch, 0.3, np.random.default_rng(1))  # the same units drop out each time
+        return heads.gradients_of(
+            weights, *batch, 0.3, np.random.default_rng(1)
+        )  # the same units drop out each time
 
     _, gradients = run()
     assert [gradient.shape for gradient in gradients] == [weight.shape for weight in weights]
@@ -41,7 +48,9 @@ def test_gradients_are_those_of_finite_differences(inner_size):
                 weight[index] = value + step
                 losses.append(run()[0])
             weight[index] = value
-            assert (losses[0] - losses[1]) / 2e-5 == pytest.approx(gradient[index], rel=1e-3, abs=1e-6)
+            assert (losses[0] - losses[1]) / 2e-5 == pytest.approx(
+                gradient[index], rel=1e-3, abs=1e-6
+            )
 
 
 @pytest.mark.parametrize("inner_size", [0, 5])
@@ -50,13 +59,20 @@ def test_slope_is_that_of_finite_differences(inner_size):
     weights = heads.first_weights(inner_size, 4, 8, rng)
     features, steps = rng.normal(size=8), 1e-6 * np.eye(8)
     for label in range(4):
-        rise = heads.apply_head(weights, features + steps) - heads.apply_head(weights, features - steps)
-        assert heads.slope(weights, features, label) == pytest.approx(rise[:, label] / 2e-6, abs=1e-6)
+        rise = heads.apply_head(weights, features + steps) - heads.apply_head(
+            weights, features - steps
+        )
+        assert heads.slope(weights, features, label) == pytest.approx(
+            rise[:, label] / 2e-6, abs=1e-6
+        )
 
 
 def test_adamw_steps_as_keras_own(elsewhere):
     rng, rates = np.random.default_rng(0), np.linspace(0.05, 0.001, 20)
-    start, gradients = rng.normal(size=(6, 4)).astype(np.float32), rng.normal(size=(20, 6, 4)).astype(np.float32)
+    start, gradients = (
+        rng.normal(size=(6, 4)).astype(np.float32),
+        rng.normal(size=(20, 6, 4)).astype(np.float32),
+    )
     weight, m, v = start.copy(), np.zeros_like(start), np.zeros_like(start)
     for step, rate in enumerate(rates, 1):
         heads.adamw(weight, gradients[step - 1].copy(), m, v, rate, 2.5, step)
@@ -75,7 +91,9 @@ def test_a_head_learns_and_is_reproducible():
     assert result["loss"] < history[0]["loss"] and result["val_loss"] < history[0]["val_loss"]
     logits = heads.apply_head(weights, validation.features)
     temperature = metrics.fit_temperature(logits, validation.labels)
-    assert result["val_loss"] == pytest.approx(metrics.cross_entropy(logits / temperature, validation.labels))
+    assert result["val_loss"] == pytest.approx(
+        metrics.cross_entropy(logits / temperature, validation.labels)
+    )
     assert result["val_accuracy"] == metrics.accuracy(logits, validation.labels) > 0.7
 
     again, same = heads.train_head(train, trial, 4, 33, 60, validation)
@@ -86,11 +104,15 @@ def test_a_head_learns_and_is_reproducible():
 
 
 def test_each_class_counts_the_same(monkeypatch):
-    """Five times the pictures of one class: without dropout, and in one batch, the head is the same."""
+    """Five times the pictures of one class: without dropout, and in one batch, the head is the
+    same.
+    """
     train, trial = blobs(200), {"learning_rate": 0.01, "inner_size": 0, "dropout": 0.0}
     more = join(train, *[Examples(*(column[train.labels == 2] for column in train))] * 4)
     monkeypatch.setattr(recipe, "BATCH_SIZE", 1000)
-    (_, once), (_, five_times) = (heads.train_head(examples, trial, 4, 0, 20) for examples in (train, more))
+    (_, once), (_, five_times) = (
+        heads.train_head(examples, trial, 4, 0, 20) for examples in (train, more)
+    )
     for a, b in zip(once, five_times, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-4)
 
@@ -111,17 +133,22 @@ def test_search_takes_the_lowest_cross_validated_loss(monkeypatch, capsys):
         assert all(finalist[name] == best[name] for name in ("trial", *grid))
     assert winner["val_loss"] == min(finalist["val_loss"] for finalist in finalists)
     both = join(train, validation, validation)
-    assert metrics.accuracy(found.held_out_logits, found.labels) == pytest.approx(winner["val_accuracy"])
+    assert metrics.accuracy(found.held_out_logits, found.labels) == pytest.approx(
+        winner["val_accuracy"]
+    )
     again, same = heads.cross_validate(both, winner, 4, 7)
     assert again["val_loss"] == winner["val_loss"] and (same == found.held_out_logits).all()
     assert (
-        metrics.accuracy(heads.apply_head(found.weights, both.features), both.labels) >= winner["val_accuracy"] - 0.05
+        metrics.accuracy(heads.apply_head(found.weights, both.features), both.labels)
+        >= winner["val_accuracy"] - 0.05
     )
     assert len(capsys.readouterr().out.splitlines()) == 2 + len(trials) + len(finalists)
 
 
 def test_cross_validation_holds_out_whole_images():
-    """Labels that only the image tells: a head that had seen the other row of an image would know them."""
+    """Labels that only the image tells: a head that had seen the other row of an image would know
+    them.
+    """
     rng = np.random.default_rng(0)
     features = np.repeat(rng.normal(size=(100, 200)).astype(np.float32), 2, axis=0)
     labels = np.repeat(rng.integers(0, 2, 100), 2)
@@ -141,7 +168,9 @@ def test_folds_hold_the_rows_of_an_image_together_and_a_share_of_each_class():
 
 
 def fitted(weights, train, validation, held_out):
-    found = heads.Search([], [], weights, heads.apply_head(weights, held_out.features), held_out.labels)
+    found = heads.Search(
+        [], [], weights, heads.apply_head(weights, held_out.features), held_out.labels
+    )
     turned = train._replace(labels=np.arange(len(train.labels)) % 2)
     return heads.fit_classifier(train, validation, turned, found, 0)
 
@@ -156,16 +185,26 @@ def test_calibration_goes_into_the_weights():
 
 
 def test_the_unknown_rule_measures_the_angle_to_the_nearest_class():
-    """Two classes along the axes: features between them, and of any other direction, are less similar."""
-    train = Examples(np.float32([[2, 0, 0], [4, 0, 0], [0, 1, 0]]), np.array([0, 0, 1]), np.array(["a", "b", "c"]))
+    """Two classes along the axes: features between them, and of any other direction, are less
+    similar.
+    """
+    train = Examples(
+        np.float32([[2, 0, 0], [4, 0, 0], [0, 1, 0]]),
+        np.array([0, 0, 1]),
+        np.array(["a", "b", "c"]),
+    )
     means = heads.class_means(train)
     np.testing.assert_allclose(means, [[1, 0, 0], [0, 1, 0]])
     features = np.float32([[7, 0, 0], [0, 0.1, 0], [1, 1, 0], [0, 0, 5], [3, 0, 4], [0, 0, 0]])
-    np.testing.assert_allclose(heads.similarity(features, means), [1, 1, 0.5**0.5, 0, 0.6, 0], atol=1e-6)
+    np.testing.assert_allclose(
+        heads.similarity(features, means), [1, 1, 0.5**0.5, 0, 0.6, 0], atol=1e-6
+    )
 
     crops, photos = blobs(1000, noise=0.1, seed=2), blobs(1000, noise=0.3)  # the photos alone count
     train = blobs(400, noise=0.3, seed=1)
-    classifier = fitted([np.eye(8, 4), np.ones(4)], train, {"crops": crops, "whole_photos": photos}, train)
+    classifier = fitted(
+        [np.eye(8, 4), np.ones(4)], train, {"crops": crops, "whole_photos": photos}, train
+    )
     known = heads.similarity(photos.features, classifier.means) >= classifier.threshold
     assert known.mean() == pytest.approx(recipe.KNOWN_SHARE, abs=0.01)
     others = np.eye(8)[4:].astype(np.float32)  # the corners that no class has
@@ -174,15 +213,24 @@ def test_the_unknown_rule_measures_the_angle_to_the_nearest_class():
 
 def test_the_score_of_upright_pictures_lets_a_fixed_share_of_new_ones_pass():
     def pairs(images, seed):
-        """For each image an upright row, 2 standard deviations further along a diagonal than its turned one."""
+        """For each image an upright row, 2 standard deviations further along a diagonal than its
+        turned one.
+        """
         rng = np.random.default_rng(seed)
-        features = rng.normal(size=(2 * images, 512)) + np.repeat([[2], [0]], images, axis=0) / 512**0.5
+        features = (
+            rng.normal(size=(2 * images, 512)) + np.repeat([[2], [0]], images, axis=0) / 512**0.5
+        )
         names = np.tile([f"{seed}_{i}" for i in range(images)], 2)
         return Examples(features.astype(np.float32), np.repeat([1, 0], images), names)
 
     (kernel, bias), noticed = heads.fit_upright(pairs(1000, seed=0), 0)
     new = pairs(2000, seed=1)
-    assert (kernel.shape, bias.shape, kernel.dtype, bias.dtype) == ((512, 1), (1,), np.float32, np.float32)
+    assert (kernel.shape, bias.shape, kernel.dtype, bias.dtype) == (
+        (512, 1),
+        (1,),
+        np.float32,
+        np.float32,
+    )
     below = (new.features @ kernel + bias)[:, 0] < 0
     assert below[new.labels == 1].mean() == pytest.approx(1 - recipe.UPRIGHT_SHARE, abs=0.015)
     assert below[new.labels == 0].mean() == pytest.approx(noticed, abs=0.05)

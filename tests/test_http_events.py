@@ -1,11 +1,13 @@
-"""Events and responses of every service that AWS puts in front of a function, through the real Lambda stack."""
+"""Events and responses of every service that AWS puts in front of a function, through the real
+Lambda stack.
+"""
 
 import base64
 import json
 
 import pytest
 from conftest import NOT_PUBLIC
-from odd_pictures import JPEG, TEXT, text
+from odd_images import JPEG, TEXT, text
 from PIL import Image
 from services import SERVICES, response, sample
 
@@ -24,7 +26,10 @@ def test_every_kind_of_http_event(stack, service):
         (("post", "/predict/", {}, encoded, JSON, True), good),
         (("POST", "/predict", {}, event_json), good),
         (("POST", "/predict", {}, TEXT, "image/jpeg", True), good),
-        (("POST", "/predict", {}, TEXT, "IMAGE/PNG; a=b", True), good),  # by its content, not by what it is called
+        (
+            ("POST", "/predict", {}, TEXT, "IMAGE/PNG; a=b", True),
+            good,
+        ),  # by its content, not by what it is called
         (("POST", "/predict", {"top_k": "1"}, TEXT, "image/jpeg", True), best),
         (("POST", "/predict", {"top_k": "9"}, json.dumps({"image": TEXT, "top_k": 1}), JSON), best),
         (("HEAD", "/predict"), response(service, 200, None)),
@@ -42,21 +47,71 @@ def test_every_error_over_http(stack, service):
     for request, status, code, message in (
         (("GET", "/predict", {"url": "http://127.0.0.1/a?b=c"}), 400, "url_refused", NOT_PUBLIC),
         (("GET", "/predict"), 400, "invalid_request", "the request must have one of"),
-        (("GET", "/predict", {"url": "http://[::1]/", "top_k": "x"}), 400, "invalid_request", "top_k must"),
+        (
+            ("GET", "/predict", {"url": "http://[::1]/", "top_k": "x"}),
+            400,
+            "invalid_request",
+            "top_k must",
+        ),
         (("POST", "/predict", {}, "{", JSON), 400, "invalid_request", "the body is not JSON"),
         (("POST", "/predict", {}, None, JSON), 400, "invalid_request", "the body is not JSON"),
-        (("POST", "/predict", {}, "null", JSON), 400, "invalid_request", "the request must be a JSON object"),
-        (("POST", "/predict", {}, "[" * 100_000, JSON), 400, "invalid_request", "the body is not JSON"),
-        (("POST", "/predict", {}, "*", JSON, True), 400, "invalid_request", "the body must be base64"),
-        (("POST", "/predict", {}, '{"image": 5}', JSON), 400, "invalid_request", "image must be base64 text"),
+        (
+            ("POST", "/predict", {}, "null", JSON),
+            400,
+            "invalid_request",
+            "the request must be a JSON object",
+        ),
+        (
+            ("POST", "/predict", {}, "[" * 100_000, JSON),
+            400,
+            "invalid_request",
+            "the body is not JSON",
+        ),
+        (
+            ("POST", "/predict", {}, "*", JSON, True),
+            400,
+            "invalid_request",
+            "the body must be base64",
+        ),
+        (
+            ("POST", "/predict", {}, '{"image": 5}', JSON),
+            400,
+            "invalid_request",
+            "image must be base64 text",
+        ),
         (("GET", "/other", url), 404, "not_found", "there is nothing at this path"),
-        (("POST", "/predict/more", {}, "{}", JSON), 404, "not_found", "there is nothing at this path"),
-        (("PUT", "/predict", {}, "{}", JSON), 405, "method_not_allowed", "use one of GET, HEAD, OPTIONS, POST"),
+        (
+            ("POST", "/predict/more", {}, "{}", JSON),
+            404,
+            "not_found",
+            "there is nothing at this path",
+        ),
+        (
+            ("PUT", "/predict", {}, "{}", JSON),
+            405,
+            "method_not_allowed",
+            "use one of GET, HEAD, OPTIONS, POST",
+        ),
         (("DELETE", "/"), 405, "method_not_allowed", "use one of GET, HEAD, OPTIONS, POST"),
-        (("POST", "/predict", {}, large, "image/jpeg", True), 413, "too_large", "more than 50,000,000 pixels"),
+        (
+            ("POST", "/predict", {}, large, "image/jpeg", True),
+            413,
+            "too_large",
+            "more than 50,000,000 pixels",
+        ),
         (("POST", "/predict", {}, "a=b", form), 415, "unsupported_type", "Content-Type"),
-        (("POST", "/predict", {}, TEXT, "image/jpeg"), 415, "unsupported_type", "the gateway does not pass image"),
-        (("POST", "/predict", {}, "YSBkb2c=", "image/jpeg", True), 415, "unsupported_type", "none of JPEG, PNG"),
+        (
+            ("POST", "/predict", {}, TEXT, "image/jpeg"),
+            415,
+            "unsupported_type",
+            "the gateway does not pass image",
+        ),
+        (
+            ("POST", "/predict", {}, "YSBkb2c=", "image/jpeg", True),
+            415,
+            "unsupported_type",
+            "none of JPEG, PNG",
+        ),
         (("POST", "/predict", {}, damaged, "image/jpeg", True), 422, "invalid_image", "damaged"),
     ):
         answer = stack.invoke(service(*request))

@@ -1,4 +1,6 @@
-"""The handler: requests and answers, odd and hostile pictures, any event at all, logs, memory, and its start."""
+"""The handler: requests and answers, odd and hostile pictures, any event at all, logs, memory, and
+its start.
+"""
 
 import base64
 import copy
@@ -14,19 +16,25 @@ import zipfile
 from pathlib import Path
 
 import hostile_urls
-import odd_pictures
+import odd_images
 import pytest
 from colour_model import COLOURS, metadata
 from conftest import GUARD, THOROUGH, needs_guard
-from handler_process import handler_process, run_python, with_fault, with_local_server, without_network
+from handler_process import (
+    handler_process,
+    run_python,
+    with_fault,
+    with_local_server,
+    without_network,
+)
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from odd_pictures import BREED, JPEG, TEXT, picture, saved, text
+from odd_images import BREED, JPEG, TEXT, picture, saved, text
 from PIL import Image
 from services import SERVICES, function_url, response, rest
 
-from dog_breeds.facts import append_facts
-from dog_breeds.safe_pictures import TooSlow, limited_time
+from dog_breeds.serving.facts import append_facts
+from dog_breeds.serving.safe_images import TooSlow, limited_time
 
 CODES = hostile_urls.words("""
     invalid_request url_refused not_found method_not_allowed too_large unsupported_type invalid_image
@@ -39,7 +47,7 @@ def error(code: str, message: str) -> dict:
     return {"error": {"code": code, "message": message}}
 
 
-# --- Requests --------------------------------------------------------------------------------------------------------
+# --- Requests -------------------------------------------------------------------------------------
 
 
 def test_answer_is_exact_to_the_byte(stack):
@@ -66,7 +74,10 @@ def test_all_classes_best_first_and_adding_up(stack):
 @pytest.mark.parametrize("top_k", [1, 3, 10])
 def test_top_k_keeps_the_best(stack, top_k):
     whole = stack.invoke({"image": TEXT})["prediction"]
-    assert list(stack.invoke({"image": TEXT, "top_k": top_k})["prediction"].items()) == list(whole.items())[:top_k]
+    assert (
+        list(stack.invoke({"image": TEXT, "top_k": top_k})["prediction"].items())
+        == list(whole.items())[:top_k]
+    )
 
 
 def test_list_keeps_order_and_has_an_answer_or_error_for_each(stack):
@@ -79,11 +90,20 @@ def test_list_keeps_order_and_has_an_answer_or_error_for_each(stack):
 @pytest.mark.parametrize(
     ("event", "message"),
     [
-        *((event, ONE_OF) for event in ({}, {"top_k": 3}, {"url": "http://a.example", "image": TEXT})),
+        *(
+            (event, ONE_OF)
+            for event in ({}, {"top_k": 3}, {"url": "http://a.example", "image": TEXT})
+        ),
         *((event, "the request must be a JSON object") for event in ([], "text", None)),
         *(({"image": TEXT, "top_k": k}, TOP_K) for k in (0, -1, 11, 1.0, "1", True, [1])),
-        *(({"image": image}, NO_TEXT) for image in (None, 5, ["a"], {}, "a", "AAA", "ä" * 8, "data:;base64,*")),
-        *(({"images": some}, "images must be a list of 1 to 10 items") for some in ([], TEXT, None, {}, [TEXT] * 11)),
+        *(
+            ({"image": image}, NO_TEXT)
+            for image in (None, 5, ["a"], {}, "a", "AAA", "ä" * 8, "data:;base64,*")
+        ),
+        *(
+            ({"images": some}, "images must be a list of 1 to 10 items")
+            for some in ([], TEXT, None, {}, [TEXT] * 11)
+        ),
         ({"urls": ["http://a.example"] * 11}, "urls must be a list of 1 to 10 items"),
     ],
 )
@@ -97,20 +117,22 @@ def test_base64_may_be_wrapped_and_be_a_data_url(stack):
         assert stack.invoke({"image": same}) == whole
 
 
-# --- Pictures --------------------------------------------------------------------------------------------------------
+# --- Pictures -------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def most_seconds(ask):
-    """What a picture may cost: 1 s, where the largest that is taken costs 0.6; more where the machine is slower."""
-    [largest] = [data for name, data, _ in odd_pictures.hostile() if name == "50_megapixels_3.png"]
+    """What a picture may cost: 1 s, where the largest that is taken costs 0.6; more where the
+    machine is slower.
+    """
+    [largest] = [data for name, data, _ in odd_images.hostile() if name == "50_megapixels_3.png"]
     event = {"image": base64.b64encode(largest).decode()}
     return max(1, 1.7 * min(ask(event).seconds for _ in range(2)))
 
 
 def test_odd_and_hostile_pictures(ask, most_seconds):
     number = 0
-    for name, data, expected in odd_pictures.cases():
+    for name, data, expected in odd_images.cases():
         number += 1
         event = {"image": base64.b64encode(data).decode()}
         answered = ask(event)
@@ -119,7 +141,9 @@ def test_odd_and_hostile_pictures(ask, most_seconds):
         assert answered.raised is None, name
         error = answered.answer.get("error")
         result = error["code"] if error else next(iter(answered.answer["prediction"]))
-        assert result == expected if expected else result in (*CODES, *COLOURS), f"{name}: {result}, not {expected}"
+        assert result == expected if expected else result in (*CODES, *COLOURS), (
+            f"{name}: {result}, not {expected}"
+        )
         assert answered.seconds < most_seconds, f"{name}: {answered.seconds:.2f} s"
         assert answered.peak_mb < 400, f"{name}: {answered.peak_mb:.0f} MB"
     assert number >= 290
@@ -127,10 +151,12 @@ def test_odd_and_hostile_pictures(ask, most_seconds):
 
 
 def test_what_takes_too_long_is_given_up(ask, most_seconds):
-    for name, data, _ in odd_pictures.slow():
+    for name, data, _ in odd_images.slow():
         answered = ask({"image": base64.b64encode(data).decode()})
         assert answered.answer.get("error", {}).get("code") in ("too_large", "invalid_image"), name
-        assert answered.seconds < 1.5 + most_seconds and answered.peak_mb < 400, f"{name}: {answered.seconds:.2f} s"
+        assert answered.seconds < 1.5 + most_seconds and answered.peak_mb < 400, (
+            f"{name}: {answered.seconds:.2f} s"
+        )
         assert "prediction" in ask({"image": TEXT}).answer, "and does not trouble the next one"
 
 
@@ -145,7 +171,7 @@ def test_a_signal_that_comes_too_late_does_nothing():
 
 
 def test_a_list_of_slow_pictures_is_answered_before_lambda_ends_it(colour_model, tmp_path):
-    slow = next(data for _, data, _ in odd_pictures.slow())
+    slow = next(data for _, data, _ in odd_images.slow())
     texts = [base64.b64encode(data).decode() for data in (*[slow] * 9, JPEG)]
     (tmp_path / "event.json").write_text(json.dumps({"images": texts}))
     code = """
@@ -163,16 +189,20 @@ print(json.dumps([answer, end - time.monotonic()]))
 
 
 def test_a_list_of_bombs_takes_no_more_memory_than_one(ask):
-    bomb = next(data for name, data, _ in odd_pictures.hostile() if name == "49_megapixels.webp")
+    bomb = next(data for name, data, _ in odd_images.hostile() if name == "49_megapixels.webp")
     answered = ask({"images": [base64.b64encode(bomb).decode()] * 8 + [TEXT]})
-    assert [next(iter(answer)) for answer in answered.answer["predictions"]] == ["error"] * 8 + ["prediction"]
+    assert [next(iter(answer)) for answer in answered.answer["predictions"]] == ["error"] * 8 + [
+        "prediction"
+    ]
     assert answered.peak_mb < 400
 
 
 @needs_guard
 def test_freed_memory_can_be_used_again(colour_model, port):
-    """The largest picture that is taken is still taken after downloads side by side and after a bomb."""
-    pictures = {name: base64.b64encode(data).decode() for name, data, _ in odd_pictures.hostile()}
+    """The largest picture that is taken is still taken after downloads side by side and after a
+    bomb.
+    """
+    pictures = {name: base64.b64encode(data).decode() for name, data, _ in odd_images.hostile()}
     largest = {"image": pictures["50_megapixels_3.png"], "top_k": 1}
     with handler_process(colour_model, with_local_server, port, 8.0) as ask:
         assert "prediction" in ask(largest).answer
@@ -184,7 +214,7 @@ def test_freed_memory_can_be_used_again(colour_model, port):
             assert answered.peak_mb < 400
 
 
-# --- Anything --------------------------------------------------------------------------------------------------------
+# --- Anything -------------------------------------------------------------------------------------
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
@@ -193,7 +223,11 @@ json_values = st.recursive(
 )
 short_urls = [url for url in hostile_urls.direct_urls() if isinstance(url, str) and len(url) < 200]
 urls = st.sampled_from(short_urls) | st.text()
-images = st.sampled_from([TEXT, TEXT[:400], "data:image/png;base64," + TEXT, "YQ=="]) | st.text() | json_values
+images = (
+    st.sampled_from([TEXT, TEXT[:400], "data:image/png;base64," + TEXT, "YQ=="])
+    | st.text()
+    | json_values
+)
 top_ks = st.integers(-2, 12) | json_values
 
 
@@ -268,22 +302,33 @@ def test_any_event_gets_an_answer(colour_model):
                 assert part.keys() - {"cropped", "turned"} in ({"prediction", "known"}, {"error"})
                 if "error" in part:
                     assert part["error"]["code"] in CODES
-                    assert not re.search(r"/var|\.py|Traceback|\d+\.\d+\.\d+\.\d+", part["error"]["message"])
+                    assert not re.search(
+                        r"/var|\.py|Traceback|\d+\.\d+\.\d+\.\d+", part["error"]["message"]
+                    )
             assert "traceback" not in answered.log
 
         check()
 
 
-# --- Logs, faults, memory --------------------------------------------------------------------------------------------
+# --- Logs, faults, memory -------------------------------------------------------------------------
 
 
 def test_log_has_one_line_with_what_happened(ask):
     log = ask({"image": TEXT}).log
     assert all(0 <= log.pop(key) < 1000 for key in ("decode_ms", "inference_ms"))
     expected = {"request_id": None, "event": "direct", "source": "image", "outcome": "ok"}
-    assert log == {**expected, "bytes": len(JPEG), "size": [500, 375], "top_class": BREED, "unknown": 0, "looks": 1}
+    assert log == {
+        **expected,
+        "bytes": len(JPEG),
+        "size": [500, 375],
+        "top_class": BREED,
+        "unknown": 0,
+        "looks": 1,
+    }
     log = ask({"images": [TEXT, "?"]}).log
-    assert [entry["outcome"] for entry in log["pictures"]] == ["ok", "invalid_request"] and log["outcome"] == "ok"
+    assert [entry["outcome"] for entry in log["pictures"]] == ["ok", "invalid_request"] and log[
+        "outcome"
+    ] == "ok"
     log = ask(function_url("GET", "/", {"url": "http://10.0.0.1/secret?token=1"})).log
     assert log.pop("download_ms") >= 0
     assert log == {"request_id": None, "event": "2.0", "source": "url", "outcome": "url_refused"}
@@ -313,8 +358,10 @@ def resident(pid: int) -> int:
 
 
 def test_memory_stays_level(stack):
-    """400 requests of all kinds, or 2,000: resident memory at the end is that after the first hundred."""
-    pictures = [saved(picture(500, 375), **options) for options in odd_pictures.FORMATS.values()]
+    """400 requests of all kinds, or 2,000: resident memory at the end is that after the first
+    hundred.
+    """
+    pictures = [saved(picture(500, 375), **options) for options in odd_images.FORMATS.values()]
     pictures += [saved(picture(2000, 1500), format="JPEG"), JPEG[:500]]
     pictures.append(saved(picture(1200, 900).convert("RGBA"), format="PNG"))
     texts = [base64.b64encode(data).decode() for data in pictures]
@@ -327,7 +374,9 @@ def test_memory_stays_level(stack):
         *(service("POST", "/", {}, texts[0], "image/jpeg", True) for service in SERVICES),
     ]
     first = 0
-    for number, event in enumerate(itertools.islice(itertools.cycle(events), 2000 if THOROUGH else 400), 1):
+    for number, event in enumerate(
+        itertools.islice(itertools.cycle(events), 2000 if THOROUGH else 400), 1
+    ):
         answer = stack.invoke(event)
         assert "errorMessage" not in answer and answer.get("statusCode") in (None, 200)
         if number == 100:
@@ -335,7 +384,7 @@ def test_memory_stays_level(stack):
     assert resident(stack.runtime_pid()) < first * 1.05
 
 
-# --- Model file and runtime ------------------------------------------------------------------------------------------
+# --- Model file and runtime -----------------------------------------------------------------------
 
 
 def test_unfit_model_files_are_refused_at_start(colour_model, tmp_path):
@@ -372,14 +421,19 @@ for file in sorted(pathlib.Path(sys.argv[1]).iterdir()):
     refused = dict(map(json.loads, done.stdout.splitlines()))
     assert refused.keys() == {file.name for file in tmp_path.iterdir()} - {"good"}
     for name, message in refused.items():
-        assert message.startswith(f"{name} is damaged, or was not made by convert_model.py: ") and len(message) > 60
+        assert (
+            message.startswith(f"{name} is damaged, or was not made by convert_model.py: ")
+            and len(message) > 60
+        )
 
 
 def test_start_fails_with_the_reason(tmp_path):
     (tmp_path / "bad.tflite").write_bytes(b"TFL3")
     done = run_python("import lambda_function", MODEL_FILE=str(tmp_path / "bad.tflite"))
     assert done.returncode == 1
-    assert "bad.tflite is damaged, or was not made by convert_model.py" in done.stderr.splitlines()[-1]
+    assert (
+        "bad.tflite is damaged, or was not made by convert_model.py" in done.stderr.splitlines()[-1]
+    )
     done = run_python("import lambda_function", MODEL_FILE=str(tmp_path / "missing.tflite"))
     assert done.returncode == 1 and "missing.tflite" in done.stderr.splitlines()[-1]
 
@@ -411,9 +465,13 @@ def test_runtimes_agree_and_only_one_is_loaded(colour_model):
     if not importlib.util.find_spec("tflite_runtime"):
         pytest.skip("tflite-runtime exists for Linux and Python up to 3.11 only")
     for arguments, extra in (((), {"DOG_BREEDS_RUNTIME": "tflite_runtime"}), (("without",), {})):
-        _, other, modules, *_ = run_python(PREDICT, TEXT, *arguments, **env, **extra).stdout.splitlines()
+        _, other, modules, *_ = run_python(
+            PREDICT, TEXT, *arguments, **env, **extra
+        ).stdout.splitlines()
         assert modules == "['tflite_runtime']"
-        assert json.loads(other)["prediction"] == pytest.approx(json.loads(answer)["prediction"], abs=1e-4)
+        assert json.loads(other)["prediction"] == pytest.approx(
+            json.loads(answer)["prediction"], abs=1e-4
+        )
 
 
 def test_threads_follow_the_cpus_that_may_be_used(colour_model):
@@ -426,7 +484,10 @@ print(lambda_function.cpu_count(), len(os.listdir("/proc/self/task")))
 """
     if len(os.sched_getaffinity(0)) < 2:
         pytest.skip("there is only one CPU here")
-    env = {"MODEL_FILE": str(colour_model), "OPENBLAS_NUM_THREADS": "1"}  # that NumPy starts none of its own
+    env = {
+        "MODEL_FILE": str(colour_model),
+        "OPENBLAS_NUM_THREADS": "1",
+    }  # that NumPy starts none of its own
     one, two = (run_python(code, number, **env).stdout.split() for number in (1, 2))
     assert (one[0], two[0]) == ("1", "2")
     assert int(one[1]) < int(two[1])

@@ -1,4 +1,6 @@
-"""make as a newcomer uses it before anything is trained: help, predict and serve, in their small environment."""
+"""make as a newcomer uses it before anything is trained: help, predict and serve, in their small
+environment.
+"""
 
 import contextlib
 import os
@@ -13,12 +15,14 @@ from collections.abc import Iterator
 import pytest
 from conftest import ROOT, heed_ctrl_c, make
 from emulator import free_ports, wait_for
-from odd_pictures import JPEG
+from odd_images import JPEG
 
 
 @contextlib.contextmanager
 def served(*words: str) -> Iterator[tuple[subprocess.Popen, str, list[str]]]:
-    """Run `make serve` on free ports; give its process, the address that it prints, and the words for its ports."""
+    """Run `make serve` on free ports; give its process, the address that it prints, and the words
+    for its ports.
+    """
     port, page_port = free_ports(2)
     ports = [f"PORT={port}", f"PAGE_PORT={page_port}"]
     command = ["make", "--no-print-directory", "serve", *ports, *words]
@@ -56,15 +60,22 @@ def test_serve_shows_the_page_answers_and_ends():
             time.sleep(0.1)
         assert b"Which breed is this dog?" in page.read()
         headers = {"Content-Type": "image/jpeg"}
-        answer = urllib.request.urlopen(urllib.request.Request(f"{address}/?top_k=1", JPEG, headers), timeout=30)
+        answer = urllib.request.urlopen(
+            urllib.request.Request(f"{address}/?top_k=1", JPEG, headers), timeout=30
+        )
         assert b'"known"' in answer.read()
         again = make("serve", *ports)
-        assert again.returncode != 0 and "is in use; choose others: make serve PORT=8090 PAGE_PORT=9090" in again.stdout
+        assert (
+            again.returncode != 0
+            and "is in use; choose others: make serve PORT=8090 PAGE_PORT=9090" in again.stdout
+        )
         os.killpg(process.pid, signal.SIGINT)
         said = process.stdout.read().splitlines()
         process.wait(10)
     assert sum('"outcome": "ok"' in line for line in said) == 2
-    assert not [line for line in said if line[0] != "{" and not line.startswith(("or ask: ", "make: "))]
+    assert not [
+        line for line in said if line[0] != "{" and not line.startswith(("or ask: ", "make: "))
+    ]
     assert_free(ports)
 
 
@@ -81,8 +92,14 @@ def test_serve_ends_with_its_make():
     [
         (["predict"], "name a picture: make predict IMAGE=photo.jpg"),
         (["predict", "IMAGE=no.jpg"], "test.py: there is no file no.jpg"),
-        (["predict", "IMAGE={photo}", "MODEL=no.tflite"], "test.py: there is no model file no.tflite"),
-        (["teach"], "name a folder with a sub-folder of pictures for each class: make teach IMAGES=my_pictures"),
+        (
+            ["predict", "IMAGE={photo}", "MODEL=no.tflite"],
+            "test.py: there is no model file no.tflite",
+        ),
+        (
+            ["teach"],
+            "name a folder with a sub-folder of pictures for each class: make teach IMAGES=my_pictures",
+        ),
         (["teach", "IMAGES=no such"], "teach.py: there is no folder no such"),
     ],
 )
@@ -94,13 +111,16 @@ def test_what_is_wrong_is_said_in_a_sentence(photo, words, said):
 
 def test_models_with_spaces_in_their_names():
     done = make("-n", "serve", "predict", "MODEL=my classes.tflite", "IMAGE=a dog.jpg")
-    assert 'MODEL_FILE="my classes.tflite" ' in done.stdout and 'test -f "my classes.tflite"' in done.stdout
+    assert (
+        'MODEL_FILE="my classes.tflite" ' in done.stdout
+        and 'test -f "my classes.tflite"' in done.stdout
+    )
     assert '--model "my classes.tflite" --file "a dog.jpg"' in done.stdout
 
 
 def test_deploy_builds_for_what_the_stack_was_told(tmp_path):
     for name, says in (
-        ("aws", "echo Architecture=arm64 Model=dog_breeds_120.tflite"),
+        ("aws", "echo Architecture=arm64 Model=models/dog_breeds_120.tflite"),
         ("sam", f'echo "$@" >>{tmp_path}/told'),
     ):
         (tmp_path / name).write_text(f"#!/bin/sh\n{says}\n")
@@ -108,13 +128,15 @@ def test_deploy_builds_for_what_the_stack_was_told(tmp_path):
     done = make("deploy", "PARAMETERS=MemorySize=1769", PATH=f"{tmp_path}:{os.environ['PATH']}")
     assert done.returncode == 0, done.stderr
     built, deployed = (tmp_path / "told").read_text().splitlines()
-    kept = "Architecture=arm64 Model=dog_breeds_120.tflite"
+    kept = "Architecture=arm64 Model=models/dog_breeds_120.tflite"
     assert built == f"build --parameter-overrides {kept} MemorySize=1769"
     assert deployed == "deploy --parameter-overrides MemorySize=1769"
 
 
 def test_serving_environment_has_the_versions_that_are_tested_and_no_tensorflow():
-    tested = re.findall(r"^[a-z0-9-]+==\S+(?:; \S+ \S+ \S+)?", (ROOT / "requirements.txt").read_text(), re.M)
+    tested = re.findall(
+        r"^[a-z0-9-]+==\S+(?:; \S+ \S+ \S+)?", (ROOT / "requirements.txt").read_text(), re.M
+    )
     pins = (ROOT / "requirements-serving.txt").read_text().splitlines()
     pins = [line for line in pins if line[0] != "#"]
     assert len(pins) == 8 and "tensorflow" not in str(pins)

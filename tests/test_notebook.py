@@ -1,4 +1,5 @@
-"""The notebook runs from top to bottom on the demo set, and is committed with such a run's outputs."""
+"""The notebook runs from top to bottom on the demo set, and is committed with such a run's
+outputs."""
 
 import ast
 import re
@@ -11,13 +12,22 @@ from nbclient import NotebookClient
 import training
 
 NOTEBOOK = ROOT / "notebook.ipynb"
-EIGHT = sorted(TEN)[:8]  # the first ones: they are split as in the demo, whose features are in the cache
-MACHINE_PATH = r"(?<![\w./:>])/(?:home|root|tmp|Users|work|mnt|opt|usr|var)/|\b[A-Z]:\\\\|site-packages"
+EIGHT = sorted(TEN)[
+    :8
+]  # the first ones: they are split as in the demo, whose features are in the cache
+MACHINE_PATH = (
+    r"(?<![\w./:>])/(?:home|root|tmp|Users|work|mnt|opt|usr|var)/|\b[A-Z]:\\\\|site-packages"
+)
 
 
 def outputs(notebook, kind):
     """All outputs of one kind: stream, display_data, execute_result or error."""
-    return [output for cell in notebook.cells for output in cell.get("outputs", ()) if output.output_type == kind]
+    return [
+        output
+        for cell in notebook.cells
+        for output in cell.get("outputs", ())
+        if output.output_type == kind
+    ]
 
 
 def pictures(notebook):
@@ -32,7 +42,12 @@ def committed():
 
 def test_it_runs_on_the_demo_set(committed, made_demo, tmp_path, monkeypatch):
     """On the backbone of `make demo`, whose cache has most of the features."""
-    settings = {"DATA_DIR": made_demo.data_dir, "OUTPUT_DIR": tmp_path, "BREEDS": " ".join(EIGHT), "QUICK": 1}
+    settings = {
+        "DATA_DIR": made_demo.data_dir,
+        "OUTPUT_DIR": tmp_path,
+        "BREEDS": " ".join(EIGHT),
+        "QUICK": 1,
+    }
     for name, value in settings.items():
         monkeypatch.setenv(name, str(value))
     for cell in committed.cells:
@@ -45,7 +60,9 @@ recipe.SIZE = {size}  # before the others take it for their default
 import training
 training.make_backbone = lambda task: pathlib.Path({str(backbone)!r})"""
     committed.cells.insert(0, nbformat.v4.new_code_cell(patch))
-    fresh = NotebookClient(nbformat.from_dict(committed), timeout=600, resources={"metadata": {"path": ROOT}}).execute()
+    fresh = NotebookClient(
+        nbformat.from_dict(committed), timeout=600, resources={"metadata": {"path": ROOT}}
+    ).execute()
     assert len(pictures(fresh)) == 14
     assert not [stream.text for stream in outputs(fresh, "stream") if stream.name == "stderr"]
 
@@ -62,7 +79,15 @@ def test_it_holds_no_logic_of_its_own(committed):
         if cell.cell_type == "code":
             tree = ast.parse(re.sub(r"^%.*$", "", cell.source, flags=re.MULTILINE))
             found = {type(node).__name__ for node in ast.walk(tree)}
-            assert not found & {"FunctionDef", "ClassDef", "Lambda", "For", "While", "Try", "With"}, cell.source
+            assert not found & {
+                "FunctionDef",
+                "ClassDef",
+                "Lambda",
+                "For",
+                "While",
+                "Try",
+                "With",
+            }, cell.source
 
 
 def test_it_is_committed_with_the_outputs_of_one_whole_run(committed):

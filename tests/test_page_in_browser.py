@@ -1,4 +1,6 @@
-"""The page in headless Chromium, before the real Lambda stack, as a person with mouse, keyboard or phone uses it."""
+"""The page in headless Chromium, before the real Lambda stack, as a person with mouse, keyboard or
+phone uses it.
+"""
 
 import io
 import shutil
@@ -10,18 +12,28 @@ from conftest import ROOT
 from emulator import emulator
 from handler_fixtures import local_gateway, local_server
 from handler_process import Silent
-from odd_pictures import BREED, JPEG, TEXT, one_way_up, orientation_exif, picture, saved, screenshot
+from odd_images import BREED, JPEG, TEXT, one_way_up, orientation_exif, picture, saved, screenshot
 from PIL import Image
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="no playwright in this environment; see CONTRIBUTING.md")
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+sync_api = pytest.importorskip(
+    "playwright.sync_api", reason="no playwright in this environment; see CONTRIBUTING.md"
+)
+CHROMIUM = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
 if not CHROMIUM:
     pytest.skip("no chromium on this machine; see CONTRIBUTING.md", allow_module_level=True)
 
 NAME = BREED.replace("_", " ").title()
-PHONE = {"viewport": {"width": 390, "height": 844}, "color_scheme": "dark", "is_mobile": True, "has_touch": True}
+PHONE = {
+    "viewport": {"width": 390, "height": 844},
+    "color_scheme": "dark",
+    "is_mobile": True,
+    "has_touch": True,
+}
 DOG = {"name": "dog.jpg", "mimeType": "image/jpeg", "buffer": JPEG}
-# Hands a picture over as the clipboard or the mouse would; `kind` is the name of the event and its transfer.
+# Hands a picture over as the clipboard or the mouse would; `kind` is the name of the event and its
+# transfer.
 HAND_OVER = """([kind, base64, text]) => {
   const transfer = new DataTransfer();
   if (text) transfer.setData("text/plain", text);
@@ -73,7 +85,8 @@ def browser():
 
 @pytest.fixture
 def visit(browser, address):
-    """A function that opens the page in a fresh window; in the end none must have said anything on its console.
+    """A function that opens the page in a fresh window; in the end none must have said anything on
+    its console.
 
     `said` is what they have said so far, `loaded` the addresses that they have asked for.
     """
@@ -112,7 +125,9 @@ def problem(page) -> str:
 
 def test_classes_that_are_numbers_come_best_first(browser, colour_model, tmp_path):
     """JSON.parse puts names that are whole numbers first, in their own order."""
-    model = with_facts(colour_model, tmp_path / "digits.tflite", classes=[str(number) for number in range(10)])
+    model = with_facts(
+        colour_model, tmp_path / "digits.tflite", classes=[str(number) for number in range(10)]
+    )
     with emulator(model) as stack, local_gateway(stack.endpoint) as place:
         page = browser.new_page()
         page.goto(place)
@@ -145,7 +160,9 @@ def test_upload(visit, stack):
     assert page.inner_text("#first li:first-child") == f"{NAME}\n100.0 %"
     assert page.locator("#first li").count() == 5 and page.locator("#rest li").count() == 5
     assert page.inner_text("#status") == f"{NAME}, 100.0 %"
-    widths = page.eval_on_selector_all(".bar", "bars => bars.map(bar => bar.getBoundingClientRect().width)")
+    widths = page.eval_on_selector_all(
+        ".bar", "bars => bars.map(bar => bar.getBoundingClientRect().width)"
+    )
     track = page.eval_on_selector(".track", "track => track.getBoundingClientRect().width")
     assert widths[0] == pytest.approx(track) and widths[1] == pytest.approx(0, abs=1)
     assert page.locator("#picture").evaluate("picture => picture.naturalWidth") == 500
@@ -162,10 +179,16 @@ def test_one_request_loads_the_page(visit, address):
 
 @pytest.mark.parametrize("orientation", [1, 6])
 def test_photo_of_12_megapixels_is_sent_small_and_upright(visit, stack, orientation):
-    image = picture(4000, 3000) if orientation == 1 else picture(4000, 3000).transpose(Image.Transpose.ROTATE_90)
+    image = (
+        picture(4000, 3000)
+        if orientation == 1
+        else picture(4000, 3000).transpose(Image.Transpose.ROTATE_90)
+    )
     photo = saved(image, format="JPEG", quality=98, exif=orientation_exif(orientation))
     page = visit()
-    page.set_input_files("#camera", {"name": "phone.jpg", "mimeType": "image/jpeg", "buffer": photo})
+    page.set_input_files(
+        "#camera", {"name": "phone.jpg", "mimeType": "image/jpeg", "buffer": photo}
+    )
     assert shown(page) == NAME
     assert stack.log()["size"] == [933, 700] and stack.log()["bytes"] < 300_000
 
@@ -173,10 +196,14 @@ def test_photo_of_12_megapixels_is_sent_small_and_upright(visit, stack, orientat
 def test_transparent_png_and_panorama(visit, stack):
     page = visit()
     image = Image.new("RGBA", (900, 900), (0, 0, 0, 0))
-    page.set_input_files("#file", {"name": "a.png", "mimeType": "image/png", "buffer": saved(image, format="PNG")})
+    page.set_input_files(
+        "#file", {"name": "a.png", "mimeType": "image/png", "buffer": saved(image, format="PNG")}
+    )
     assert shown(page) == "Great Pyrenees", "white, as the handler has it"
     image = Image.new("RGB", (9000, 900), COLOURS["samoyed"])
-    page.set_input_files("#file", {"name": "a.jpg", "mimeType": "image/jpeg", "buffer": saved(image, format="JPEG")})
+    page.set_input_files(
+        "#file", {"name": "a.jpg", "mimeType": "image/jpeg", "buffer": saved(image, format="JPEG")}
+    )
     sync_api.expect(page.locator("#best")).to_have_text("Samoyed")
     assert stack.log()["size"] == [2100, 210]
 
@@ -214,7 +241,9 @@ def test_what_is_wrong_is_said(visit, pictures, stack):
     damaged = DOG | {"buffer": JPEG[:900]}
     for file in (damaged, {"name": "dog.jpg", "mimeType": "image/jpeg", "buffer": b"a dog"}):
         page.set_input_files("#file", file)
-        assert problem(page) == "This file is damaged, or is not a picture that the browser can open."
+        assert (
+            problem(page) == "This file is damaged, or is not a picture that the browser can open."
+        )
     heic = {"name": "IMG_1.HEIC", "mimeType": "", "buffer": b"\0\0\0\x18ftypheic" + bytes(99)}
     for file in (heic, heic | {"name": "photo"}, heic | {"buffer": b"?"}):
         page.set_input_files("#file", file)
@@ -227,10 +256,15 @@ def test_what_is_wrong_is_said(visit, pictures, stack):
     page.set_input_files("#file", DOG)
     sync_api.expect(page.locator("#problem")).to_contain_text("does not answer")
     page.unroute("**/*")
-    page.route("**/*", lambda route: route.fulfill(status=413, body='{"Message": "Request must be smaller"}'))
+    page.route(
+        "**/*",
+        lambda route: route.fulfill(status=413, body='{"Message": "Request must be smaller"}'),
+    )
     page.set_input_files("#file", DOG)
     sync_api.expect(page.locator("#problem")).to_contain_text("(status 413)")
-    assert all("Failed to load resource" in text for text in visit.said), "the browser's own remarks on these answers"
+    assert all("Failed to load resource" in text for text in visit.said), (
+        "the browser's own remarks on these answers"
+    )
     visit.said.clear()
 
 
@@ -238,7 +272,10 @@ def test_unknown_breed(visit):
     page = visit()
     gray = saved(Image.new("RGB", (64, 64), (128, 128, 128)), format="PNG")
     page.set_input_files("#file", {"name": "gray.png", "mimeType": "image/png", "buffer": gray})
-    assert shown(page) == "None of the breeds I know" and page.inner_text("#note") == "The most similar are:"
+    assert (
+        shown(page) == "None of the breeds I know"
+        and page.inner_text("#note") == "The most similar are:"
+    )
 
 
 def test_says_how_the_picture_was_seen(visit):
@@ -253,7 +290,9 @@ def test_where_it_looked(visit):
     image = Image.new("RGB", (400, 300), COLOURS["samoyed"])
     image.paste(COLOURS["leonberg"], (200, 0, 400, 300))
     page = visit()
-    page.set_input_files("#file", {"name": "a.png", "mimeType": "image/png", "buffer": saved(image, format="PNG")})
+    page.set_input_files(
+        "#file", {"name": "a.png", "mimeType": "image/png", "buffer": saved(image, format="PNG")}
+    )
     assert shown(page) == "Samoyed" and page.is_hidden("#map")
     page.check("#look")
     assert page.is_visible("#map")
@@ -268,7 +307,9 @@ def test_where_it_looked(visit):
 
 @pytest.mark.parametrize("options", [{}, PHONE], ids=["wide", "phone"])
 def test_accessible_and_not_too_wide(visit, options):
-    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="no axe here; see CONTRIBUTING.md").Axe()
+    axe = pytest.importorskip(
+        "axe_playwright_python.sync_playwright", reason="no axe here; see CONTRIBUTING.md"
+    ).Axe()
     page = visit(bypass_csp=True, **options)
     for state in ("start", "answer", "problem"):
         if state != "start":
@@ -278,13 +319,17 @@ def test_accessible_and_not_too_wide(visit, options):
             page.check("#look")
             page.click("summary >> text=The other breeds")
         found = axe.run(page).response["violations"]
-        assert [(rule["id"], [node["html"] for node in rule["nodes"]]) for rule in found] == [], state
+        assert [(rule["id"], [node["html"] for node in rule["nodes"]]) for rule in found] == [], (
+            state
+        )
         assert page.evaluate("document.documentElement.scrollWidth") <= page.viewport_size["width"]
         assert page.is_visible("#camera") == bool(options)
 
 
 def test_without_javascript_the_form_asks_about_an_address(browser, address, pictures):
-    context = browser.new_context(java_script_enabled=False)  # whose console is not silent: the answer has no icon
+    context = browser.new_context(
+        java_script_enabled=False
+    )  # whose console is not silent: the answer has no icon
     page = context.new_page()
     page.goto(address)
     assert page.is_hidden("#drop") and "Without JavaScript" in page.inner_text("main")
@@ -297,7 +342,9 @@ def test_without_javascript_the_form_asks_about_an_address(browser, address, pic
 
 def test_policy_stops_foreign_script(visit):
     page = visit()
-    page.evaluate("document.body.appendChild(document.createElement('script')).textContent = 'window.foreign = 1'")
+    page.evaluate(
+        "document.body.appendChild(document.createElement('script')).textContent = 'window.foreign = 1'"
+    )
     assert page.evaluate("window.foreign") is None
     assert len(visit.said) == 1 and "Content Security Policy" in visit.said.pop()
 

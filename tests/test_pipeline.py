@@ -1,4 +1,6 @@
-"""The whole chain, as a newcomer runs it: `make demo`, with every script, the real runtime and the real emulator."""
+"""The whole chain, as a newcomer runs it: `make demo`, with every script, the real runtime and the
+real emulator.
+"""
 
 import csv
 import re
@@ -47,7 +49,9 @@ def test_a_clone_can_predict_without_training(made_demo):
     assert result.returncode == 0, result.stderr
     first, *breeds = result.stdout.splitlines()
     assert first == "Probably none of these. The most similar:"
-    labels = zipfile.ZipFile(ROOT / "dog_breeds_120.tflite").read("labels.txt").decode().split()
+    labels = (
+        zipfile.ZipFile(ROOT / "models/dog_breeds_120.tflite").read("labels.txt").decode().split()
+    )
     names = [line.split()[0] for line in breeds]
     assert len(set(names)) == len(names) == 10 and set(names) < set(labels)
 

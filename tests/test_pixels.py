@@ -1,18 +1,20 @@
-"""What the model is shown of a picture: every mode, turn and size; and the handler shows it what training does."""
+"""What the model is shown of a picture: every mode, turn and size; and the handler shows it what
+training does.
+"""
 
 import io
 import itertools
 import zlib
 
 import numpy as np
-import odd_pictures
+import odd_images
 import pytest
 from handler_process import run_python
-from odd_pictures import STORED, chunk, orientation_exif, png_file, saved
+from odd_images import STORED, chunk, orientation_exif, png_file, saved
 from PIL import Image
 from planted import smooth_picture
 
-from dog_breeds.pixels import model_pixels, opaque, read_pixels, resize
+from dog_breeds.serving.pixels import model_pixels, opaque, read_pixels, resize
 
 
 def over_white(image: Image.Image) -> Image.Image:
@@ -28,7 +30,9 @@ RGBA.putalpha(Image.linear_gradient("L").resize(RGBA.size))
 PALETTE = RGB.quantize(16)
 GRAY16 = Image.fromarray(np.arange(120 * 500, dtype=np.uint16).reshape(500, 120))
 UPPER = Image.fromarray((np.asarray(GRAY16) >> 8).astype(np.uint8))
-WIDE = np.random.default_rng(8).integers(0, 2**16, (500, 40, 4), np.uint16)  # as RGBA of 16 bits a channel
+WIDE = np.random.default_rng(8).integers(
+    0, 2**16, (500, 40, 4), np.uint16
+)  # as RGBA of 16 bits a channel
 
 
 def holes() -> Image.Image:
@@ -52,20 +56,31 @@ def upper_bytes(channels: int) -> Image.Image:
     [
         pytest.param(saved(BITS, format="PNG"), BITS, 0, id="1"),
         pytest.param(saved(GRAY, format="PNG"), GRAY, 0, id="L"),
-        pytest.param(saved(RGBA.convert("LA"), format="PNG"), over_white(RGBA.convert("LA")), 1, id="LA"),
+        pytest.param(
+            saved(RGBA.convert("LA"), format="PNG"), over_white(RGBA.convert("LA")), 1, id="LA"
+        ),
         pytest.param(saved(PALETTE, format="PNG"), PALETTE, 0, id="P"),
         pytest.param(saved(holes(), format="PNG"), over_white(holes()), 1, id="P with tRNS"),
         pytest.param(saved(holes(), format="GIF"), over_white(holes()), 1, id="GIF"),
         pytest.param(saved(RGB, format="PNG", transparency=(0, 0, 0)), RGB, 0, id="RGB with tRNS"),
         pytest.param(saved(RGBA, format="PNG"), over_white(RGBA), 1, id="RGBA"),
-        pytest.param(saved(RGBA, format="WEBP", lossless=True, exact=True), over_white(RGBA), 1, id="WebP with alpha"),
+        pytest.param(
+            saved(RGBA, format="WEBP", lossless=True, exact=True),
+            over_white(RGBA),
+            1,
+            id="WebP with alpha",
+        ),
         pytest.param(saved(GRAY16, format="PNG"), UPPER, 0, id="I;16"),
         pytest.param(png_of_16_bits(3, 2), upper_bytes(3), 0, id="RGB of 16 bits"),
         pytest.param(png_of_16_bits(2, 4), upper_bytes(2), 1, id="LA of 16 bits"),
         pytest.param(png_of_16_bits(4, 6), upper_bytes(4), 1, id="RGBA of 16 bits"),
         pytest.param(saved(RGB.convert("CMYK"), format="TIFF"), RGB, 0, id="CMYK"),
-        pytest.param(saved(RGB.convert("CMYK"), format="JPEG", quality=100), RGB, 12, id="CMYK JPEG"),
-        pytest.param(saved(RGB.convert("YCbCr"), format="JPEG", quality=100), RGB, 12, id="YCbCr JPEG"),
+        pytest.param(
+            saved(RGB.convert("CMYK"), format="JPEG", quality=100), RGB, 12, id="CMYK JPEG"
+        ),
+        pytest.param(
+            saved(RGB.convert("YCbCr"), format="JPEG", quality=100), RGB, 12, id="YCbCr JPEG"
+        ),
         pytest.param(saved(GRAY, format="JPEG", quality=100), GRAY, 12, id="gray JPEG"),
     ],
 )
@@ -97,9 +112,16 @@ def large() -> bytes:
 
 @pytest.mark.parametrize(
     ("size", "share", "decoded"),
-    [(299, 0.875, (500, 375)), (375, 1, (500, 375)), (376, 1, (1000, 750)), (3000, 1, (4000, 3000))],
+    [
+        (299, 0.875, (500, 375)),
+        (375, 1, (500, 375)),
+        (376, 1, (1000, 750)),
+        (3000, 1, (4000, 3000)),
+    ],
 )
-def test_large_jpeg_is_decoded_at_a_smaller_scale_but_never_below_what_is_needed(large, size, share, decoded):
+def test_large_jpeg_is_decoded_at_a_smaller_scale_but_never_below_what_is_needed(
+    large, size, share, decoded
+):
     with Image.open(io.BytesIO(large)) as image:
         model_pixels(image, size, share)
         assert image.size == decoded
@@ -129,11 +151,17 @@ for file in sorted(pathlib.Path(sys.argv[1]).iterdir()):
 def test_handler_and_training_see_the_same_pixels(colour_model, tmp_path):
     """From bytes in memory, within the handler's limits, and from files, to the last bit."""
     noise = Image.effect_noise((1008, 756), 60)
-    cases = [(name, data) for part in (odd_pictures.modes, odd_pictures.turned) for name, data, _ in part()]
-    for kind, orientation, progressive in itertools.product(("L", "RGB", "CMYK"), (1, 6, 8), (False, True)):
+    cases = [
+        (name, data) for part in (odd_images.modes, odd_images.turned) for name, data, _ in part()
+    ]
+    for kind, orientation, progressive in itertools.product(
+        ("L", "RGB", "CMYK"), (1, 6, 8), (False, True)
+    ):
         image = Image.merge("RGB", (noise, noise.rotate(90), noise.rotate(180))).convert(kind)
         options = {"exif": orientation_exif(orientation), "progressive": progressive}
-        cases.append((f"{kind}_{orientation}_{progressive}.jpg", saved(image, format="JPEG", **options)))
+        cases.append(
+            (f"{kind}_{orientation}_{progressive}.jpg", saved(image, format="JPEG", **options))
+        )
     for name, data in cases:
         (tmp_path / name).write_bytes(data)
     files = sorted(tmp_path.iterdir())
@@ -147,14 +175,16 @@ def test_handler_and_training_see_the_same_pixels(colour_model, tmp_path):
 
 
 def test_a_lossless_jpeg_is_read_at_its_own_scale(tmp_path):
-    """At a smaller one, Pillow's rows were shorter than what the decoder writes into them, and the process ended."""
-    (tmp_path / "lossless.jpg").write_bytes(odd_pictures.lossless_jpeg(2800, 2800))
+    """At a smaller one, Pillow's rows were shorter than what the decoder writes into them, and the
+    process ended.
+    """
+    (tmp_path / "lossless.jpg").write_bytes(odd_images.lossless_jpeg(2800, 2800))
     code = """
 import sys
 from pathlib import Path
-from dog_breeds.client_pictures import upright_picture
-from dog_breeds.duplicates import thumbnails
-from dog_breeds.pixels import read_pixels
+from dog_breeds.clients.client_images import upright_picture
+from dog_breeds.data.duplicates import thumbnails
+from dog_breeds.serving.pixels import read_pixels
 path = Path(sys.argv[1])
 print(read_pixels(path, 64).shape, upright_picture(path, 64).size, thumbnails([path]).shape)
 """

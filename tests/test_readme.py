@@ -1,4 +1,6 @@
-"""The commands of README.md, CONTRIBUTING.md and the heads of scripts: what can run here runs, the rest is checked."""
+"""The commands of README.md, CONTRIBUTING.md and the heads of scripts: what can run here runs, the
+rest is checked.
+"""
 
 import ast
 import functools
@@ -13,7 +15,7 @@ from botocore.validate import validate_parameters
 from conftest import ROOT, make, run
 from handler_fixtures import local_gateway
 from markdown_it import MarkdownIt
-from odd_pictures import BREED, JPEG
+from odd_images import BREED, JPEG
 
 VARIABLES = {
     "ACCOUNT": "123456789012",
@@ -25,20 +27,30 @@ OWN_OPTIONS = {"get-login-password"}  # of the AWS CLI: no operation of the serv
 
 @functools.cache
 def commands() -> list[list[str]]:
-    """All commands, as words, of the fences that are shell and of what is indented in the docstrings of scripts."""
+    """All commands, as words, of the fences that are shell and of what is indented in the
+    docstrings of scripts.
+    """
     texts = []
     for file in (ROOT / "README.md", ROOT / "CONTRIBUTING.md"):
         tokens = MarkdownIt().parse(file.read_text()) if file.exists() else []
         texts += [token.content for token in tokens if token.type == "fence" and token.info == "sh"]
     for file in (*ROOT.glob("*.py"), *(ROOT / "benchmarks").glob("*.py")):
-        texts.append("\n".join(re.findall(r"^    (\S.*)$", ast.get_docstring(ast.parse(file.read_text())) or "", re.M)))
+        texts.append(
+            "\n".join(
+                re.findall(
+                    r"^    (\S.*)$", ast.get_docstring(ast.parse(file.read_text())) or "", re.M
+                )
+            )
+        )
     texts.append("\n".join(re.findall(r"^#   (\S.*)$", (ROOT / "Dockerfile").read_text(), re.M)))
     found = []
     for line in "\n".join(texts).replace("\\\n", " ").splitlines():
         line = re.sub(r"\$(\w+)", lambda name: VARIABLES.get(name[1], name[0]), line)
         words = shlex.split(line, comments=True)
         while words:
-            end = next((index for index, word in enumerate(words) if word in ("&&", "|")), len(words))
+            end = next(
+                (index for index, word in enumerate(words) if word in ("&&", "|")), len(words)
+            )
             command, words = words[:end], words[end + 1 :]
             while command and re.fullmatch(r"[A-Z_]+=.*|export", command[0]):
                 command = command[1:]
@@ -52,9 +64,15 @@ def named(*start: str) -> list[list[str]]:
 
 
 def options(script: Path) -> set[str]:
-    """The options that a script takes, with those of test.py for test_cloud.py and those that benchmarks share."""
+    """The options that a script takes, with those of test.py for test_cloud.py and those that
+    benchmarks share.
+    """
     calls = [node for node in ast.walk(ast.parse(script.read_text())) if isinstance(node, ast.Call)]
-    calls = [call for call in calls if isinstance(call.func, ast.Attribute) and call.func.attr == "add_argument"]
+    calls = [
+        call
+        for call in calls
+        if isinstance(call.func, ast.Attribute) and call.func.attr == "add_argument"
+    ]
     own = {word.value for call in calls for word in call.args if isinstance(word, ast.Constant)}
     if script.parent.name == "benchmarks" and script.name != "common.py":
         own |= options(ROOT / "benchmarks/common.py")
@@ -117,19 +135,28 @@ def test_docker_builds_tags_and_pushes_one_image():
 
 
 def test_clients_answer_as_written(stack, colour_model, photo, tmp_path):
-    """Every way to call test.py and test_cloud.py with a file or a folder, with a photo of this name beside."""
+    """Every way to call test.py and test_cloud.py with a file or a folder, with a photo of this
+    name beside.
+    """
     (tmp_path / "DIR").mkdir()
     (tmp_path / "DIR/photo.jpg").write_bytes(JPEG)
     seen = set()
     with local_gateway(stack.endpoint) as address:
         env = {"DOG_BREEDS_ENDPOINT": f"{address}/predict"}
-        env |= {"AWS_ACCESS_KEY_ID": "AKID", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_REGION": "eu-west-1"}
+        env |= {
+            "AWS_ACCESS_KEY_ID": "AKID",
+            "AWS_SECRET_ACCESS_KEY": "secret",
+            "AWS_REGION": "eu-west-1",
+        }
         for command in [*named("python", "test.py"), *named("python", "test_cloud.py")]:
-            words = [str(colour_model) if word.endswith(".tflite") else word for word in command[1:]]
+            words = [
+                str(colour_model) if word.endswith(".tflite") else word for word in command[1:]
+            ]
             if not {"photo.jpg", "DIR"} & set(words) or str(words) in seen or "--explain" in words:
                 continue
             seen.add(str(words))
             if "--folder" in words:
+                (tmp_path / "OUT.csv").unlink(missing_ok=True)  # each command writes a new table
                 words += ["--model", str(colour_model)]
             elif words[0] == "test.py" and "--model" not in words:
                 words += ["--endpoint", stack.endpoint]
@@ -141,5 +168,9 @@ def test_clients_answer_as_written(stack, colour_model, photo, tmp_path):
 
 
 def test_json_of_the_readme_is_json():
-    fences = [token for token in MarkdownIt().parse((ROOT / "README.md").read_text()) if token.type == "fence"]
+    fences = [
+        token
+        for token in MarkdownIt().parse((ROOT / "README.md").read_text())
+        if token.type == "fence"
+    ]
     assert all(json.loads(token.content) for token in fences if token.info == "json")

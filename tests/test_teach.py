@@ -1,4 +1,6 @@
-"""teach.py: folders as people have them, what is learned of them, and what the written file says when it is served."""
+"""teach.py: folders as people have them, what is learned of them, and what the written file says
+when it is served.
+"""
 
 import json
 import os
@@ -16,24 +18,24 @@ from conftest import ROOT, ending, make, run
 from drawn_shapes import CORNERS, draw_shape, draw_shapes
 from emulator import emulator
 from handler_process import handler_process
-from odd_pictures import text
+from odd_images import text
 from PIL import Image
 
 import teach
-from dog_breeds import class_folders
-from dog_breeds.duplicates import group_copies
-from dog_breeds.facts import read_facts
-from dog_breeds.features import Examples
-from dog_breeds.heads import Classifier
-from dog_breeds.own_classes import teach_beside
-from dog_breeds.tflite import load_file, read_head
+from dog_breeds.data import class_folders
+from dog_breeds.data.duplicates import group_copies
+from dog_breeds.learning.features import Examples
+from dog_breeds.learning.heads import Classifier
+from dog_breeds.learning.own_classes import teach_beside
+from dog_breeds.learning.tflite import load_file, read_head
+from dog_breeds.serving.facts import read_facts
 
 LONG = "Ölbäume und Zypressen " + 176 * "x"  # 200 characters
 SIX = [f"{i}.png" for i in range(6)]
 FORBIDDEN = ("tensorflow", "keras", "torch", "jax", "tf_keras")
 
 
-# --- Folders that cannot be learned ----------------------------------------------------------------------------------
+# --- Folders that cannot be learned ---------------------------------------------------------------
 
 
 def make_folders(root: Path, folders: dict[str, list[str]]) -> Path:
@@ -44,7 +46,9 @@ def make_folders(root: Path, folders: dict[str, list[str]]) -> Path:
         for file in files:
             path = root / folder / file
             if path.suffix == ".png":
-                draw_shape("stars", np.random.default_rng([number, len(file), *file.encode()])).save(path)
+                draw_shape(
+                    "stars", np.random.default_rng([number, len(file), *file.encode()])
+                ).save(path)
             else:
                 path.write_text("no picture")
     return root
@@ -61,13 +65,34 @@ def make_folders(root: Path, folders: dict[str, list[str]]) -> Path:
         ),
         ({"all/cats": SIX, "all/dogs": SIX}, "into its own; did you mean {root}/all?"),
         ({"cats": SIX, "dogs": []}, "a class needs at least 5 pictures; 'dogs' has 0"),
-        ({"cats": SIX[:1], "dogs": SIX[:1]}, "a class needs at least 5 pictures; 'cats' has 1, 'dogs' has 1"),
-        ({name: [] for name in "abcdef"}, "'a' has 0, 'b' has 0, 'c' has 0 and 3 more classes have too few"),
-        ({"cats": SIX, "dogs": ["a.txt", "b.pdf", "c.jpg.part"]}, "a class needs at least 5 pictures; 'dogs' has 0"),
-        ({"cats/kittens": SIX, "dogs": SIX}, "{root}/cats/kittens is a folder in a class; put its pictures directly"),
-        ({"cats": SIX, "dogs\n": SIX}, "the name of the folder 'dogs?' has characters that cannot be printed"),
-        ({"cats": SIX, "dogs\udcff": SIX}, "the name of the folder 'dogs?' has characters that cannot be printed"),
-        ({"é": SIX, "e\u0301": SIX}, "there are two folders 'é', which differ in how accents are encoded"),
+        (
+            {"cats": SIX[:1], "dogs": SIX[:1]},
+            "a class needs at least 5 pictures; 'cats' has 1, 'dogs' has 1",
+        ),
+        (
+            {name: [] for name in "abcdef"},
+            "'a' has 0, 'b' has 0, 'c' has 0 and 3 more classes have too few",
+        ),
+        (
+            {"cats": SIX, "dogs": ["a.txt", "b.pdf", "c.jpg.part"]},
+            "a class needs at least 5 pictures; 'dogs' has 0",
+        ),
+        (
+            {"cats/kittens": SIX, "dogs": SIX},
+            "{root}/cats/kittens is a folder in a class; put its pictures directly",
+        ),
+        (
+            {"cats": SIX, "dogs\n": SIX},
+            "the name of the folder 'dogs?' has characters that cannot be printed",
+        ),
+        (
+            {"cats": SIX, "dogs\udcff": SIX},
+            "the name of the folder 'dogs?' has characters that cannot be printed",
+        ),
+        (
+            {"é": SIX, "e\u0301": SIX},
+            "there are two folders 'é', which differ in how accents are encoded",
+        ),
         (
             {"cats": SIX, "dogs": [f"{i}.jpg" for i in range(9)]},
             "a class needs at least 5 readable pictures; 'dogs' has 0",
@@ -79,7 +104,9 @@ def test_a_folder_that_cannot_be_learned_gets_one_clear_line(tmp_path, monkeypat
     root, output = tmp_path / "my pictures", tmp_path / "out" / "model.tflite"
     if folders is not None:
         make_folders(root, folders)
-    assert says.format(root=root) in ending(monkeypatch, teach, "--images", root, "--output", output)
+    assert says.format(root=root) in ending(
+        monkeypatch, teach, "--images", root, "--output", output
+    )
     assert not list(tmp_path.rglob("*.tflite")) and not list(tmp_path.rglob("*.json"))
 
 
@@ -88,28 +115,44 @@ def test_copies_of_one_picture_are_too_few(tmp_path):
     for name in SIX[1:]:
         shutil.copy(root / "dogs" / "0.png", root / "dogs" / name)
     done = run("teach.py", "--images", root, "--data-dir", tmp_path / "data", cwd=tmp_path)
-    assert done.returncode == 1 and "a class needs at least 5 different pictures; 'dogs' has 1" in done.stderr
+    assert (
+        done.returncode == 1
+        and "a class needs at least 5 different pictures; 'dogs' has 1" in done.stderr
+    )
 
 
 def test_pictures_of_a_camera_that_stands_still_are_no_copies(tmp_path, monkeypatch):
     """Two classes that differ in a detail: every picture's thumbnail looks like every other's."""
     rng = np.random.default_rng(5)
     scene = rng.integers(0, 255, (32, 36), np.uint8)
-    thumbnails = np.array([(scene + rng.normal(0, 2, scene.shape)).clip(0, 255) for _ in range(24)], np.uint8)
+    thumbnails = np.array(
+        [(scene + rng.normal(0, 2, scene.shape)).clip(0, 255) for _ in range(24)], np.uint8
+    )
     features = rng.random((24, 2048), np.float32)
     assert not group_copies(thumbnails).any()
-    monkeypatch.setattr(teach, "features_by", lambda _, views, *more: np.resize(features, (len(views), 2048)))
+    monkeypatch.setattr(
+        teach, "features_by", lambda _, views, *more: np.resize(features, (len(views), 2048))
+    )
     pictures = {name: [Path(f"{i}.png") for i in range(12)] for name in ("good", "scratched")}
     examples, upright = teach.examples_of(pictures, thumbnails, teach.BACKBONE, tmp_path, 1000)
-    assert (examples.images == np.arange(24)).all() and (upright.images == np.tile(np.arange(24), 2)).all()
+    assert (examples.images == np.arange(24)).all() and (
+        upright.images == np.tile(np.arange(24), 2)
+    ).all()
 
 
 def test_copies_among_pictures_of_a_camera_that_stands_still_are_one_picture(tmp_path, monkeypatch):
     rng = np.random.default_rng(5)
     scene = rng.integers(0, 255, (32, 36), np.uint8)
-    thumbnails = np.array([(scene + rng.normal(0, 2, scene.shape)).clip(0, 255) for _ in range(24)], np.uint8)
-    thumbnails, features = thumbnails.repeat(2, axis=0), rng.random((24, 2048), np.float32).repeat(2, axis=0)
-    monkeypatch.setattr(teach, "features_by", lambda _, views, *more: np.resize(features, (len(views), 2048)))
+    thumbnails = np.array(
+        [(scene + rng.normal(0, 2, scene.shape)).clip(0, 255) for _ in range(24)], np.uint8
+    )
+    thumbnails, features = (
+        thumbnails.repeat(2, axis=0),
+        rng.random((24, 2048), np.float32).repeat(2, axis=0),
+    )
+    monkeypatch.setattr(
+        teach, "features_by", lambda _, views, *more: np.resize(features, (len(views), 2048))
+    )
     pictures = {name: [Path(f"{i}.png") for i in range(24)] for name in ("good", "scratched")}
     examples, _ = teach.examples_of(pictures, thumbnails, teach.BACKBONE, tmp_path, 0)
     assert examples.images.tolist() == np.arange(0, 48, 2).repeat(2).tolist()
@@ -117,7 +160,9 @@ def test_copies_among_pictures_of_a_camera_that_stands_still_are_one_picture(tmp
 
 @pytest.mark.parametrize("name", ["قطط\u200cسود", "柴犬\u3000子犬", "chat\u00a0noir"])
 def test_names_of_any_language(tmp_path, name):
-    assert name in class_folders.list_pictures(make_folders(tmp_path / "pictures", {name: SIX, "b": SIX}))
+    assert name in class_folders.list_pictures(
+        make_folders(tmp_path / "pictures", {name: SIX, "b": SIX})
+    )
 
 
 @pytest.mark.parametrize(
@@ -163,7 +208,9 @@ def test_pictures_of_any_kind_are_read_and_the_others_named(tmp_path):
     left_out = {name.rpartition("/")[2]: why for name, why in wrong.items()}
     assert left_out.keys() == {"broken.png", "loop.png", "truncated.jpg", "text.jpg", "huge.png"}
     assert left_out["broken.png"] == f"there is no file {linked / 'a' / 'broken.png'}"
-    assert "truncated" in left_out["truncated.jpg"] and left_out["text.jpg"].startswith("it is no picture that can be")
+    assert "truncated" in left_out["truncated.jpg"] and left_out["text.jpg"].startswith(
+        "it is no picture that can be"
+    )
     assert "b/?[2J?.png" in teach.names_of(readable)
 
 
@@ -194,7 +241,7 @@ def test_heic_photos_are_read_where_pillow_heif_is_there(tmp_path):
     assert root / "a" / "IMG_0001.HEIC" in readable["a"] and not wrong
 
 
-# --- A folder that is learned ----------------------------------------------------------------------------------------
+# --- A folder that is learned ---------------------------------------------------------------------
 
 
 class Taught(NamedTuple):
@@ -212,15 +259,22 @@ class Taught(NamedTuple):
 
 @pytest.fixture(scope="module")
 def taught(tmp_path_factory) -> Taught:
-    """Ten pictures of each of five shapes, with what folders of people have; the run is killed once, and resumed.
+    """Ten pictures of each of five shapes, with what folders of people have; the run is killed
+    once, and resumed.
 
     Nothing that holds a gradient can be imported there.
     """
     folder = tmp_path_factory.mktemp("teach")
-    images, file, data_dir = draw_shapes(folder / "my shapes", 10), folder / "my shapes.tflite", folder / "data"
+    images, file, data_dir = (
+        draw_shapes(folder / "my shapes", 10),
+        folder / "my shapes.tflite",
+        folder / "data",
+    )
     (images / "squares").rename(images / LONG)
     shutil.copy(images / "stars" / "3.png", images / "circles" / "a star.png")  # in two classes
-    Image.open(images / "crosses" / "2.png").resize((300, 225)).save(images / "crosses" / "copy of 2.jpg", quality=90)
+    Image.open(images / "crosses" / "2.png").resize((300, 225)).save(
+        images / "crosses" / "copy of 2.jpg", quality=90
+    )
     draw_shape("stars", np.random.default_rng(77)).save(images / "triangles" / "wrong.png")
     photo = (images / "crosses" / "copy of 2.jpg").read_bytes()
     (images / "crosses" / "half.jpg").write_bytes(photo[: len(photo) // 2])
@@ -228,9 +282,21 @@ def taught(tmp_path_factory) -> Taught:
 
     for name in FORBIDDEN:
         (folder / "forbidden" / name).mkdir(parents=True)
-        (folder / "forbidden" / name / "__init__.py").write_text(f"raise ImportError('{name} must not be needed')")
+        (folder / "forbidden" / name / "__init__.py").write_text(
+            f"raise ImportError('{name} must not be needed')"
+        )
     code = "import sys; from dog_breeds import recipe; recipe.ROWS_PER_SHARD = 8; import teach; teach.main()"
-    command = [sys.executable, "-c", code, "--images", images, "--output", file, "--data-dir", data_dir]
+    command = [
+        sys.executable,
+        "-c",
+        code,
+        "--images",
+        images,
+        "--output",
+        file,
+        "--data-dir",
+        data_dir,
+    ]
     env = {**os.environ, "PYTHONPATH": f"{folder / 'forbidden'}:{ROOT}"}
     first = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while first.poll() is None and not list(data_dir.rglob("[!.]*.npz")):
@@ -247,16 +313,26 @@ def taught(tmp_path_factory) -> Taught:
 def fresh() -> list[tuple[str, Image.Image]]:
     """Class and picture of shapes that nothing else has seen."""
     rng = np.random.default_rng(99)
-    return [(LONG if kind == "squares" else kind, draw_shape(kind, rng)) for kind in CORNERS for _ in range(6)]
+    return [
+        (LONG if kind == "squares" else kind, draw_shape(kind, rng))
+        for kind in CORNERS
+        for _ in range(6)
+    ]
 
 
 def test_goes_on_where_it_was_killed_and_names_what_is_left_out(taught):
-    cached, views = map(int, re.search(r"features: (\d+) of (\d+) views from the cache", taught.output).groups())
+    cached, views = map(
+        int, re.search(r"features: (\d+) of (\d+) views from the cache", taught.output).groups()
+    )
     # 54 pictures: one is damaged, one there twice byte for byte, but not turned alike
     assert views == 52 + 53 and 8 <= cached < views
     first, second = taught.output.splitlines()[:2]
-    assert first == f"left out: 1 of 11 files in {taught.images / 'stars'}, no pictures by their names"
-    assert re.fullmatch(r"5 classes, 54 pictures: about \d+ (seconds|minutes) for their features, once", second)
+    assert (
+        first == f"left out: 1 of 11 files in {taught.images / 'stars'}, no pictures by their names"
+    )
+    assert re.fullmatch(
+        r"5 classes, 54 pictures: about \d+ (seconds|minutes) for their features, once", second
+    )
     assert f"left out: {taught.images}/crosses/half.jpg: it is damaged (" in taught.output
     assert not [path for path in taught.file.parent.rglob("*") if ".part" in path.name]
 
@@ -272,10 +348,17 @@ def test_the_report_names_the_pictures_that_are_in_question(taught):
     result = report["cross_validation"]
     mistakes = {entry["picture"] for pair in result["confusions"] for entry in pair["pictures"]}
     assert {"circles/a star.png", "triangles/wrong.png"} <= mistakes  # they are in the wrong folder
-    assert result["pictures"] == 53 and sum(pair["count"] for pair in result["confusions"]) == len(mistakes) <= 6
+    assert (
+        result["pictures"] == 53
+        and sum(pair["count"] for pair in result["confusions"]) == len(mistakes) <= 6
+    )
     assert result["accuracy"] == pytest.approx(1 - len(mistakes) / 53)
-    assert result["accuracy_interval_95"][0] < result["accuracy"] < result["accuracy_interval_95"][1]
-    assert np.sum(result["confusion_matrix"]) == 53 and set(result["recall"]) == set(report["classes"])
+    assert (
+        result["accuracy_interval_95"][0] < result["accuracy"] < result["accuracy_interval_95"][1]
+    )
+    assert np.sum(result["confusion_matrix"]) == 53 and set(result["recall"]) == set(
+        report["classes"]
+    )
     said = taught.output[taught.output.index("accuracy in") :]
     assert "circles/a star.png = stars/3.png" in said and "copies within a class: 1," in said
     assert all(len(line) <= 100 for line in said.splitlines() if ".tflite" not in line)
@@ -291,11 +374,16 @@ def test_the_file_has_the_features_of_its_backbone(taught, fresh):
 
 def test_the_handler_serves_it_and_tells_shapes_apart(taught, fresh):
     facts = read_facts(taught.file)
-    assert facts["display_names"].keys() == set(facts["classes"]) and "dogs" not in json.dumps(facts["training_data"])
+    assert facts["display_names"].keys() == set(facts["classes"]) and "dogs" not in json.dumps(
+        facts["training_data"]
+    )
     with handler_process(taught.file) as ask:
         events = [{"image": text(picture, format="PNG")} for _, picture in fresh]
         answers = [ask(event).answer for event in events]
-    right = sum(next(iter(answer["prediction"])) == kind for (kind, _), answer in zip(fresh, answers, strict=True))
+    right = sum(
+        next(iter(answer["prediction"])) == kind
+        for (kind, _), answer in zip(fresh, answers, strict=True)
+    )
     assert right >= 26  # of 30
     assert sum(answer["known"] for answer in answers) >= 24
     with emulator(taught.file) as stack:
@@ -310,11 +398,16 @@ def test_the_clients_take_it(taught, fresh, tmp_path):
     shown = run("convert_model.py", "--show", taught.file)
     assert shown.returncode == 0, shown.stderr
     assert f"5 classes: circles, crosses, stars, triangles, {LONG}" in shown.stdout
-    assert re.search(r"cross-validation: \d\d.\d% of 53 pictures", shown.stdout) and '"my shapes"' in shown.stdout
+    assert (
+        re.search(r"cross-validation: \d\d.\d% of 53 pictures", shown.stdout)
+        and '"my shapes"' in shown.stdout
+    )
 
 
 def test_classes_are_added_beside_those_of_a_file(taught, fresh, tmp_path):
-    """To the breeds of the committed file, of which there are no pictures: their part of the head stays as it is."""
+    """To the breeds of the committed file, of which there are no pictures: their part of the head
+    stays as it is.
+    """
     for kind in ("circles", "stars"):
         (tmp_path / "more" / kind).mkdir(parents=True)
         for path in (taught.images / kind).glob("[0-9].png"):
@@ -332,7 +425,10 @@ def test_classes_are_added_beside_those_of_a_file(taught, fresh, tmp_path):
     n = len(classes)
     assert (kernel[:, :n] == old_kernel).all() and (bias[:n] == old_bias).all()
     assert (means[:n].astype(np.float16) == old_means.astype(np.float16)).all()
-    assert read_facts(file)["unknown_rule"]["threshold"] <= read_facts(old)["unknown_rule"]["threshold"]
+    assert (
+        read_facts(file)["unknown_rule"]["threshold"]
+        <= read_facts(old)["unknown_rule"]["threshold"]
+    )
     answer, right = load_file(file), []
     for kind, picture in fresh:
         if kind in ("circles", "stars"):
@@ -345,17 +441,33 @@ def test_classes_are_added_beside_those_of_a_file(taught, fresh, tmp_path):
 
 
 def test_runs_in_the_small_environment_and_gives_the_same(taught, tmp_path):
-    """make teach's environment, without TensorFlow. The features come from the cache, the file from the same head."""
+    """make teach's environment, without TensorFlow. The features come from the cache, the file from
+    the same head.
+    """
     if make(".venv-serving/installed").returncode:
         pytest.skip("the packages of requirements-serving.txt cannot be installed here")
     file = tmp_path / "again.tflite"
-    command = [ROOT / ".venv-serving/bin/python", ROOT / "teach.py", "--images", taught.images, "--output", file]
+    command = [
+        ROOT / ".venv-serving/bin/python",
+        ROOT / "teach.py",
+        "--images",
+        taught.images,
+        "--output",
+        file,
+    ]
     env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    done = subprocess.run([*command, "--data-dir", taught.data_dir], env=env, capture_output=True, text=True)
+    done = subprocess.run(
+        [*command, "--data-dir", taught.data_dir], env=env, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     assert "features: 105 of 105 views from the cache" in done.stdout
-    (weights, means, upright), (old_weights, old_means, old_upright) = read_head(file), read_head(taught.file)
-    for new, old in zip([*weights, means, *upright], [*old_weights, old_means, *old_upright], strict=True):
+    (weights, means, upright), (old_weights, old_means, old_upright) = (
+        read_head(file),
+        read_head(taught.file),
+    )
+    for new, old in zip(
+        [*weights, means, *upright], [*old_weights, old_means, *old_upright], strict=True
+    ):
         assert new == pytest.approx(old, abs=1e-3)  # another NumPy may add in another order
 
 

@@ -1,4 +1,6 @@
-"""template.yaml fits the handler, which AWS's linters do not look at; and what linters say of it and of Dockerfile."""
+"""template.yaml fits the handler, which AWS's linters do not look at; and what linters say of it
+and of Dockerfile.
+"""
 
 import json
 import os
@@ -10,7 +12,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 from handler_process import handler_process, with_bucket
-from odd_pictures import picture, saved
+from odd_images import picture, saved
 
 LINT = ROOT / ".venv/lint/bin"
 TEMPLATE = ROOT / "template.yaml"
@@ -19,26 +21,40 @@ TEMPLATE = ROOT / "template.yaml"
 def tool(name: str) -> str:
     """Where a linter is; skips the test if it is nowhere."""
     path = LINT / name if (LINT / name).exists() else shutil.which(name)
-    return str(path or pytest.skip(f"no {name} here; `make lint` fetches the others than sam, AWS's SAM CLI"))
+    return str(
+        path
+        or pytest.skip(f"no {name} here; `make lint` fetches the others than sam, AWS's SAM CLI")
+    )
 
 
 @pytest.fixture(scope="module")
 def resources() -> dict:
     """The template's resources by name."""
     python = Path(tool("cfn-lint")).resolve().parent / "python"
-    code = "import cfnlint.decode, json, sys; print(json.dumps(cfnlint.decode.decode(sys.argv[1])[0]))"
+    code = (
+        "import cfnlint.decode, json, sys; print(json.dumps(cfnlint.decode.decode(sys.argv[1])[0]))"
+    )
     python = LINT / "python" if (LINT / "python").exists() else python
-    done = subprocess.run([python, "-c", code, TEMPLATE], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [python, "-c", code, TEMPLATE], capture_output=True, text=True, check=True
+    )
     return json.loads(done.stdout)["Resources"]
 
 
 @pytest.mark.parametrize(
-    "command", ["cfn-lint template.yaml", "sam validate --lint --template template.yaml", "hadolint Dockerfile"]
+    "command",
+    [
+        "cfn-lint template.yaml",
+        "sam validate --lint --template template.yaml",
+        "hadolint Dockerfile",
+    ],
 )
 def test_linters_find_nothing(command):
     name, *arguments = command.split()
     env = {**os.environ, "SAM_CLI_TELEMETRY": "0", "AWS_DEFAULT_REGION": "eu-west-1"}
-    done = subprocess.run([tool(name), *arguments], cwd=ROOT, env=env, capture_output=True, text=True)
+    done = subprocess.run(
+        [tool(name), *arguments], cwd=ROOT, env=env, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -53,12 +69,17 @@ def test_the_image_is_built_from_what_is_here(resources):
 
 
 def test_the_world_may_ask_only_where_that_is_chosen(resources):
-    open_to_all = {name for name, resource in resources.items() if resource["Properties"].get("Principal") == "*"}
+    open_to_all = {
+        name
+        for name, resource in resources.items()
+        if resource["Properties"].get("Principal") == "*"
+    }
     assert open_to_all == {"OpenUrl", "OpenInvoke"}
     assert all(resources[name]["Condition"] == "IsOpen" for name in open_to_all)
     assert re.search(r"FunctionUrlAuth: {Type: String, Default: AWS_IAM,", TEMPLATE.read_text())
     assert re.search(
-        r"RuleCondition: !Equals \[!Ref FunctionUrlAuth, NONE\]\n.*\n.*!Ref BatchBucket, \"\"\]", TEMPLATE.read_text()
+        r"RuleCondition: !Equals \[!Ref FunctionUrlAuth, NONE\]\n.*\n.*!Ref BatchBucket, \"\"\]",
+        TEMPLATE.read_text(),
     )
 
 
@@ -68,26 +89,44 @@ def test_the_role_may_do_no_more_than_it_must(resources):
     assert logs["Action"] == ["logs:CreateLogStream", "logs:PutLogEvents"]
     assert logs["Resource"] == {"Fn::GetAtt": ["Logs", "Arn"]}
     assert photos["Fn::If"][0] == "HasBatch" and photos["Fn::If"][1]["Action"] == "s3:GetObject"
-    assert photos["Fn::If"][1]["Resource"] == {"Fn::Sub": "arn:${AWS::Partition}:s3:::${BatchBucket}/*"}
+    assert photos["Fn::If"][1]["Resource"] == {
+        "Fn::Sub": "arn:${AWS::Partition}:s3:::${BatchBucket}/*"
+    }
 
 
 def test_batch_tries_again_after_every_passing_fault(resources):
-    states = resources["Batch"]["Properties"]["Definition"]["States"]["EachPicture"]["ItemProcessor"]["States"]
+    states = resources["Batch"]["Properties"]["Definition"]["States"]["EachPicture"][
+        "ItemProcessor"
+    ]["States"]
     passing = ("TooManyRequests", "Service", "SdkClient", "AWSLambda", "ClientExecutionTimeout")
-    assert set(states["Classify"]["Retry"][0]["ErrorEquals"]) == {f"Lambda.{name}Exception" for name in passing}
+    assert set(states["Classify"]["Retry"][0]["ErrorEquals"]) == {
+        f"Lambda.{name}Exception" for name in passing
+    }
 
 
 def test_batch_asks_as_the_handler_answers_and_queries_name_what_it_logs(resources, colour_model):
-    with handler_process(colour_model, with_bucket, {"photos/a.jpg": saved(picture(), format="JPEG")}) as ask:
-        states = resources["Batch"]["Properties"]["Definition"]["States"]["EachPicture"]["ItemProcessor"]["States"]
+    with handler_process(
+        colour_model, with_bucket, {"photos/a.jpg": saved(picture(), format="JPEG")}
+    ) as ask:
+        states = resources["Batch"]["Properties"]["Definition"]["States"]["EachPicture"][
+            "ItemProcessor"
+        ]["States"]
         payload = json.dumps(states["Classify"]["Arguments"]["Payload"])
-        payload = payload.replace("${Bucket}", "bucket").replace("{% $states.input.Key %}", "photos/a.jpg")
+        payload = payload.replace("${Bucket}", "bucket").replace(
+            "{% $states.input.Key %}", "photos/a.jpg"
+        )
         answered = ask(json.loads(payload))
     assert len(answered.answer["prediction"]) == 1
-    queries = [one["Properties"]["QueryString"] for one in resources.values() if "QueryString" in one["Properties"]]
+    queries = [
+        one["Properties"]["QueryString"]
+        for one in resources.values()
+        if "QueryString" in one["Properties"]
+    ]
     queries = [query for query in queries if "@type" not in query]
     assert len(queries) == 2
     for query in queries:
-        named = set(re.findall(r"(?:ispresent|avg|pct)\((\w+)", query)) | set(re.findall(r" by (\w+),", query))
+        named = set(re.findall(r"(?:ispresent|avg|pct)\((\w+)", query)) | set(
+            re.findall(r" by (\w+),", query)
+        )
         assert named and named <= answered.log.keys()
     assert '$.outcome = "internal_error"' in resources["Faults"]["Properties"]["FilterPattern"]

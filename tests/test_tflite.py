@@ -1,4 +1,6 @@
-"""Model files: the backbone as it is converted, and the head that is joined to it, read from it and cut off."""
+"""Model files: the backbone as it is converted, and the head that is joined to it, read from it and
+cut off.
+"""
 
 import numpy as np
 import pytest
@@ -7,12 +9,12 @@ from ai_edge_litert.interpreter import Interpreter, OpResolverType
 from ai_edge_litert.tools import flatbuffer_utils
 from conftest import SIZE
 
-from dog_breeds import features, heads
-from dog_breeds.dataset import weights_path
-from dog_breeds.explanation import explaining
-from dog_breeds.facts import append_facts
-from dog_breeds.metrics import log_softmax
-from dog_breeds.tflite import join_head, load_file, read_head
+from dog_breeds.data.dataset import weights_path
+from dog_breeds.learning import features, heads
+from dog_breeds.learning.metrics import log_softmax
+from dog_breeds.learning.tflite import join_head, load_file, read_head
+from dog_breeds.serving.explanation import explaining
+from dog_breeds.serving.facts import append_facts
 
 
 @pytest.fixture(scope="module")
@@ -24,10 +26,17 @@ def backbone(small):
 @pytest.fixture(scope="module")
 def again(small, elsewhere, tmp_path_factory):
     """The same made again: once finished, and as it was before its RELUs were fused."""
-    files = [tmp_path_factory.mktemp("again") / f"{name}.tflite" for name in ("finished", "unfused")]
+    files = [
+        tmp_path_factory.mktemp("again") / f"{name}.tflite" for name in ("finished", "unfused")
+    ]
     task = small.task
     elsewhere(
-        "keras_side", "write_unfused", weights_path(task.data_dir), SIZE, features.calibration_views(task), *files
+        "keras_side",
+        "write_unfused",
+        weights_path(task.data_dir),
+        SIZE,
+        features.calibration_views(task),
+        *files,
     )
     return files
 
@@ -36,7 +45,10 @@ def again(small, elsewhere, tmp_path_factory):
 def pixels(small):
     """The crops of some test pictures."""
     task = small.task
-    return [features.load_pixels(features.crop_view(task.data_dir, image), SIZE) for image in task.images("test")[:6]]
+    return [
+        features.load_pixels(features.crop_view(task.data_dir, image), SIZE)
+        for image in task.images("test")[:6]
+    ]
 
 
 def drawn_head(inner_size, classes=120, seed=0):
@@ -49,7 +61,7 @@ def drawn_head(inner_size, classes=120, seed=0):
     return weights, means / np.linalg.norm(means, axis=1, keepdims=True), upright
 
 
-# --- The backbone ----------------------------------------------------------------------------------------------------
+# --- The backbone ---------------------------------------------------------------------------------
 
 
 def test_the_same_pictures_give_the_same_bytes(backbone, again):
@@ -58,23 +70,36 @@ def test_the_same_pictures_give_the_same_bytes(backbone, again):
 
 def test_features_are_the_float_mean_of_the_map(backbone, pixels):
     outputs = load_file(backbone)(pixels[0])
-    assert {name: output.shape for name, output in outputs.items()} == {"features": (2048,), "map": (3, 3, 2048)}
-    np.testing.assert_allclose(outputs["features"], outputs["map"].mean(axis=(0, 1)), rtol=1e-5, atol=1e-6)
+    assert {name: output.shape for name, output in outputs.items()} == {
+        "features": (2048,),
+        "map": (3, 3, 2048),
+    }
+    np.testing.assert_allclose(
+        outputs["features"], outputs["map"].mean(axis=(0, 1)), rtol=1e-5, atol=1e-6
+    )
 
 
 def graph_of(file):
     """The flatbuffer's graph, and the kind of each of its operators."""
     model = flatbuffer_utils.convert_bytearray_to_object(bytearray(file.read_bytes()))
-    names = {value: name for name, value in vars(schema.BuiltinOperator).items() if isinstance(value, int)}
+    names = {
+        value: name
+        for name, value in vars(schema.BuiltinOperator).items()
+        if isinstance(value, int)
+    }
     graph = model.subgraphs[0]
-    return graph, [names[model.operatorCodes[operator.opcodeIndex].builtinCode] for operator in graph.operators]
+    return graph, [
+        names[model.operatorCodes[operator.opcodeIndex].builtinCode] for operator in graph.operators
+    ]
 
 
 def test_fused_relus_are_gone_and_are_the_relus_of_the_same_sums(backbone, again, pixels):
     (graph, after), (_, before) = graph_of(backbone), graph_of(again[1])
     assert before.count("RELU") == 11 and after.count("RELU") == 0
     assert after.count("ADD") == before.count("ADD") + 11
-    adds = [operator for operator, kind in zip(graph.operators, after, strict=True) if kind == "ADD"]
+    adds = [
+        operator for operator, kind in zip(graph.operators, after, strict=True) if kind == "ADD"
+    ]
     fused = [add for add in adds if add.builtinOptions.fusedActivationFunction]
     assert len(fused) == 11
 
@@ -84,9 +109,13 @@ def test_fused_relus_are_gone_and_are_the_relus_of_the_same_sums(backbone, again
         experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
     )
     interpreter.allocate_tensors()
-    interpreter.set_tensor(interpreter.get_input_details()[0]["index"], pixels[0][None].astype(np.float32))
+    interpreter.set_tensor(
+        interpreter.get_input_details()[0]["index"], pixels[0][None].astype(np.float32)
+    )
     interpreter.invoke()
-    quantization = {detail["index"]: detail["quantization"] for detail in interpreter.get_tensor_details()}
+    quantization = {
+        detail["index"]: detail["quantization"] for detail in interpreter.get_tensor_details()
+    }
 
     def value(index):
         scale, zero = quantization[index]
@@ -95,22 +124,28 @@ def test_fused_relus_are_gone_and_are_the_relus_of_the_same_sums(backbone, again
     for add in fused:
         a, b, output = map(value, (*add.inputs, *add.outputs))
         step = quantization[add.outputs[0]][0]
-        highest = output.max() if output.max() >= 254 * step else np.inf  # what lies above the range is cut off
+        highest = (
+            output.max() if output.max() >= 254 * step else np.inf
+        )  # what lies above the range is cut off
         assert np.abs(output - np.clip(a + b, 0, highest)).max() <= step
         assert output.max() > 10 * step
 
 
 def test_calm_half_leaves_wild_pictures_out(small, elsewhere):
     views = features.calibration_views(small.task)[:6]
-    calm = elsewhere("keras_side", "calm_half", weights_path(small.task.data_dir), SIZE, views, views[2])
+    calm = elsewhere(
+        "keras_side", "calm_half", weights_path(small.task.data_dir), SIZE, views, views[2]
+    )
     assert len(calm) == 3 and views[2] not in calm and set(calm) < set(views)
 
 
-# --- The head --------------------------------------------------------------------------------------------------------
+# --- The head -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("inner_size", [0, 30])
-def test_a_joined_file_answers_as_numpy_and_its_features_are_the_backbones(backbone, pixels, tmp_path, inner_size):
+def test_a_joined_file_answers_as_numpy_and_its_features_are_the_backbones(
+    backbone, pixels, tmp_path, inner_size
+):
     head, means, upright = drawn_head(inner_size)
     file = tmp_path / "joined.tflite"
     file.write_bytes(join_head(backbone.read_bytes(), head, means, upright))
@@ -121,11 +156,17 @@ def test_a_joined_file_answers_as_numpy_and_its_features_are_the_backbones(backb
         for name in ("features", "map"):
             assert (outputs[name] == expected[name]).all()
         x = outputs["features"][None].astype(np.float64)
-        exact = np.exp(log_softmax(heads.apply_head([array.astype(np.float64) for array in head], x)))
+        exact = np.exp(
+            log_softmax(heads.apply_head([array.astype(np.float64) for array in head], x))
+        )
         assert exact.std() > 1e-3
         np.testing.assert_allclose(outputs["probabilities"][None], exact, rtol=0, atol=1e-5)
-        np.testing.assert_allclose(outputs["similarity"], heads.similarity(x, means), atol=1e-4)  # means in float16
-        np.testing.assert_allclose(outputs["upright"][None], x @ upright[0] + upright[1], rtol=1e-5, atol=1e-4)
+        np.testing.assert_allclose(
+            outputs["similarity"], heads.similarity(x, means), atol=1e-4
+        )  # means in float16
+        np.testing.assert_allclose(
+            outputs["upright"][None], x @ upright[0] + upright[1], rtol=1e-5, atol=1e-4
+        )
     interpreter = Interpreter(str(file))
     assert set(interpreter.get_signature_list()["serving_default"]["outputs"]) == set(outputs)
     interpreter.allocate_tensors()

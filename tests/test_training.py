@@ -1,4 +1,5 @@
-"""Training: whole runs on drawn and on real pictures, the choice of the best model, and mistakes."""
+"""Training: whole runs on drawn and on real pictures, the choice of the best model, and
+mistakes."""
 
 import csv
 import json
@@ -16,17 +17,20 @@ from PIL import Image
 from test_exploratory_data_analysis import PLOTS, unreadable
 
 import training
-import training_plots
-from dog_breeds import dataset, recipe
+from dog_breeds import recipe
+from dog_breeds.data import dataset
+from dog_breeds.learning import training_plots
 
 TRAINING_PLOTS = "training_curves search confusion precision_and_recall reliability similarities"
 TRAINING_PLOTS = {f"{name}.png" for name in TRAINING_PLOTS.split()}
 UNKNOWN = ("golden_retriever", "Chihuahua")  # in the mirror beside the ten
 
-# --- Whole runs ------------------------------------------------------------------------------------------------------
+# --- Whole runs -----------------------------------------------------------------------------------
 
 
-def test_a_training_run_passes_each_view_once_and_repeats_itself(small, tmp_path, capsys, monkeypatch):
+def test_a_training_run_passes_each_view_once_and_repeats_itself(
+    small, tmp_path, capsys, monkeypatch
+):
     task, model = small
     report = training.read_report(model)
     assert report["test"]["images_left_out"] == []
@@ -34,16 +38,24 @@ def test_a_training_run_passes_each_view_once_and_repeats_itself(small, tmp_path
     views_of_each = recipe.CROP_VIEWS + recipe.PHOTO_VIEWS + 1  # the last one is turned
     views = views_of_each * images["train"] + 2 * (images["validation"] + images["test"])
     other_breeds = report["test"]["unknown_breeds"]["pictures"]
-    assert other_breeds == recipe.UNKNOWN_PHOTOS and 0 < report["turn_rule"]["turned_pictures_noticed"] <= 1
+    assert (
+        other_breeds == recipe.UNKNOWN_PHOTOS
+        and 0 < report["turn_rule"]["turned_pictures_noticed"] <= 1
+    )
 
     def rows():
         return sum(len(np.load(shard)["keys"]) for shard in task.data_dir.glob("features/*/*.npz"))
 
     assert rows() == views + other_breeds  # each row of the cache has passed the backbone once
     figures = {}
-    monkeypatch.setattr(training_plots, "save_plot", lambda figure, path: figures.update({path.name: figure}))
+    monkeypatch.setattr(
+        training_plots, "save_plot", lambda figure, path: figures.update({path.name: figure})
+    )
     again = training.train_classifier(task, recipe.QUICK_GRID, tmp_path)
-    assert figures.keys() == TRAINING_PLOTS and [unreadable(figure) for figure in figures.values()] == [[]] * 6
+    assert (
+        figures.keys() == TRAINING_PLOTS
+        and [unreadable(figure) for figure in figures.values()] == [[]] * 6
+    )
     assert rows() == views + other_breeds
     assert again.name == model.name
     assert again.with_suffix(".csv").read_text() == model.with_suffix(".csv").read_text()
@@ -61,11 +73,15 @@ def test_copies_of_what_was_learned_are_left_out_of_the_test(small, tmp_path, mo
     task = task._replace(data_dir=data_dir)
     photos = dataset.images_dir(data_dir)
     copies = task.images("test")[1], task.images("test")[-1]
-    for copy, learned in zip(copies, (task.images("train")[0], task.images("validation")[0]), strict=True):
+    for copy, learned in zip(
+        copies, (task.images("train")[0], task.images("validation")[0]), strict=True
+    ):
         (photos / copy).unlink()  # a link to another test's photo
         with Image.open(photos / learned) as image:
             image.save(photos / copy, quality=60)
-    model = training.train_classifier(task, {"learning_rate": (4e-3,), "inner_size": (0,), "dropout": (0.5,)}, tmp_path)
+    model = training.train_classifier(
+        task, {"learning_rate": (4e-3,), "inner_size": (0,), "dropout": (0.5,)}, tmp_path
+    )
     report = training.read_report(model)
     assert report["test"]["images_left_out"] == list(copies)
     assert report["test"]["whole_photos"]["pictures"] == report["images"]["test"] - 2
@@ -80,21 +96,39 @@ def test_quick_training_learns_the_demo_breeds(made_demo):
     assert trained.name == training.MODEL_NAME.format(**report["winner"])
     assert report["test_accuracy"] >= 0.97
     assert report["test_accuracy_whole_photos"] >= 0.97
-    assert {path.suffix for path in trained.parent.glob("xception_v1_*")} == {".h5", ".json", ".csv"}
+    assert {path.suffix for path in trained.parent.glob("xception_v1_*")} == {
+        ".h5",
+        ".json",
+        ".csv",
+    }
     assert training.find_best_model(trained.parent) == trained
 
     split = dataset.read_split(trained.with_suffix(".csv"))
-    assert report["images"] == {part: list(split.values()).count(part) for part in ("train", "validation", "test")}
+    assert report["images"] == {
+        part: list(split.values()).count(part) for part in ("train", "validation", "test")
+    }
     assert set(split) == {
-        f"{path.parent.name}/{path.name}" for path in dataset.images_dir(made_demo.data_dir).glob("*/*.jpg")
+        f"{path.parent.name}/{path.name}"
+        for path in dataset.images_dir(made_demo.data_dir).glob("*/*.jpg")
     }
     assert report["classes"] == sorted(TEN)
     assert report["data_dir"] == str(made_demo.data_dir)
     assert report["unknown_rule"]["score"] == "similarity"
-    assert {"size", "photo_share", "seed", "temperature", "versions", "settings", "seconds", "note"} < set(report)
+    assert {
+        "size",
+        "photo_share",
+        "seed",
+        "temperature",
+        "versions",
+        "settings",
+        "seconds",
+        "note",
+    } < set(report)
     assert len(report["trials"]) == 4
     assert len(report["finalists"]) == 2
-    assert {"learning_rate", "inner_size", "dropout", "seed", "val_loss", "history"} < set(report["trials"][0])
+    assert {"learning_rate", "inner_size", "dropout", "seed", "val_loss", "history"} < set(
+        report["trials"][0]
+    )
     for name in ("crops", "whole_photos"):
         assert np.sum(report["test"][name]["confusion_matrix"]) == report["images"]["test"]
     assert {path.name for path in (made_demo.folder / "plots").iterdir()} == PLOTS | TRAINING_PLOTS
@@ -106,7 +140,9 @@ def test_a_model_of_another_seed_is_not_overwritten(tmp_path, monkeypatch):
     monkeypatch.setattr(training, "call_elsewhere", lambda *arguments: arguments[-1].touch())
     classifier = SimpleNamespace(weights=[], means=[], upright=[])
     for seed in (33, 34, 34):
-        task = dataset.Task(tmp_path, ["a", "b"], {"a/1.jpg": "train", "b/1.jpg": "test"}, seed=seed)
+        task = dataset.Task(
+            tmp_path, ["a", "b"], {"a/1.jpg": "train", "b/1.jpg": "test"}, seed=seed
+        )
         report = {
             "winner": {"epoch": 30, "val_accuracy": 0.966},
             "classes": ["a", "b"],
@@ -116,7 +152,10 @@ def test_a_model_of_another_seed_is_not_overwritten(tmp_path, monkeypatch):
         path = training.save_results(task, classifier, report, tmp_path)
         assert training.read_report(path)["seed"] == seed
     models = sorted(tmp_path.glob("*.h5"))
-    assert [model.name for model in models] == ["xception_v1_30_0.966.h5", "xception_v1_30_0.9660.h5"]
+    assert [model.name for model in models] == [
+        "xception_v1_30_0.966.h5",
+        "xception_v1_30_0.9660.h5",
+    ]
     assert training.find_best_model(tmp_path) == path
 
 
@@ -124,7 +163,9 @@ def test_an_output_that_cannot_be_is_told_first(tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.setattr(training, "training_set", Mock(side_effect=AssertionError("too late")))
     with pytest.raises(OSError, match="file"):
-        training.train_classifier(dataset.Task(tmp_path, ["a", "b"], {}), output_dir=tmp_path / "file" / "x")
+        training.train_classifier(
+            dataset.Task(tmp_path, ["a", "b"], {}), output_dir=tmp_path / "file" / "x"
+        )
 
 
 def test_a_breed_whose_test_images_are_all_copies_is_named(small, monkeypatch):
@@ -157,13 +198,16 @@ def test_the_best_model_is_that_with_the_highest_validation_accuracy(tmp_path):
 
 @pytest.mark.parametrize("other", [{"classes": ("a", "b", "c")}, {"split": "x,test"}])
 def test_models_of_different_tasks_are_not_compared(tmp_path, other):
-    models = saved(tmp_path, "xception_v1_09_0.912.h5"), saved(tmp_path, "xception_v1_12_0.975.h5", **other)
+    models = (
+        saved(tmp_path, "xception_v1_09_0.912.h5"),
+        saved(tmp_path, "xception_v1_12_0.975.h5", **other),
+    )
     with pytest.raises(ValueError, match="different breeds or splits; name one of") as error:
         training.find_best_model(tmp_path)
     assert all(str(model) in str(error.value) for model in models)
 
 
-# --- Command line ----------------------------------------------------------------------------------------------------
+# --- Command line ---------------------------------------------------------------------------------
 
 
 def test_mistakes_get_one_line(demo, tmp_path, monkeypatch):
@@ -193,26 +237,42 @@ def test_a_mistake_ends_the_process_with_status_1_and_no_traceback(tmp_path):
     result = run("training.py", "--data-dir", tmp_path / "empty", cwd=tmp_path)
     assert result.returncode == 1
     assert result.stdout == ""
-    assert re.fullmatch(r"training\.py: no photos in .*; run make_dataset\.py first\n", result.stderr)
+    assert re.fullmatch(
+        r"training\.py: no photos in .*; run make_dataset\.py first\n", result.stderr
+    )
     assert not list(tmp_path.iterdir())
 
 
-# --- The real pictures -----------------------------------------------------------------------------------------------
+# --- The real pictures ----------------------------------------------------------------------------
 
 
-def test_real_breeds_are_learned_from_few_pictures(demo, real_data, elsewhere, tmp_path, monkeypatch):
+def test_real_breeds_are_learned_from_few_pictures(
+    demo, real_data, elsewhere, tmp_path, monkeypatch
+):
     """On the backbone of the committed file: any file of this project has it."""
     listed = {"train": {}, "test": {}}
     with open(Path(MIRROR, "official_split.csv"), newline="") as file:
         for row in csv.DictReader(file):
             listed[row["split"]].setdefault(row["image"].split("/")[0], []).append(row["image"])
     few, data_dir = {"train": 8, "test": 6}, tmp_path / "data"
-    ten = {part: [listed[part][breed] for breed in listed[part] if dataset.breed_name(breed) in TEN] for part in few}
+    ten = {
+        part: [listed[part][breed] for breed in listed[part] if dataset.breed_name(breed) in TEN]
+        for part in few
+    }
     chosen = {image: part for part in few for images in ten[part] for image in images[: few[part]]}
-    (tmp_path / "split.csv").write_text("image,split\n" + "".join(f"{i},{part}\n" for i, part in chosen.items()))
-    others = {path for breed in UNKNOWN for path in sorted(dataset.images_dir(real_data).glob(f"*-{breed}/*.jpg"))[:10]}
+    (tmp_path / "split.csv").write_text(
+        "image,split\n" + "".join(f"{i},{part}\n" for i, part in chosen.items())
+    )
+    others = {
+        path
+        for breed in UNKNOWN
+        for path in sorted(dataset.images_dir(real_data).glob(f"*-{breed}/*.jpg"))[:10]
+    }
     for image in (*chosen, *(f"{path.parent.name}/{path.name}" for path in others)):
-        for folder, name in ((dataset.images_dir, image), (dataset.annotation_dir, image.removesuffix(".jpg"))):
+        for folder, name in (
+            (dataset.images_dir, image),
+            (dataset.annotation_dir, image.removesuffix(".jpg")),
+        ):
             (folder(data_dir) / name).parent.mkdir(parents=True, exist_ok=True)
             os.link(folder(real_data) / name, folder(data_dir) / name)
     dataset.weights_path(data_dir).parent.mkdir()
@@ -220,7 +280,9 @@ def test_real_breeds_are_learned_from_few_pictures(demo, real_data, elsewhere, t
     committed = Path(shutil.copy(COMMITTED, dataset.weights_path(data_dir).parent))
     monkeypatch.setattr(training, "make_backbone", lambda task: committed)
     monkeypatch.setattr(training, "save_plots", Mock())
-    monkeypatch.setattr(recipe, "TURNED_PHOTOS", 20)  # how well turned ones are noticed is not asked here
+    monkeypatch.setattr(
+        recipe, "TURNED_PHOTOS", 20
+    )  # how well turned ones are noticed is not asked here
     task = training.prepare_task(data_dir, sorted(TEN), tmp_path / "split.csv")
     report = training.read_report(training.train_classifier(task, recipe.QUICK_GRID, tmp_path))
     assert report["images"] == {"train": 70, "validation": 10, "test": 60}

@@ -1,4 +1,6 @@
-"""Pictures on their side or within borders, in the real Lambda stack and when time is short, and which look counts."""
+"""Pictures on their side or within borders, in the real Lambda stack and when time is short, and
+which look counts.
+"""
 
 import time
 
@@ -7,10 +9,10 @@ import pytest
 from conftest import ROOT, run
 from emulator import emulator
 from handler_process import handler_process
-from odd_pictures import BREED, STORED, one_way_up, orientation_exif, screenshot, text
+from odd_images import BREED, STORED, one_way_up, orientation_exif, screenshot, text
 from PIL import Image
 
-from dog_breeds.answers import best_look, cut_out, inside_borders
+from dog_breeds.serving.answers import best_look, cut_out, inside_borders
 
 UPRIGHT, SCREENSHOT = one_way_up(), screenshot(one_way_up())
 TURNS = {  # how the picture was turned, by the degrees clockwise that turn it back
@@ -21,7 +23,7 @@ TURNS = {  # how the picture was turned, by the degrees clockwise that turn it b
 UNKNOWN = Image.new("RGB", (480, 360), (128, 128, 128))
 
 
-# --- Through the emulator --------------------------------------------------------------------------------------------
+# --- Through the emulator -------------------------------------------------------------------------
 
 
 def test_turned_pictures_are_known_and_the_answer_says_how_they_were_turned(stack):
@@ -29,7 +31,11 @@ def test_turned_pictures_are_known_and_the_answer_says_how_they_were_turned(stac
     assert plain["known"] and "turned" not in plain
     for degrees, turn in TURNS.items():
         answer = stack.invoke({"image": text(UPRIGHT.transpose(turn)), "top_k": 1})
-        assert answer == {"prediction": {BREED: pytest.approx(1, abs=0.01)}, "known": True, "turned": degrees}
+        assert answer == {
+            "prediction": {BREED: pytest.approx(1, abs=0.01)},
+            "known": True,
+            "turned": degrees,
+        }
 
 
 @pytest.mark.parametrize("orientation", STORED)
@@ -49,16 +55,26 @@ def test_an_unknown_picture_stays_unknown_and_gets_its_plain_answer(stack):
 
 def test_a_picture_within_borders_is_known_without_them(stack):
     for turn, expected in ((None, {}), (Image.Transpose.ROTATE_90, {"turned": 90})):
-        answer = stack.invoke({"image": text(SCREENSHOT.transpose(turn) if turn else SCREENSHOT), "top_k": 1})
-        expected |= {"prediction": {BREED: pytest.approx(1, abs=0.01)}, "known": True, "cropped": True}
+        answer = stack.invoke(
+            {"image": text(SCREENSHOT.transpose(turn) if turn else SCREENSHOT), "top_k": 1}
+        )
+        expected |= {
+            "prediction": {BREED: pytest.approx(1, abs=0.01)},
+            "known": True,
+            "cropped": True,
+        }
         assert answer == expected
 
 
 def test_client_says_how_the_picture_was_seen(stack, tmp_path):
     SCREENSHOT.transpose(TURNS[90]).save(tmp_path / "scan.png")
-    lines = run("test.py", "--file", tmp_path / "scan.png", "--endpoint", stack.endpoint).stdout.splitlines()
+    lines = run(
+        "test.py", "--file", tmp_path / "scan.png", "--endpoint", stack.endpoint
+    ).stdout.splitlines()
     assert lines[0] == "The borders of the picture were cut off."
-    assert lines[1] == "The picture was turned by 90 degrees, clockwise." and lines[2].startswith(BREED)
+    assert lines[1] == "The picture was turned by 90 degrees, clockwise." and lines[2].startswith(
+        BREED
+    )
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +102,9 @@ def test_turns_stop_where_time_is_short(slow):
 def test_a_list_of_unknown_pictures_is_answered_before_the_time_out(slow):
     answers, inferences = answer_and_inferences(slow, {"images": [text(UNKNOWN)] * 5})
     assert [answer["known"] for answer in answers["predictions"]] == [False] * 5
-    assert inferences == 5, "even the last has only 1.4 s for further looks, of which the first would end at 1.65 s"
+    assert inferences == 5, (
+        "even the last has only 1.4 s for further looks, of which the first would end at 1.65 s"
+    )
 
 
 def test_explanations_are_about_the_picture_as_it_was_sent(explaining_model):
@@ -98,21 +116,29 @@ def test_explanations_are_about_the_picture_as_it_was_sent(explaining_model):
         for picture, place in (*pictures, (bordered, (9, 5))):
             answer = ask({"image": text(picture), "explain": True}).answer
             cells = np.array(answer["explanation"])
-            assert answer["turned"] and cells.shape == (10, 10) and cells[place] > 0.9, answer["turned"]
+            assert answer["turned"] and cells.shape == (10, 10) and cells[place] > 0.9, answer[
+                "turned"
+            ]
             assert cells.mean() <= 0.3, "and hardly anything elsewhere"
 
 
-# --- Which look it is ------------------------------------------------------------------------------------------------
+# --- Which look it is -----------------------------------------------------------------------------
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (24, 24, 3)).astype(np.float32)
 
 
 def model(similarities, upright):
-    """A model with a similarity for each turn by which the pixels are turned, and what it was asked."""
+    """A model with a similarity for each turn by which the pixels are turned, and what it was
+    asked.
+    """
     asked = []
 
     def run(pixels):
-        (turned,) = (turned for turned in (0, 90, 180, 270) if (pixels == np.rot90(PIXELS, -turned // 90)).all())
+        (turned,) = (
+            turned
+            for turned in (0, 90, 180, 270)
+            if (pixels == np.rot90(PIXELS, -turned // 90)).all()
+        )
         asked.append(turned)
         return np.array([turned], np.float32), similarities[turned], upright
 
@@ -125,16 +151,26 @@ def model(similarities, upright):
         ({0: 0.7, 90: 0.99, 180: 0.99, 270: 0.99}, 0.0, 0, True),  # upright: nothing else is asked
         ({0: 0.1, 90: 0.99, 180: 0.99, 270: 0.99}, 0.1, 0, False),  # though it is not known
         ({0: 0.1, 90: 0.75, 180: 0.8, 270: 0.76}, -0.1, 180, True),
-        ({0: 0.8, 90: 0.1, 180: 0.85, 270: 0.9}, -0.1, 270, True),  # known, but more so when it is turned
+        (
+            {0: 0.8, 90: 0.1, 180: 0.85, 270: 0.9},
+            -0.1,
+            270,
+            True,
+        ),  # known, but more so when it is turned
         ({0: 0.8, 90: 0.1, 180: 0.75, 270: 0.7}, -0.1, 0, True),
         ({0: 0.1, 90: 0.2, 180: 0.699, 270: 0.3}, -0.1, 0, False),
     ],
 )
-def test_the_most_similar_turn_of_a_turned_picture_is_taken_if_it_is_known(similarities, upright, turned, known):
+def test_the_most_similar_turn_of_a_turned_picture_is_taken_if_it_is_known(
+    similarities, upright, turned, known
+):
     run, asked = model(similarities, upright)
     look, looks = best_look(run, PIXELS, 0.7)
     assert (look.turned, look.similarity, look.known) == (turned, similarities[turned], known)
-    assert look.probabilities.tolist() == [turned] and (look.pixels == np.rot90(PIXELS, -turned // 90)).all()
+    assert (
+        look.probabilities.tolist() == [turned]
+        and (look.pixels == np.rot90(PIXELS, -turned // 90)).all()
+    )
     assert asked == ([0] if upright >= 0 else [0, 90, 180, 270]) and looks == len(asked)
 
 
@@ -145,8 +181,12 @@ def test_inside_of_borders_is_found_to_the_pixel_and_scaled():
         whole[7:67, 70:150] = noise
         whole[90:96, 10:90] = 255 - colour  # a line of text
         inside = cut_out(whole, inside_borders(whole))
-        expected = Image.fromarray(noise.astype(np.uint8)).resize((160, 160), Image.Resampling.BILINEAR)
-        assert inside.dtype == np.float32 and abs(inside - np.asarray(expected, np.float32)).max() <= 1
+        expected = Image.fromarray(noise.astype(np.uint8)).resize(
+            (160, 160), Image.Resampling.BILINEAR
+        )
+        assert (
+            inside.dtype == np.float32 and abs(inside - np.asarray(expected, np.float32)).max() <= 1
+        )
 
 
 @pytest.mark.parametrize("side", [0, 20, 150, 160])
@@ -171,7 +211,10 @@ def test_a_view_without_borders_is_asked_and_turned_if_it_seems_to_be(known_at, 
         return np.ones(1), 0.9 if right else 0.1, upright
 
     look, looks = best_look(run, whole, 0.7)
-    assert (look.box is not None, look.turned) == (known_at is not None, known_at or 0) and looks == len(asked) == views
+    assert (look.box is not None, look.turned) == (
+        known_at is not None,
+        known_at or 0,
+    ) and looks == len(asked) == views
 
 
 def test_no_time_no_turns():

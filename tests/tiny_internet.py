@@ -1,11 +1,12 @@
-"""A network of its own in which the unpatched handler, served by the real Lambda stack, meets hostile servers.
+"""A network of its own in which the unpatched handler, served by the real Lambda stack, meets
+hostile servers.
 
     unshare --net --mount python tests/tiny_internet.py MODEL.tflite
 
-On the loopback interface lie a public address, with a server that behaves in every bad way, and private ones, on which
-any connection is noted. A name server answers for *.example, sometimes with changing addresses. The file system is
-read-only but for a temporary folder. Prints as JSON what was answered, how long it took, and what was reached. Needs
-root, of a user namespace at least.
+On the loopback interface lie a public address, with a server that behaves in every bad way, and
+private ones, on which any connection is noted. A name server answers for *.example, sometimes with
+changing addresses. The file system is read-only but for a temporary folder. Prints as JSON what was
+answered, how long it took, and what was reached. Needs root, of a user namespace at least.
 """
 
 import contextlib
@@ -28,7 +29,7 @@ from urllib.parse import unquote
 
 import certifi
 import hostile_urls
-import odd_pictures
+import odd_images
 from emulator import emulator
 
 PUBLIC, PUBLIC6, SILENT = "93.184.216.34", "2606:2800:220:1::1", "93.184.216.35"
@@ -67,8 +68,10 @@ ALLOWED = hostile_urls.words(f"""
     http://public.example/old_cookies http://public.example/late_cookie
 """)
 LATE = 8.3
-CHANGING = itertools.cycle([PUBLIC, "127.0.0.1"])  # of *.changing.example; slow.example gets no answer at all
-DOG = odd_pictures.saved(odd_pictures.picture(), format="JPEG")
+CHANGING = itertools.cycle(
+    [PUBLIC, "127.0.0.1"]
+)  # of *.changing.example; slow.example gets no answer at all
+DOG = odd_images.saved(odd_images.picture(), format="JPEG")
 reached: list[str] = []  # private address or wrong port that somebody connected to
 requests: list[dict] = []  # headers that the public server got
 
@@ -86,17 +89,27 @@ def main() -> None:
         urls = [*hostile_urls.direct_urls(), *hostile_urls.redirecting_urls()]
         for start in range(0, len(urls), 10):
             some = urls[start : start + 10]
-            report["hostile"] += zip(some, stack.invoke({"urls": some, "top_k": 1})["predictions"], strict=True)
+            report["hostile"] += zip(
+                some, stack.invoke({"urls": some, "top_k": 1})["predictions"], strict=True
+            )
         for url in ALLOWED:
             before = time.monotonic()
-            report["allowed"][url] = stack.invoke({"url": url, "top_k": 1}), time.monotonic() - before
+            report["allowed"][url] = (
+                stack.invoke({"url": url, "top_k": 1}),
+                time.monotonic() - before,
+            )
         for path in UNFIT:
             report["refused"][path] = stack.invoke({"url": f"http://public.example/{path}"})
         for url in ("https://other.example/dog.jpg", f"https://{PUBLIC}/dog.jpg"):
             report["refused"][url] = stack.invoke({"url": url})
         slow = [f"http://public.example/{path}" for path in SLOW]
-        slow += [f"http{name}.example/dog.jpg" for name in ("://slow", "://late", "s://silent", "://public")]
-        report["slow"] = dict(zip(slow, stack.invoke({"urls": slow, "top_k": 1})["predictions"], strict=True))
+        slow += [
+            f"http{name}.example/dog.jpg"
+            for name in ("://slow", "://late", "s://silent", "://public")
+        ]
+        report["slow"] = dict(
+            zip(slow, stack.invoke({"urls": slow, "top_k": 1})["predictions"], strict=True)
+        )
         report["slow_ms"] = stack.log()["download_ms"]
         tasks, until = f"/proc/{stack.runtime_pid()}/task", time.monotonic() + 10
         while len(os.listdir(tasks)) > 4 and time.monotonic() < until:
@@ -114,22 +127,32 @@ def main() -> None:
     print(json.dumps(report))
 
 
-# --- Network ---------------------------------------------------------------------------------------------------------
+# --- Network --------------------------------------------------------------------------------------
 
 
 def set_up() -> None:
-    """Addresses, the name server's address, a certificate that is trusted here, a read-only file system."""
+    """Addresses, the name server's address, a certificate that is trusted here, a read-only file
+    system.
+    """
     for command in (
         "ip link set lo up",
-        *(f"ip addr add {address} dev lo nodad" for address in (PUBLIC6, *(a for a in PRIVATE if ":" in a))),
-        *(f"ip addr add {address} dev lo" for address in (PUBLIC, SILENT, *(a for a in PRIVATE if ":" not in a))),
+        *(
+            f"ip addr add {address} dev lo nodad"
+            for address in (PUBLIC6, *(a for a in PRIVATE if ":" in a))
+        ),
+        *(
+            f"ip addr add {address} dev lo"
+            for address in (PUBLIC, SILENT, *(a for a in PRIVATE if ":" not in a))
+        ),
         "mount -t tmpfs tmpfs /mnt",
         "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -keyout /mnt/key.pem -out /mnt/certificate.pem"
         " -subj /CN=public.example -addext subjectAltName=DNS:public.example",
     ):
         subprocess.run(command.split(), check=True, capture_output=True)
     Path("/mnt/resolv.conf").write_text("nameserver 127.0.0.1\n")
-    Path("/mnt/hosts").write_text("127.0.0.1 localhost localhost.localdomain\n::1 localhost ip6-localhost\n")
+    Path("/mnt/hosts").write_text(
+        "127.0.0.1 localhost localhost.localdomain\n::1 localhost ip6-localhost\n"
+    )
     for source, target in (
         ("/mnt/resolv.conf", os.path.realpath("/etc/resolv.conf")),
         ("/mnt/hosts", "/etc/hosts"),
@@ -179,7 +202,12 @@ def serve_port(port: int) -> None:
     """Serve one port on all addresses of both families."""
 
     class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
-        address_family, allow_reuse_address, daemon_threads, request_queue_size = socket.AF_INET6, True, True, 100
+        address_family, allow_reuse_address, daemon_threads, request_queue_size = (
+            socket.AF_INET6,
+            True,
+            True,
+            100,
+        )
 
         def server_bind(self) -> None:
             self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
@@ -212,14 +240,19 @@ def serve_port(port: int) -> None:
     Server(("::", port), Handler).serve_forever()
 
 
-# --- The public server -----------------------------------------------------------------------------------------------
+# --- The public server ----------------------------------------------------------------------------
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Type: image/jpeg\r\n"
-ENDLESS = {  # how an answer starts, the block that it repeats for ever, and the seconds between two of them
+# How an answer starts, the block that it repeats for ever, and the seconds between two of them
+ENDLESS = {
     "endless_redirect": (b"HTTP/1.1 302 Moved\r\nLocation: /dog.jpg\r\n\r\n", bytes(2**20), 0),
     "huge": (OK + b"\r\n", DOG + bytes(2**20), 0),
     "huge_length": (OK + b"Content-Length: 99999999999\r\n\r\n", DOG + bytes(2**20), 0),
-    "huge_chunked": (OK + b"Transfer-Encoding: chunked\r\n\r\n", b"100000\r\n" + bytes(2**20) + b"\r\n", 0),
+    "huge_chunked": (
+        OK + b"Transfer-Encoding: chunked\r\n\r\n",
+        b"100000\r\n" + bytes(2**20) + b"\r\n",
+        0,
+    ),
     "drip": (OK + b"Content-Length: 5000000\r\n\r\n", b"\xff", 0.1),
     "drip_header": (OK + b"X-Long: ", b"x", 0.1),
     "flood_of_chunks": (OK + b"Transfer-Encoding: chunked\r\n\r\n", b"1\r\nx\r\n" * 10_000, 0),
@@ -255,19 +288,30 @@ def answer(request: http.server.BaseHTTPRequestHandler) -> None:
     elif path == "refresh":
         send(b"HTTP/1.1 200 OK\r\nRefresh: 0; url=http://127.0.0.1/\r\nContent-Length: 0\r\n\r\n")
     elif path == "cookie":
-        send(b"HTTP/1.1 302 Moved\r\nSet-Cookie: a=b; Path=/\r\nLocation: /check_cookie\r\nContent-Length: 0\r\n\r\n")
+        send(
+            b"HTTP/1.1 302 Moved\r\nSet-Cookie: a=b; Path=/\r\nLocation: /check_cookie\r\nContent-Length: 0\r\n\r\n"
+        )
     elif path in HEADERS:
         send(OK + HEADERS[path] + b"Content-Length: %d\r\n\r\n" % len(DOG) + DOG)
     elif path == "chunked":
-        blocks = b"".join(b"%x\r\n%b\r\n" % (len(DOG[i : i + 100]), DOG[i : i + 100]) for i in range(0, len(DOG), 100))
+        blocks = b"".join(
+            b"%x\r\n%b\r\n" % (len(DOG[i : i + 100]), DOG[i : i + 100])
+            for i in range(0, len(DOG), 100)
+        )
         send(OK + b"Transfer-Encoding: chunked\r\n\r\n" + blocks + b"0\r\n\r\n")
     elif path in ("gzip", "gzip_bomb"):
         body = gzip.compress(DOG) if path == "gzip" else gzip.compress(bytes(10**6), 1) * 1000
         send(OK + b"Content-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
     elif path.startswith("status/"):
-        send(b"HTTP/1.1 %d Status\r\nContent-Length: %d\r\n\r\n" % (int(path.removeprefix("status/")), len(DOG)) + DOG)
+        send(
+            b"HTTP/1.1 %d Status\r\nContent-Length: %d\r\n\r\n"
+            % (int(path.removeprefix("status/")), len(DOG))
+            + DOG
+        )
     elif path == "html":
-        send(b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n\r\n<!doctype html><title>A dog</title>")
+        send(
+            b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n\r\n<!doctype html><title>A dog</title>"
+        )
     elif path == "garbage":
         send(b"\xff\xd8\xff" * 1000)
     elif path in ENDLESS:

@@ -1,0 +1,163 @@
+"""Sheets of pictures for notebook.ipynb: crops, views, answers to test pictures and where the model
+looked.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+from PIL import Image, ImageDraw
+
+from dog_breeds.clients.client_images import shaded
+from dog_breeds.data.dataset import (
+    Task,
+    annotation_dir,
+    breed_name,
+    display_name,
+    images_dir,
+    read_annotation,
+)
+from dog_breeds.learning.features import View, crop_view, load_pixels
+from dog_breeds.learning.heads import Classifier, slope
+from dog_breeds.learning.metrics import log_softmax
+from dog_breeds.learning.plot_style import INK, RED, WIDTH, new_plot
+from dog_breeds.learning.tflite import run_file
+from dog_breeds.serving.explanation import evidence
+
+PIXELS = 120  # of a small picture's side
+
+
+def plot_crops(data_dir: Path, images: Sequence[str]) -> Figure:
+    """Photos with the box of their first dog, and below each the crop that data_selection.py made
+    of it.
+    """
+    photos, crops = [], []
+    for image in images:
+        photo = Image.open(images_dir(data_dir) / image).convert("RGB")
+        box = read_annotation(annotation_dir(data_dir) / image.removesuffix(".jpg"))["boxes"][0]
+        photos.append(
+            (np.asarray(outline(photo, box)), display_name(breed_name(image.split("/")[0])))
+        )
+        crops.append(
+            (
+                load_pixels(crop_view(data_dir, image), PIXELS),
+                f"from {box[2] - box[0]} x {box[3] - box[1]}",
+            )
+        )
+    note = "Above: a photo with the box from its XML file. Below: the crop, 299 x 299 pixels whatever the box's shape."
+    return plot_pictures([photos, crops], "From photos to crops", note)
+
+
+def outline(photo: Image.Image, box: tuple[int, int, int, int]) -> Image.Image:
+    """Draw a red frame with white edges around the box."""
+    draw, width = ImageDraw.Draw(photo), max(photo.size) // 60
+    for color, grow, thickness in (("white", width, 2 * width), (RED, width // 2, width)):
+        draw.rectangle(
+            (box[0] - grow, box[1] - grow, box[2] + grow, box[3] + grow), None, color, thickness
+        )
+    return photo
+
+
+def plot_views(views: Sequence[View], rows: int) -> Figure:
+    """The pictures that the model sees; `views` row by row."""
+    cells = []
+    for view in views:
+        changes = [f"{view.angle:+.0f}°"] * bool(view.angle) + ["mirrored"] * view.flip
+        cells.append(
+            (
+                load_pixels(view, PIXELS),
+                ", ".join(["photo" if view.share < 1 else "crop", *changes]),
+            )
+        )
+    columns = len(cells) // rows
+    note = "Each column is one training picture. The corners that a rotation leaves empty show the mirrored edge."
+    return plot_pictures(
+        [cells[row * columns : (row + 1) * columns] for row in range(rows)],
+        "Views of training pictures",
+        note,
+    )
+
+
+def plot_samples(
+    views: Sequence[View], logits: np.ndarray, labels: np.ndarray, classes: Sequence[str]
+) -> Figure:
+    """Predictions for ten of the test pictures; `views` (n), `logits` [n, classes] and `labels` [n]
+    in one order.
+    """
+    order = hardest_first(logits, labels)
+    others = np.sort(order[5:])
+    rows = order[:5], others[np.linspace(0, len(others) - 1, 5).astype(int)]
+    cells = [
+        [(load_pixels(views[i], PIXELS), *caption_of(logits[i], labels[i], classes)) for i in row]
+        for row in rows
+    ]
+    note = "Above: the five whose true breed got the lowest probability. Below: five others. Wrong answers are red, "
+    note += "with the true breed in brackets."
+    return plot_pictures(cells, "Answers to test pictures", note)
+
+
+def plot_explanations(
+    task: Task,
+    classifier: Classifier,
+    views: Sequence[View],
+    logits: np.ndarray,
+    labels: np.ndarray,
+) -> Figure:
+    """The five hardest test pictures with what did not speak for the answer in the dark."""
+    some, cells = hardest_first(logits, labels)[:5], []
+    hardest = [views[i] for i in some]
+    outputs = run_file(
+        task.backbone, hardest, lambda view: load_pixels(view, task.size), ["map", "features"]
+    )
+    for i, (maps, features) in zip(some, outputs, strict=True):
+        light = evidence(maps, slope(classifier.weights, features, logits[i].argmax()))
+        picture = shaded(Image.fromarray(load_pixels(views[i], PIXELS)), light.tolist(), 1.0)
+        cells.append((np.asarray(picture), *caption_of(logits[i], labels[i], task.classes)))
+    note = "The same five. What spoke for the answer is light: its part in the logit, in 10 x 10 cells."
+    return plot_pictures([cells], "Where the model looked", note)
+
+
+def hardest_first(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """The rows of logits [n, classes] by the probability of the true class, lowest first."""
+    return np.argsort(log_softmax(logits)[np.arange(len(labels)), labels])
+
+
+def caption_of(logits: np.ndarray, label: int, classes: Sequence[str]) -> tuple[str, str]:
+    """What stands below a picture with these logits [classes], and its colour."""
+    guess = logits.argmax()
+    text = f"{display_name(classes[guess])}\n{np.exp(log_softmax(logits[None]))[0, guess]:.1%}"
+    return (text, INK) if guess == label else (f"{text}\n({display_name(classes[label])})", RED)
+
+
+def plot_pictures(rows: Sequence[Sequence[tuple]], title: str, note: str) -> Figure:
+    """A sheet of pictures: rows of (pixels uint8 [height, width, 3], caption, colour of the caption
+    if not black).
+    """
+    columns, lines = (
+        max(map(len, rows)),
+        max(cell[1].count("\n") for row in rows for cell in row) + 1,
+    )
+    pitch = (
+        1.02 + 0.13 * lines * columns / 5
+    )  # from row to row; the unit is the width of a picture with its margin
+    figure, [axes] = new_plot(len(rows) * pitch * WIDTH / columns, title, note)
+    for row, cells in enumerate(rows):
+        for column, (pixels, caption, *color) in enumerate(cells):
+            height, width = pixels.shape[:2]
+            height, width = 0.92 * height / max(height, width), 0.92 * width / max(height, width)
+            middle, bottom = column + 0.5, row * pitch + 0.96
+            axes.imshow(
+                pixels, extent=(middle - width / 2, middle + width / 2, bottom, bottom - height)
+            )
+            style = {
+                "size": 8,
+                "color": (color or [INK])[0],
+                "ha": "center",
+                "va": "top",
+                "linespacing": 1.15,
+            }
+            axes.text(middle, bottom + 0.03, caption, **style)
+    axes.set(xlim=(0, columns), ylim=(len(rows) * pitch, 0), aspect="equal")
+    axes.axis("off")
+    return figure

@@ -1,0 +1,73 @@
+"""How all plots of this project look."""
+
+import textwrap
+from pathlib import Path
+
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from dog_breeds.console import written_whole
+
+WIDTH = 6.5  # inches: 650 pixels wide on a page, stored with twice as many
+INK, GRAY, PALE, ACCENT = "#222222", "#6b6b6b", "#dddddd", "#117733"
+# Paul Tol's "muted" colours, told apart by colour-blind people too (and a tenth that fits).
+COLORS = [
+    "#332288",
+    "#6699cc",
+    "#88ccee",
+    "#44aa99",
+    "#117733",
+    "#999933",
+    "#ddcc77",
+    "#cc6677",
+    "#882255",
+    "#aa4499",
+]
+RED = COLORS[7]  # what is wrong, or unknown
+STYLE = {
+    "font.size": 10,
+    "text.color": INK,
+    "axes.labelcolor": GRAY,
+    "axes.edgecolor": PALE,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "grid.color": "#eeeeee",
+    "xtick.color": GRAY,
+    "ytick.color": GRAY,
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+    "xtick.minor.size": 0,
+    "ytick.minor.size": 0,
+    "xtick.major.pad": 8,
+}
+
+
+def new_plot(height: float, title: str, note: str, columns: int = 1) -> tuple[Figure, list[Axes]]:
+    """Return a Figure in the project's style with title, note below it, and Axes side by side,
+    `height` inches high.
+    """
+    note = textwrap.fill(note, 88)
+    head = 0.42 + 0.17 * (note.count("\n") + bool(note))  # inches
+    with rc_context(STYLE):
+        figure = Figure((WIDTH, head + height), layout="constrained")
+        figure.get_layout_engine().set(rect=(0, 0, 1, height / (head + height)), w_pad=0.1)
+        figure.text(0.1 / WIDTH, 1 - 0.1 / (head + height), title, size=13, weight="bold", va="top")
+        figure.text(
+            0.1 / WIDTH,
+            1 - 0.36 / (head + height),
+            note,
+            size=9.5,
+            color=GRAY,
+            va="top",
+            linespacing=1.3,
+        )
+        return figure, list(figure.subplots(1, columns, squeeze=False)[0])
+
+
+def save_plot(figure: Figure, path: Path) -> None:
+    """Write a PNG, 1300 pixels wide."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with written_whole(path) as part:
+        figure.savefig(part, format="png", dpi=200)

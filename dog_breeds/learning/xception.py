@@ -1,0 +1,221 @@
+"""Xception in Keras: converted once to the backbone file, and with a head the whole model of the
+.h5 file.
+
+The only module that loads TensorFlow. Beside it the serving runtime crashes, so the others call its
+functions in a process of their own: `workers.call_elsewhere`.
+"""
+
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from ai_edge_litert import (
+    schema_py_generated as schema,  # like flatbuffer_utils free of the runtime
+)
+from ai_edge_litert.tools import flatbuffer_utils
+
+from dog_breeds import recipe
+from dog_breeds.console import progress, quiet, written_whole
+from dog_breeds.learning.features import View, load_pixels
+
+os.environ["KERAS_BACKEND"] = "tensorflow"  # whatever the user's other projects run on
+with quiet():  # TensorFlow greets with remarks on its log and on missing GPUs
+    import keras
+    import tensorflow as tf
+    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
+    tf.config.list_physical_devices()
+keras.config.set_image_data_format("channels_last")  # ~/.keras/keras.json may say otherwise
+keras.config.set_floatx("float32")
+
+BATCH = 16  # pictures at once in Keras; more are not faster on a CPU
+
+
+# --- The backbone file ----------------------------------------------------------------------------
+
+
+def write_backbone(
+    weights: Path, size: int, views: Sequence[View], quantization: str, path: Path
+) -> None:
+    """Write Xception without its top as .tflite: pixels 0..255 -> "features" [1, 2048], and the
+    "map" that they are the mean of, float32 [1, h, w, 2048]. int8 needs `views`, to set the ranges
+    of activations by.
+    """
+    with quiet():  # the converter describes every variable
+        content = convert(load_xception(weights, size), quantization, views)
+    model = flatbuffer_utils.convert_bytearray_to_object(bytearray(content))
+    if quantization == "int8":
+        fuse_relus(model)
+    graph = model.subgraphs[0]
+    graph.outputs = sorted(graph.outputs, key=lambda output: len(graph.tensors[output].shape))
+    for name, output in zip(("features", "map"), graph.outputs, strict=True):
+        graph.tensors[output].name = name
+    with written_whole(path) as part:
+        part.write_bytes(flatbuffer_utils.convert_object_to_bytearray(model))
+
+
+def load_xception(weights: Path, size: int) -> keras.Model:
+    """Return the recipe's backbone without its top, for pictures of size x size pixels that are
+    rescaled.
+    """
+    build = getattr(keras.applications, recipe.BACKBONE)
+    xception = build(weights=None, include_top=False, input_shape=(size, size, 3))
+    xception.load_weights(weights)
+    xception.trainable = False
+    return xception
+
+
+def features_and_map(
+    xception: keras.Model, pixels: keras.KerasTensor
+) -> tuple[keras.KerasTensor, keras.KerasTensor]:
+    """Return what the backbone makes of pixels 0..255."""
+    scaled = keras.layers.Rescaling(*recipe.RESCALING, name="scale")(pixels)
+    maps = xception(scaled)
+    return keras.layers.GlobalAveragePooling2D(name="features")(maps), maps
+
+
+def convert(xception: keras.Model, quantization: str, views: Sequence[View]) -> bytes:
+    """Return the backbone for one picture at a time as a TensorFlow Lite flatbuffer."""
+    size = xception.input.shape[1]
+    pixels = keras.Input(batch_shape=(1, size, size, 3))
+    converter = tf.lite.TFLiteConverter.from_keras_model(
+        keras.Model(pixels, features_and_map(xception, pixels))
+    )
+    if quantization != "float32":
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    if quantization == "float16":
+        converter.target_spec.supported_types = [tf.float16]
+    if quantization != "int8":
+        return converter.convert()
+
+    calm = calm_half(xception, views)
+    converter.representative_dataset = lambda: (
+        [load_pixels(view, size)[None].astype(np.float32)] for view in calm
+    )
+    # The mean stays float: in steps of 1/256 of the range of all features, most would be rounded to
+    # nothing.
+    options = tf.lite.experimental.QuantizationDebugOptions(denylisted_ops=["MEAN"])
+    debugger = tf.lite.experimental.QuantizationDebugger(converter=converter, debug_options=options)
+    return debugger.get_nondebug_quantized_model()
+
+
+def calm_half(xception: keras.Model, views: Sequence[View]) -> list[View]:
+    """Return the half of the views whose largest activation is lowest.
+
+    In one photo of some thirty a single channel of block 5 rises far above what all others reach,
+    and every block after it follows. The ranges of int8 activations span all that the calibration
+    pictures show: with such photos among them, their 256 steps are too coarse for all the others.
+    The wild photos, cut off at the ranges, keep their breed.
+    """
+    sums = [
+        layer.output for layer in xception.layers if isinstance(layer, keras.layers.Add)
+    ]  # one a block
+    blocks = keras.Model(
+        xception.input, sums or [xception.output]
+    )  # backbones without such blocks: what they end in
+    size, scale = xception.input.shape[1], keras.layers.Rescaling(*recipe.RESCALING)
+    inputs = (scale(load_pixels(view, size)[None]) for view in views)
+    peaks = [max(np.abs(output).max() for output in blocks.predict_on_batch(x)) for x in inputs]
+    return [views[i] for i in np.argsort(peaks)[: len(views) // 2]]
+
+
+def fuse_relus(model: schema.ModelT) -> None:
+    """Replace each RELU of a sum by a second ADD of the same two tensors that applies the RELU
+    itself.
+
+    XNNPACK has no RELU for int8: those that begin blocks 3 to 13 would cut the network into 13
+    pieces, and slow it down (benchmarks/model_file.py says how much). The block's other branch
+    still needs the sum as it is.
+    """
+    operators = model.subgraphs[0].operators
+    kinds = [model.operatorCodes[operator.opcodeIndex].builtinCode for operator in operators]
+    adds = {
+        o.outputs[0]: o
+        for o, kind in zip(operators, kinds, strict=True)
+        if kind == schema.BuiltinOperator.ADD
+    }
+    for operator, kind in zip(operators, kinds, strict=True):
+        if kind == schema.BuiltinOperator.RELU and operator.inputs[0] in adds:
+            add = adds[operator.inputs[0]]
+            operator.opcodeIndex, operator.inputs = add.opcodeIndex, add.inputs
+            operator.builtinOptionsType = schema.BuiltinOptions.AddOptions
+            operator.builtinOptions = schema.AddOptionsT()
+            operator.builtinOptions.fusedActivationFunction = schema.ActivationFunctionType.RELU
+
+
+# --- The whole model ------------------------------------------------------------------------------
+
+
+def save_model(
+    weights: Path,
+    size: int,
+    head: Sequence[np.ndarray],
+    means: np.ndarray,
+    upright: Sequence[np.ndarray],
+    path: Path,
+) -> None:
+    """Write the whole classifier as .h5: pixels 0..255, float32 [n, size, size, 3] -> the outputs
+    of the .tflite file.
+
+    `head` holds kernel and bias of each dense layer, `means` the mean features of the classes [N,
+    2048], `upright` kernel and bias of that score. The outputs are probabilities [n, N], similarity
+    [n, 1] and upright [n, 1].
+    """
+    inputs = keras.Input((size, size, 3), name="pixels")
+    x, _ = features_and_map(load_xception(weights, size), inputs)
+    cosines = keras.layers.Dense(len(means), use_bias=False, name="cosines")
+    y = keras.layers.Reshape((len(means), 1))(cosines(keras.layers.UnitNormalization()(x)))
+    cosines.set_weights([means.T])
+    stands = keras.layers.Dense(1, name="upright")
+    score = stands(x)
+    stands.set_weights(upright)
+    *inner, logits = zip(head[::2], head[1::2], strict=True)
+    layers = [keras.layers.Dense(len(bias), "relu", name="inner") for _, bias in inner]
+    for layer, arrays in zip(
+        [*layers, keras.layers.Dense(len(means), name="logits")], [*inner, logits], strict=True
+    ):
+        x = layer(x)
+        layer.set_weights(arrays)
+    # A maximum, written as a layer: .h5 files hold nothing else.
+    outputs = [
+        keras.layers.Softmax(name="probabilities")(x),
+        keras.layers.GlobalMaxPooling1D(name="similarity")(y),
+    ]
+    outputs.append(score)
+    logging.disable(
+        logging.WARNING
+    )  # Keras warns that .h5 is its older format; the file's users expect it
+    keras.Model(inputs, outputs, name="dog_breeds").save(path)
+    logging.disable(logging.NOTSET)
+
+
+def predict(path: Path, views: dict[str, list[View]]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Return what a saved .h5 file says of the views of each kind: probabilities float32 [n, N],
+    similarities [n].
+    """
+    model = keras.models.load_model(path, compile=False)
+    size, results = model.input.shape[1], {}
+    pixels = tf.TensorSpec([None, size, size, 3], tf.float32)
+    function = tf.function(lambda pixels: model(pixels, training=False)).get_concrete_function(
+        pixels
+    )
+    with (
+        quiet()
+    ):  # with its weights as constants, TensorFlow fuses each convolution with what follows it
+        run = convert_variables_to_constants_v2(function)
+    for kind, some in views.items():
+        rows = []
+        with progress(
+            f"{path.name}, {kind.replace('_', ' ')}", len(some), unit="pictures", scale=1
+        ) as show:
+            for start in range(0, len(some), BATCH):
+                pixels = np.stack([load_pixels(view, size) for view in some[start : start + BATCH]])
+                rows.append([output.numpy() for output in run(tf.constant(pixels, tf.float32))])
+                show(start + len(pixels))
+        probabilities, similarities, _ = (
+            np.concatenate(parts) for parts in zip(*rows, strict=True)
+        )
+        results[kind] = probabilities, similarities[:, 0]
+    return results

@@ -1,0 +1,227 @@
+"""Pictures that strangers send: read as the model sees them, or refused before they cost time or
+memory.
+"""
+
+import contextlib
+import io
+import math
+import re
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from dog_breeds.serving.limits import MAX_BYTES, MAX_PIXELS, RequestError
+from dog_breeds.serving.pixels import model_pixels
+
+MAX_MEMORY = (
+    240_000_000  # bytes that decoding a picture may take: 50 megapixels of plain RGB, and a little
+)
+MAX_SECONDS = 1.5  # of a CPU that decoding a picture may take: 50 megapixels take half a second
+# Of a JPEG with MAX_PIXELS, what encoders of progressive ones write; smaller ones may have more
+MAX_SCANS = 10
+# Of a picture's file: Pillow, and check_jpeg, go through them in Python, and there can be millions
+MAX_PARTS = 5_000
+MAX_EXIF = 2**16  # bytes that are read of EXIF data, as many as a JPEG's segment has
+# Where a part of a JPEG begins: what is stuffed in, fills up or restarts begins none.
+PART = re.compile(rb"\xff([^\x00\xff\xd0-\xd7])")
+SCAN, END = b"\xda", b"\xd9"
+# The parts of a usual JPEG, each of which states its length. All others are refused. Lossless JPEG
+# overflow Pillow's buffers where it asks for a smaller scale; arithmetic ones decode at full cost
+# what is not there.
+USUAL = {
+    bytes([marker])
+    for marker in (0xC0, 0xC1, 0xC2, 0xC4, *range(0xDA, 0xDE), *range(0xE0, 0xF0), 0xFE)
+}
+FORMATS = {
+    "JPEG": b"\xff\xd8\xff",
+    "PNG": b"\x89PNG\r\n\x1a\n",
+    "WEBP": b"RIFF",
+    "GIF": b"GIF8",
+    "BMP": b"BM",
+}
+
+
+def read_picture(
+    data: bytes, size: int, share: float, log: dict, until: float = math.inf
+) -> np.ndarray:
+    """Return a picture as the model takes it: float32 RGB (size, size, 3) in 0..255. Notes in `log`
+    what it was.
+
+    Raises RequestError if it is none, or not read before `until`, a time of time.monotonic().
+    """
+    log["bytes"] = len(data)
+    if len(data) > MAX_BYTES:
+        raise RequestError("too_large", f"the picture has more than {MAX_BYTES:,} bytes")
+    if not data.startswith(tuple(FORMATS.values())):
+        hint = "; send HEIC and AVIF as a JPEG" if data[4:8] == b"ftyp" else ""
+        raise RequestError("unsupported_type", f"the picture is none of {', '.join(FORMATS)}{hint}")
+    try:
+        with limited_memory(), limited_time(until):
+            image = Image.open(CountedReads(data), formats=list(FORMATS))
+            log["size"] = image.size
+            check_costs(image, data)
+            return model_pixels(image, size, share).astype(np.float32)
+    except RequestError:
+        raise
+    except Image.DecompressionBombError:
+        raise RequestError(
+            "too_large", f"the picture has more than {MAX_PIXELS:,} pixels"
+        ) from None
+    except MemoryError:
+        raise RequestError(
+            "too_large", "the picture needs too much memory; send it smaller, or as JPEG"
+        ) from None
+    except TooSlow:
+        raise RequestError(
+            "too_large", "the picture takes too long to decode; send it smaller, or as JPEG"
+        ) from None
+    except Exception as error:  # Pillow raises nearly anything for a damaged file
+        log["detail"] = repr(error)[:200]
+        raise RequestError(
+            "invalid_image", "the picture is damaged, incomplete or too large to decode"
+        ) from None
+
+
+def check_costs(image: Image.Image, data: bytes) -> None:
+    """Raise RequestError if an opened picture is going to be too much work."""
+    pixels = image.width * image.height
+    if pixels > MAX_PIXELS:
+        raise RequestError("too_large", f"the picture has more than {MAX_PIXELS:,} pixels")
+    if image.format in ("JPEG", "MPO"):
+        check_jpeg(
+            data, max(image.width, 8) * max(image.height, 8)
+        )  # it is decoded in blocks of 8 x 8
+    if image.format == "BMP" and image.info.get("compression") in (
+        1,
+        2,
+    ):  # Pillow decodes it in Python, byte by byte
+        raise RequestError("unsupported_type", "run-length encoded BMP is not read; send a JPEG")
+
+
+def check_jpeg(data: bytes, pixels: int) -> None:
+    """Raise RequestError for a JPEG of an unusual kind, or of more scans than so many pixels may
+    have.
+
+    Goes from part to part as the decoder does, by the lengths that they state: what looks like a
+    scan, or like the end of the picture, within a comment is none. Each scan visits all pixels, and
+    an empty one has a dozen bytes.
+    """
+    scans, start = 0, 2
+    for _ in range(MAX_PARTS):
+        part = PART.search(data, start)
+        if not part or (part[1] == END and scans):
+            return
+        if part[1] not in USUAL:
+            raise RequestError(
+                "unsupported_type", "the JPEG is damaged, or of a kind that is not read"
+            )
+        scans += part[1] == SCAN
+        if scans * pixels > MAX_SCANS * MAX_PIXELS:
+            break
+        start = part.end() + int.from_bytes(data[part.end() : part.end() + 2], "big")
+    raise RequestError("too_large", "the picture has too many scans; send it as a plain JPEG")
+
+
+# --- Limits ---------------------------------------------------------------------------------------
+
+
+class ShortExif(Image.Exif):
+    """EXIF data, of which MAX_EXIF bytes are read: each of 65,535 entries may be the same
+    megabytes.
+    """
+
+    def load(self, data: bytes) -> None:
+        """Read as usual, but no more."""
+        super().load(data[:MAX_EXIF])
+
+
+Image.Exif = ShortExif  # which Pillow makes one of wherever it reads EXIF data
+
+
+class TooSlow(BaseException):
+    """Decoding takes too long. No Exception: Pillow catches those here and there."""
+
+
+@contextlib.contextmanager
+def limited_time(until: float) -> Iterator[None]:
+    """Raise TooSlow in what runs here, after MAX_SECONDS of a CPU, or at a time of
+    time.monotonic().
+
+    It ends loops of Python, as Pillow has around what it decodes; not C. Does nothing in a thread.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    active = True
+
+    def stop(*_: object) -> None:
+        if active:
+            raise TooSlow
+
+    left = until - time.monotonic()
+    if left <= 0:
+        raise TooSlow
+    timers = [(signal.ITIMER_PROF, signal.SIGPROF, MAX_SECONDS)]
+    if left < math.inf:
+        timers.append((signal.ITIMER_REAL, signal.SIGALRM, left))
+    before = [signal.signal(number, stop) for _, number, _ in timers]
+    try:
+        try:
+            for timer, _, seconds in timers:
+                signal.setitimer(
+                    timer, seconds, 1
+                )  # and again: what is raised in a finaliser is lost
+            yield
+        finally:
+            active = (
+                False  # in a block of its own: whenever a signal comes, the one below is reached
+            )
+    finally:
+        for timer, _, _ in timers:
+            signal.setitimer(timer, 0)
+        for (_, number, _), handler in zip(timers, before, strict=True):
+            signal.signal(number, handler)
+
+
+class CountedReads(io.BytesIO):
+    """A file in memory that fails after MAX_PARTS reads, before a file of a million parts costs
+    seconds.
+    """
+
+    reads = 0
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Read as usual; OSError once there were too many reads."""
+        self.reads += 1
+        if self.reads > MAX_PARTS:
+            raise OSError("too many parts")
+        return super().read(size)
+
+
+@contextlib.contextmanager
+def limited_memory() -> Iterator[None]:
+    """Let the process have at most MAX_MEMORY bytes more than it has now; past that, it gets a
+    MemoryError.
+
+    Not every picture says what it will cost: WebP takes 16 bytes a pixel, and 60 kB of EXIF data
+    can take 300 MB. Works on Linux, as Lambda is, and does nothing elsewhere.
+    """
+    if sys.platform != "linux":
+        yield
+        return
+    import resource
+
+    limits = resource.getrlimit(resource.RLIMIT_DATA)
+    used = int(Path("/proc/self/statm").read_text().split()[5]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_DATA, (used + MAX_MEMORY, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, limits)
