@@ -66,7 +66,7 @@ install = $(PYTHON) -c 'import sys; (3, 10) <= sys.version_info < (3, 14) or sys
 # AWS's runtime interface emulator is a binary inside the package aws-sam-cli, of whose other content only the tests need
 # something: samples of events.
 %/bin/aws-lambda-rie %/events/HttpApi.json: %/installed
-	@test "$$(uname -s)" = Linux || { echo "AWS's emulator runs on Linux only; build the image and run it with Docker, see README.md"; exit 1; }
+	@test "$$(uname -s)" = Linux || { echo "AWS's emulator runs on Linux only; build the image and run it with Docker, see DEPLOY.md"; exit 1; }
 	@$*/bin/python -m pip download -qq --disable-pip-version-check --no-deps --dest $*/emulator aws-sam-cli==1.170.0
 	@$*/bin/python -m zipfile --extract $*/emulator/*.whl $*/emulator
 	@mkdir -p $*/events

@@ -22,6 +22,9 @@ VARIABLES = {
     "REGION": "eu-west-1",
     "REGISTRY": "123456789012.dkr.ecr.eu-west-1.amazonaws.com",
 }
+PAGES = [
+    ROOT / f"{name}.md" for name in ("README", "CONTRIBUTING", "RESULTS", "DEPLOY", "MODEL_CARD")
+]
 OWN_OPTIONS = {"get-login-password"}  # of the AWS CLI: no operation of the service
 
 
@@ -31,8 +34,8 @@ def commands() -> list[list[str]]:
     docstrings of scripts.
     """
     texts = []
-    for file in (ROOT / "README.md", ROOT / "CONTRIBUTING.md"):
-        tokens = MarkdownIt().parse(file.read_text()) if file.exists() else []
+    for file in PAGES:
+        tokens = MarkdownIt().parse(file.read_text())
         texts += [token.content for token in tokens if token.type == "fence" and token.info == "sh"]
     for file in (*ROOT.glob("*.py"), *(ROOT / "benchmarks").glob("*.py")):
         texts.append(
@@ -125,7 +128,7 @@ def test_aws_knows_its_parameters(command):
 def test_docker_builds_tags_and_pushes_one_image():
     (build, *others) = named("docker", "buildx", "build")
     assert all(other == build for other in others)
-    assert all(" ".join(build) in (ROOT / file).read_text() for file in ("README.md", "Dockerfile"))
+    assert all(" ".join(build) in (ROOT / file).read_text() for file in ("DEPLOY.md", "Dockerfile"))
     assert build[3:] == ["--platform", "linux/amd64", "--provenance=false", "-t", "dog-breeds", "."]
     for command in named("docker", "run"):
         assert command[2:] == ["-it", "--rm", "-p", "8080:8080", "dog-breeds"]
