@@ -47,7 +47,7 @@ from dog_breeds.serving.http_events import (
     http_request,
     http_response,
 )
-from dog_breeds.serving.limits import MAX_IMAGES, RequestError
+from dog_breeds.serving.limits import MAX_IMAGES, BucketFault, RequestError
 from dog_breeds.serving.page import page_response, wants_page
 from dog_breeds.serving.s3_images import read_object
 from dog_breeds.serving.safe_images import read_picture
@@ -61,7 +61,7 @@ OUTPUTS = ("probabilities", "similarity", "upright")  # of the model file, by na
 
 def lambda_handler(event: Any, context: Any = None) -> dict:
     """Answer an event. What is wrong with a request is an answer too; a fault of ours is logged and
-    raised.
+    raised, and so is a BucketFault, after which the caller may try again.
     """
     log = {"request_id": getattr(context, "aws_request_id", None), "event": "direct"}
     request, answer = http_request(event), None
@@ -76,6 +76,9 @@ def lambda_handler(event: Any, context: Any = None) -> dict:
             answer = answer_fields(event, log, end_of(context), direct=not request)
     except RequestError as error:
         answer = error_answer(error)
+    except BucketFault as error:
+        log["outcome"] = error.code
+        raise
     except Exception:
         log["traceback"] = traceback.format_exc()
         answer = error_answer(
@@ -84,7 +87,8 @@ def lambda_handler(event: Any, context: Any = None) -> dict:
         if not request:
             raise
     finally:
-        log["outcome"] = answer["error"]["code"] if answer and "error" in answer else "ok"
+        if "outcome" not in log:
+            log["outcome"] = answer["error"]["code"] if answer and "error" in answer else "ok"
         print(json.dumps(log), flush=True)
     return http_response(request, STATUS.get(log["outcome"], 200), answer) if request else answer
 

@@ -154,7 +154,8 @@ def at_port(port: int) -> None:
 
 def with_bucket(objects: dict[str, bytes]) -> None:
     """A bucket of S3 on this machine. For a key that names an error ("403 AccessDenied") it answers
-    that; of an object that is named "cut" it sends a byte too few.
+    that; of an object that is named "cut" it sends a byte too few; for the key "closed" it closes
+    the connection without an answer, for "late" it answers when the client has given up.
     """
 
     class Bucket(Silent):
@@ -163,6 +164,11 @@ def with_bucket(objects: dict[str, bytes]) -> None:
             status, _, code = (
                 key.partition(" ") if key[:3].isdecimal() else ("404", "", "NoSuchKey")
             )
+            if key == "late":
+                time.sleep(5)
+            if key in ("closed", "late"):
+                self.close_connection = True
+                return
             body = objects.get(key, f"<Error><Code>{code}</Code></Error>".encode())
             self.reply(body, 200 if key in objects else int(status), len(body) + ("cut" in key))
 
