@@ -36,7 +36,7 @@ import numpy as np
 from PIL import Image, WebPImagePlugin  # noqa: F401  without it Pillow would import all its formats for WebP
 
 from dog_breeds.serving.answers import Look, best_look, end_of, half_way
-from dog_breeds.serving.cpus import cpu_count
+from dog_breeds.serving.cpus import cpu_count, start_log
 from dog_breeds.serving.explanation import class_activation_map, explaining, on_picture
 from dog_breeds.serving.facts import read_facts
 from dog_breeds.serving.http_events import (
@@ -291,3 +291,5 @@ if sys.platform == "linux":
     # full one is left for another.
     ctypes.CDLL(None).mallopt(-3, 2**17)
     ctypes.CDLL(None).mallopt(-8, 1)
+if "AWS_LAMBDA_RUNTIME_API" in os.environ:  # a function, and not a script that imports this module
+    print(json.dumps(start_log(MODEL.interpreter)), flush=True)

@@ -18,6 +18,7 @@ import contextlib
 import io
 import math
 import os
+import sys
 import time
 from concurrent.futures import BrokenExecutor
 from pathlib import Path
@@ -28,7 +29,9 @@ from dog_breeds import recipe
 from dog_breeds.clients.bulk import classify_folder
 from dog_breeds.clients.client_images import SMALLER, picture_to_send, shaded, upright_picture
 from dog_breeds.console import one_line_errors, quiet, script_parser, written_whole
+from dog_breeds.serving.cpus import why_slow
 from dog_breeds.serving.limits import MAX_BYTES
+from dog_breeds.workers import in_processes
 
 URL = "https://images.unsplash.com/photo-1636496430627-a7b203b4cc58"  # a Great Pyrenees
 ENDPOINT = "http://localhost:8080/2015-03-31/functions/function/invocations"
@@ -68,10 +71,26 @@ def ask_model(model: Path, event: dict) -> dict:
         raise ValueError(f"there is no model file {model}")
     os.environ["MODEL_FILE"] = str(model)
     with quiet():  # a greeting of the runtime
-        from lambda_function import lambda_handler
+        import lambda_function
 
+    print_unless_empty(why_slow(lambda_function.MODEL.interpreter))
     with contextlib.redirect_stdout(io.StringIO()):  # its log
-        return lambda_handler(event)
+        return lambda_function.lambda_handler(event)
+
+
+def print_unless_empty(sentence: str) -> None:
+    """Print a remark for the user beside the answer, on stderr."""
+    if sentence:
+        print(sentence, file=sys.stderr, flush=True)
+
+
+def why_model_is_slow(model: Path) -> str:
+    """Return `why_slow` of a model file, which this process loads."""
+    os.environ["MODEL_FILE"] = str(model)
+    with quiet():
+        import lambda_function
+
+    return why_slow(lambda_function.MODEL.interpreter)
 
 
 def rows_of(model: Path, folder: Path, names: list[str]) -> list[tuple]:
@@ -116,6 +135,8 @@ def answer_folder(folder: Path, table: Path, model: Path) -> str:
         raise NotADirectoryError(f"{folder} is no folder")
     start = time.monotonic()
     try:
+        # In a process of its own, whose memory is free again when the photos come
+        print_unless_empty(*in_processes(why_model_is_slow, [(model,)]))
         counts = classify_folder(folder, table, rows_of, model)
     except BrokenExecutor:
         raise RuntimeError(

@@ -122,7 +122,7 @@ def test_batch_asks_as_the_handler_answers_and_queries_name_what_it_logs(resourc
         for one in resources.values()
         if "QueryString" in one["Properties"]
     ]
-    queries = [query for query in queries if "@type" not in query]
+    queries = [query for query in queries if "@type" not in query and "accelerated" not in query]
     assert len(queries) == 2
     for query in queries:
         named = set(re.findall(r"(?:ispresent|avg|pct)\((\w+)", query)) | set(
@@ -130,3 +130,19 @@ def test_batch_asks_as_the_handler_answers_and_queries_name_what_it_logs(resourc
         )
         assert named and named <= answered.log.keys()
     assert '$.outcome = "internal_error"' in resources["Faults"]["Properties"]["FilterPattern"]
+
+
+def test_a_start_without_xnnpack_is_counted_and_alarms(resources):
+    """test_cpus.py asserts that the handler logs these three fields, `accelerated` as a boolean."""
+    assert resources["CpusQuery"]["Properties"]["QueryString"] == (
+        "filter ispresent(accelerated) | stats count(*) as starts by cpu, int8, accelerated, bin(1d)"
+    )
+    counted = resources["NotAccelerated"]["Properties"]
+    assert counted["FilterPattern"] == "{ $.accelerated IS FALSE }"
+    alarm = resources["NotAcceleratedAlarm"]["Properties"]
+    (metric,) = counted["MetricTransformations"]
+    assert (alarm["Namespace"], alarm["MetricName"]) == (
+        metric["MetricNamespace"],
+        metric["MetricName"],
+    )
+    assert alarm["Threshold"] == int(metric["MetricValue"]) == 1

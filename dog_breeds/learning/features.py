@@ -19,7 +19,7 @@ from PIL import Image
 from dog_breeds import recipe
 from dog_breeds.console import counted, written_whole
 from dog_breeds.data.dataset import Task, breed_name, images_dir, processed_dir, weights_path
-from dog_breeds.learning.tflite import load_file, run_file
+from dog_breeds.learning.tflite import load_file, print_if_slow, run_file
 from dog_breeds.serving.pixels import read_pixels
 from dog_breeds.workers import call_elsewhere
 
@@ -190,6 +190,8 @@ def features_by(backbone: Path, views: Sequence[View], data_dir: Path, size: int
         flush=True,
     )
 
+    if missing:
+        print_if_slow(backbone)
     keys = list(missing)
     todo = [views[wanted[key][0]] for key in keys]
     saved = 0

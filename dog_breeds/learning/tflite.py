@@ -2,6 +2,7 @@
 runtime crashes.
 """
 
+import functools
 import importlib
 import queue
 from collections.abc import Callable, Iterator, Sequence
@@ -15,7 +16,7 @@ from ai_edge_litert import (
 from ai_edge_litert.tools import flatbuffer_utils
 
 from dog_breeds.console import quiet
-from dog_breeds.serving.cpus import cpu_count
+from dog_breeds.serving.cpus import cpu_count, why_slow
 from dog_breeds.workers import in_threads
 
 RUNTIME = "ai_edge_litert"  # the one that serves
@@ -32,11 +33,7 @@ def load_file(file: Path, runtime: str = RUNTIME) -> Callable[[np.ndarray], dict
 
     Each has an interpreter, of one thread, of its own: not for two threads at once.
     """
-    with quiet():  # it announces its delegate
-        interpreter = importlib.import_module(f"{runtime}.interpreter").Interpreter(
-            str(file), num_threads=1
-        )
-        interpreter.allocate_tensors()
+    interpreter = _open_interpreter(file, runtime)
     pixels = interpreter.get_input_details()[0]["index"]
     outputs = {output["name"]: output["index"] for output in interpreter.get_output_details()}
 
@@ -46,6 +43,24 @@ def load_file(file: Path, runtime: str = RUNTIME) -> Callable[[np.ndarray], dict
         return {name: interpreter.get_tensor(index)[0] for name, index in outputs.items()}
 
     return run
+
+
+@functools.cache
+def print_if_slow(file: Path) -> None:
+    """Print a sentence, once for each file, if inference with it is going to be slow, and why."""
+    sentence = why_slow(_open_interpreter(file, RUNTIME))
+    if sentence:
+        print(sentence, flush=True)
+
+
+def _open_interpreter(file: Path, runtime: str) -> Any:
+    """Return an interpreter of one thread with its tensors allocated."""
+    with quiet():  # it announces its delegate
+        interpreter = importlib.import_module(f"{runtime}.interpreter").Interpreter(
+            str(file), num_threads=1
+        )
+        interpreter.allocate_tensors()
+    return interpreter
 
 
 def run_file(
