@@ -173,7 +173,7 @@ def run(
     script: str | Path, *words: object, cwd=ROOT, preexec_fn=None, **env: str
 ) -> subprocess.CompletedProcess:
     """Run a script as a user does, at the top of the project or elsewhere."""
-    options = {"env": {**os.environ, **env}, "cwd": cwd, "preexec_fn": preexec_fn, "timeout": 300}
+    options = {"env": {**os.environ, **env}, "cwd": cwd, "preexec_fn": preexec_fn, "timeout": 900}
     return subprocess.run(command(script, *words), capture_output=True, text=True, **options)
 
 
@@ -193,7 +193,7 @@ def make(*words: str, **env: str) -> subprocess.CompletedProcess:
     """
     command = ["make", "--no-print-directory", *words]
     return subprocess.run(
-        command, cwd=ROOT, env={**os.environ, **env}, capture_output=True, text=True, timeout=1800
+        command, cwd=ROOT, env={**os.environ, **env}, capture_output=True, text=True, timeout=3600
     )
 
 

@@ -73,5 +73,5 @@ def in_lambda(
     ]
     command += [printed, root, *config["Env"], "--", *program, "--", *client]
     return subprocess.run(
-        list(map(str, command)), cwd=ROOT, capture_output=True, text=True, timeout=120
+        list(map(str, command)), cwd=ROOT, capture_output=True, text=True, timeout=600
     )

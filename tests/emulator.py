@@ -37,7 +37,7 @@ class Stack:
     def post(self, body: bytes) -> bytes:
         """Answer as the bytes that come over HTTP."""
         with urllib.request.urlopen(
-            urllib.request.Request(self.endpoint, body), timeout=60
+            urllib.request.Request(self.endpoint, body), timeout=300
         ) as response:
             return response.read()
 
@@ -99,7 +99,7 @@ def free_ports(number: int = 1, among: Sequence[int] = range(10_000, 32_000, 2))
 
 def wait_for(port: int, process: subprocess.Popen) -> None:
     """Return once something listens on the port."""
-    for _ in range(600):
+    for _ in range(6000):
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
             return
         assert process.poll() is None, "it has ended"

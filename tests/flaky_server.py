@@ -133,7 +133,7 @@ class FlakyHandler(Silent):
                 time.sleep(flaky.delay)
             if fault == "stall":
                 self.wfile.flush()
-                time.sleep(3)
+                time.sleep(30)
         except OSError:  # the client is gone
             pass
         flaky.log.append((name, asked, fault, sent))

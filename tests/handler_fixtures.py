@@ -93,8 +93,11 @@ def local_gateway(endpoint: str, payload: str = "2.0") -> contextlib.AbstractCon
     return served(Gateway(("127.0.0.1", 0), endpoint, payload))
 
 
+TOGETHER = threading.Barrier(10, timeout=120)
+
+
 class LocalServer(Silent):
-    """Serves a dog, slowly if asked to, or other things."""
+    """Serves a dog, to ten clients together if asked to, or other things."""
 
     def do_GET(self) -> None:
         if self.path == "/drip":
@@ -102,7 +105,8 @@ class LocalServer(Silent):
             while True:
                 self.wfile.write(b"x")
                 time.sleep(0.05)
-        time.sleep(0.5 if self.path == "/slow.jpg" else 0)
+        if self.path == "/together.jpg":
+            TOGETHER.wait()
         large = self.path == "/large.png"
         content = saved(picture(), format="PNG") + bytes(9_900_000) if large else JPEG
         self.reply(content, 404 if self.path == "/missing" else 200)

@@ -67,7 +67,7 @@ def handler_process(
         yield ask
     finally:
         ours.close()
-        process.join(10)
+        process.join(60)
         process.kill()
 
 

@@ -41,7 +41,7 @@ Case = tuple[
 
 def once(cases: Callable[[], Iterator[Case]]) -> Callable[[], tuple[Case, ...]]:
     """Make cases that take seconds to make only once."""
-    return functools.cache(lambda: tuple(cases()))
+    return functools.cache(functools.wraps(cases)(lambda: tuple(cases())))
 
 
 def picture(width: int = 320, height: int = 240, breed: str = BREED) -> Image.Image:
@@ -84,12 +84,6 @@ def text(image: Image.Image, **options: object) -> str:
 
 JPEG = saved(picture(500, 375), format="JPEG")  # the usual picture
 TEXT = base64.b64encode(JPEG).decode()
-
-
-def cases() -> Iterator[Case]:
-    """All of them, some 300."""
-    for function in (modes, turned, cut_off, mislabelled, sizes, hostile):
-        yield from function()
 
 
 def modes() -> Iterator[Case]:
@@ -585,3 +579,12 @@ def repeated_scans(width: int, height: int, times: int) -> bytes:
     image = Image.new("RGB", (width, height), COLOURS["pomeranian"])
     data = saved(image, format="JPEG", progressive=True, subsampling=0)
     return data[:-2] + data[data.rindex(b"\xff\xda") : -2] * times + b"\xff\xd9"
+
+
+GROUPS = (modes, turned, cut_off, mislabelled, sizes, hostile)
+
+
+def cases() -> Iterator[Case]:
+    """All images of all groups."""
+    for group in GROUPS:
+        yield from group()

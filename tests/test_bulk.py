@@ -200,7 +200,7 @@ def test_the_death_of_a_worker_is_one_line_and_the_next_run_goes_on(colour_model
             time.sleep(0.01)
         *_, worker = family(process.pid)
         os.kill(worker, signal.SIGKILL)
-        said = process.communicate(timeout=60)[1].splitlines()[-1]
+        said = process.communicate(timeout=300)[1].splitlines()[-1]
     assert process.returncode == 1
     assert said == "test.py: a process has died, perhaps for want of memory; run it again to go on"
     assert 0 < len(rows(tmp_path / "out.csv")) < 1000

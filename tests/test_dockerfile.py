@@ -178,7 +178,7 @@ def test_push_sends_one_image_and_no_index(image, tmp_path):
             request = urllib.request.Request(
                 f"http://{place}/v2/dog-breeds/manifests/v1", headers=headers
             )
-            with urllib.request.urlopen(request, timeout=10) as response:
+            with urllib.request.urlopen(request, timeout=120) as response:
                 manifest = json.load(response)
         finally:
             registry.kill()

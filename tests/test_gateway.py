@@ -28,7 +28,7 @@ def serving(emulator: str, payload: str = "2.0"):
     with local_gateway(emulator, payload) as address:
 
         def connect():
-            return http.client.HTTPConnection(address.removeprefix("http://"), timeout=30)
+            return http.client.HTTPConnection(address.removeprefix("http://"), timeout=300)
 
         def ask(method, target, body=None, headers=(), connection=None):
             connection = connection or connect()
@@ -274,7 +274,7 @@ def test_the_command_serves_with_the_payload_that_is_asked_for_and_names_a_port_
             wait_for(port, process)
             with urllib.request.urlopen(f"http://127.0.0.1:{port}/a") as response:
                 assert json.load(response)["version"] == "1.0"
-            again = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=30)
+            again = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=300)
         finally:
             process.kill()
     assert (again.returncode, again.stderr) == (

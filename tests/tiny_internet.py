@@ -93,11 +93,7 @@ def main() -> None:
                 some, stack.invoke({"urls": some, "top_k": 1})["predictions"], strict=True
             )
         for url in ALLOWED:
-            before = time.monotonic()
-            report["allowed"][url] = (
-                stack.invoke({"url": url, "top_k": 1}),
-                time.monotonic() - before,
-            )
+            report["allowed"][url] = stack.invoke({"url": url, "top_k": 1})
         for path in UNFIT:
             report["refused"][path] = stack.invoke({"url": f"http://public.example/{path}"})
         for url in ("https://other.example/dog.jpg", f"https://{PUBLIC}/dog.jpg"):
@@ -111,7 +107,7 @@ def main() -> None:
             zip(slow, stack.invoke({"urls": slow, "top_k": 1})["predictions"], strict=True)
         )
         report["slow_ms"] = stack.log()["download_ms"]
-        tasks, until = f"/proc/{stack.runtime_pid()}/task", time.monotonic() + 10
+        tasks, until = f"/proc/{stack.runtime_pid()}/task", time.monotonic() + 300
         while len(os.listdir(tasks)) > 4 and time.monotonic() < until:
             time.sleep(0.1)
         report["threads_left"] = len(os.listdir(tasks))
@@ -149,7 +145,7 @@ def set_up() -> None:
         " -subj /CN=public.example -addext subjectAltName=DNS:public.example",
     ):
         subprocess.run(command.split(), check=True, capture_output=True)
-    Path("/mnt/resolv.conf").write_text("nameserver 127.0.0.1\n")
+    Path("/mnt/resolv.conf").write_text("nameserver 127.0.0.1\noptions timeout:25 attempts:1\n")
     Path("/mnt/hosts").write_text(
         "127.0.0.1 localhost localhost.localdomain\n::1 localhost ip6-localhost\n"
     )
@@ -223,7 +219,7 @@ def serve_port(port: int) -> None:
         def setup(self) -> None:
             address = self.request.getsockname()[0].removeprefix("::ffff:")
             if address == SILENT:
-                time.sleep(30)
+                time.sleep(90)
             elif address not in (PUBLIC, PUBLIC6) or port not in (80, 443):
                 reached.append(f"{address} port {port}")
             elif port == 443:
@@ -321,7 +317,7 @@ def answer(request: http.server.BaseHTTPRequestHandler) -> None:
             send(block)
             time.sleep(pause)
     elif path == "silence":
-        time.sleep(30)
+        time.sleep(90)
 
 
 if __name__ == "__main__":
