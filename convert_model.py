@@ -4,10 +4,12 @@ Reads     the best xception_v1_*.h5, its report and split, the backbone file, an
           the split names.
 Writes    top_10_dog_breeds.tflite: the network, and appended as a zip archive its labels.txt and
           metadata.json.
-Commands  python convert_model.py                          # int8: the head, on the backbone that it
-          was trained on python convert_model.py --quantization float32   # or float16, dynamic: the
-          backbone converted anew python convert_model.py --output models/dog_breeds_120.tflite   #
-          after training.py --breeds all python convert_model.py --show top_10_dog_breeds.tflite
+
+    python convert_model.py                                # int8: the backbone of the training
+    python convert_model.py --quantization float32         # or float16, dynamic
+    python convert_model.py --output dog_breeds.tflite     # after training.py --breeds all
+    python convert_model.py --show top_10_dog_breeds.tflite
+
 The file is run in the serving runtime, and the .h5 in Keras, on test pictures. A file that surely
 (95 %) loses more than --max-loss points of accuracy is not written. Takes half a minute on 2 cores,
 with --every-picture three minutes.
@@ -143,10 +145,11 @@ def surely_lost(results: dict) -> float:
 def describe_results(results: dict) -> str:
     """Return a line for the crops and one for the whole photos."""
     line = (
-        "{name}: {pictures} test pictures, accuracy {keras[accuracy]:.2%} -> {tflite[accuracy]:.2%}, calibration error "
-        "{keras[calibration_error]:.2%} -> {tflite[calibration_error]:.2%}, taken as known "
-        "{keras[taken_as_known]:.1%} -> {tflite[taken_as_known]:.1%}, same top class {same_top_class:.2%}, "
-        "largest change of a probability {largest_change:.3f}"
+        "{name}: {pictures} test pictures, accuracy {keras[accuracy]:.2%} -> "
+        "{tflite[accuracy]:.2%}, calibration error {keras[calibration_error]:.2%} -> "
+        "{tflite[calibration_error]:.2%}, taken as known {keras[taken_as_known]:.1%} -> "
+        "{tflite[taken_as_known]:.1%}, same top class {same_top_class:.2%}, largest change "
+        "of a probability {largest_change:.3f}"
     )
     return "\n".join(
         line.format(name=name.replace("_", " "), **result) for name, result in results.items()
@@ -215,7 +218,8 @@ def show_facts(file: Path) -> None:
     )
     print(f"the central {facts['photo_share']:.1%} of a photo's sides")
     print(
-        f"known class: {unknown['score']} >= {unknown['threshold']:.3f}, at temperature {facts['temperature']:.3f}"
+        f"known class: {unknown['score']} >= {unknown['threshold']:.3f}, "
+        f"at temperature {facts['temperature']:.3f}"
     )
     if "compared_with_keras" in facts:
         print(describe_results(facts["compared_with_keras"]))
@@ -249,7 +253,8 @@ def convert(
     for path in source_files(model_path):
         if not path.is_file():
             raise FileNotFoundError(
-                f"there is no {path}; run training.py, which writes a model, its report and its split"
+                f"there is no {path}; run training.py, which writes a model, "
+                "its report and its split"
             )
     report = read_report(model_path)
     task = task_of(model_path, data_dir)
@@ -275,8 +280,9 @@ def convert(
             (tflite[kind][2] != test[kind].features[chosen]).any() for kind in KINDS
         ):
             raise RuntimeError(
-                f"{output} is not written: it gives other features than those in {task.data_dir / 'features'}, perhaps "
-                "of another machine or other packages; delete that folder and run training.py again"
+                f"{output} is not written: it gives other features than those in "
+                f"{task.data_dir / 'features'}, perhaps of another machine or other packages; "
+                "delete that folder and run training.py again"
             )
         threshold, labels = report["unknown_rule"]["threshold"], task.labels(images)
         results = {
@@ -286,8 +292,8 @@ def convert(
         lost = 100 * surely_lost(results)
         if lost > max_loss:
             raise RuntimeError(
-                f"{output} is not written: {quantization} loses at least {lost:.2f} points of accuracy, "
-                f"--max-loss is {max_loss:g}"
+                f"{output} is not written: {quantization} loses at least {lost:.2f} points of "
+                f"accuracy, --max-loss is {max_loss:g}"
             )
         append_facts(file, collect_facts(model_path, report, quantization, results))
         with written_whole(output) as part:

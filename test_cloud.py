@@ -4,8 +4,8 @@ or a load balancer.
     export DOG_BREEDS_ENDPOINT=https://ID.lambda-url.REGION.on.aws/    # or --endpoint URL
     python test_cloud.py                              # about a Great Pyrenees on the web
     python test_cloud.py --file photo.jpg
-    python test_cloud.py --file photo.jpg --sign      # where the endpoint wants AWS's signature (IAM)
-    python test_cloud.py --file photo.jpg --requests 400 --concurrency 8     # how fast is it, and what fails?
+    python test_cloud.py --file photo.jpg --sign      # where the endpoint wants AWS's signature
+    python test_cloud.py --file photo.jpg --requests 400 --concurrency 8    # how fast is it?
 
 Prints ten breeds, likeliest first. The first answer after a pause takes some seconds: Lambda starts
 a container.
@@ -23,7 +23,8 @@ def lines(figures: dict) -> str:
     """Return figures one a line, with the unit that their name tells."""
     units = {"ms": " ms", "s": " 1/s"}
     return "\n".join(
-        f"{name} = {value if isinstance(value, int) else f'{value:.4g}'}{units.get(name.split('_')[-1], '')}"
+        f"{name} = {format(value, 'd' if isinstance(value, int) else '.4g')}"
+        + units.get(name.split("_")[-1], "")
         for name, value in figures.items()
     )
 

@@ -5,10 +5,12 @@ Reads     data/raw and data/weights (from make_dataset.py); crops what data_sele
 Writes    xception_v1_{epoch}_{val_accuracy}.h5, beside it a report (.json) and the split (.csv);
           once for all runs data/weights/xception_int8_*.tflite, the backbone in the form that
           serves; plots/; cache: data/features.
-Commands  python training.py                # the ten breeds with most images
-          python training.py --breeds all   # all 120
-          python training.py --quick        # a small search, to see that everything works
-          python training.py --images DIR   # your own pictures, a sub-folder a class: what teach.py does
+
+    python training.py                 # the ten breeds with most images
+    python training.py --breeds all    # all 120
+    python training.py --quick         # a small search, to see that everything works
+    python training.py --images DIR    # your own pictures: what teach.py does
+
 The backbone, which costs nearly all the time, sees every picture and every augmented view once; the
 search then trains heads on its stored features. A second run finds them in the cache. TensorFlow
 converts the backbone and writes the .h5, in processes of its own; all else runs in the serving
@@ -77,7 +79,10 @@ from dog_breeds.learning.training_plots import save_plots
 from dog_breeds.workers import call_elsewhere
 
 MODEL_NAME = recipe.BACKBONE.lower() + "_v1_{epoch:02d}_{val_accuracy:.3f}.h5"
-NOTE = "Stanford Dogs is a part of ImageNet, on which the backbone was trained: these figures are optimistic."
+NOTE = (
+    "Stanford Dogs is a part of ImageNet, on which the backbone was trained: "
+    "these figures are optimistic."
+)
 
 
 # --- Steps, as main() and the notebook take them --------------------------------------------------
@@ -159,7 +164,8 @@ def measure_on_test(task: Task, classifier: Classifier) -> tuple[dict, dict]:
     gone = {*task.classes} - {breed_name(image.split("/")[0]) for image in outputs["images"]}
     if gone:
         raise ValueError(
-            f"all test images of {min(gone)} are copies of train or validation images; split otherwise"
+            f"all test images of {min(gone)} are copies of train or validation images; "
+            "split otherwise"
         )
     for kind, pictures in plain_set(task, "test").items():
         left = np.isin(pictures.images, outputs["images"])
@@ -282,25 +288,29 @@ def print_summary(report: dict, path: Path) -> None:
     )
     if report["test"]["images_left_out"]:
         print(
-            f"left out of the test: {len(report['test']['images_left_out'])} copies of train or validation images"
+            f"left out of the test: {len(report['test']['images_left_out'])} copies of train or "
+            "validation images"
         )
     for name in ("crops", "whole_photos"):
         result = report["test"][name]
         low, high = result["accuracy_interval_95"]
         print(
-            f"test accuracy on {name.replace('_', ' ')}: {result['accuracy']:.2%} of {result['pictures']} pictures "
-            f"(95 % interval {low:.1%} to {high:.1%}), calibration error {result['calibration_error']:.1%}"
+            f"test accuracy on {name.replace('_', ' ')}: {result['accuracy']:.2%} of "
+            f"{result['pictures']} pictures (95 % interval {low:.1%} to {high:.1%}), calibration "
+            f"error {result['calibration_error']:.1%}"
         )
     if "unknown_breeds" in report["test"]:
         unknown = report["test"]["unknown_breeds"]
         share = unknown["taken_as_known"]
         print(
-            f"photos of other breeds: AUROC {unknown['auroc_whole_photos']:.3f}, {share:.0%} taken as known"
+            f"photos of other breeds: AUROC {unknown['auroc_whole_photos']:.3f}, "
+            f"{share:.0%} taken as known"
         )
     print("turned photos: {turned_pictures_noticed:.0%} are noticed".format(**report["turn_rule"]))
     print(report["note"])
     print(
-        f"saved {path} with its report (.json), its split (.csv) and plots/, after {report['seconds']:.0f} s"
+        f"saved {path} with its report (.json), its split (.csv) and plots/, "
+        f"after {report['seconds']:.0f} s"
     )
 
 

@@ -7,11 +7,10 @@ Prints  a figure a line, of test crops and whole photos: accuracy, right among t
         calibration error, share taken as known; and how well known breeds are told from others and
         from drawings. All are those of the int8 file, since its head gives what NumPy gives.
 
-    python benchmarks/accuracy.py --data-dir data --json accuracy.json
-    python benchmarks/accuracy.py --data-dir data --breeds all --split-file all.csv --random-splits
-    0
-    python benchmarks/accuracy.py --data-dir data --compare
-    python benchmarks/accuracy.py --data-dir data --restricted models/dog_breeds_120.tflite
+    python benchmarks/accuracy.py --json accuracy.json
+    python benchmarks/accuracy.py --breeds all --split-file all.csv --random-splits 0
+    python benchmarks/accuracy.py --compare
+    python benchmarks/accuracy.py --restricted models/dog_breeds_120.tflite
 
 --compare trains with other frames and numbers of views instead, and prints the accuracy on
 validation pictures, by which the constants in dog_breeds/recipe.py were chosen. --restricted trains

@@ -8,8 +8,10 @@ times; the most memory. With the prices below: what a million predictions and a 
 cost, and what provisioned concurrency does. Graviton is not measured here: its figures take the
 times of this machine, times --arm-time. Needs root on Linux, for the cgroup.
 
-    python benchmarks/cost.py --json cost.json            # uses models/dog_breeds_120.tflite
-    python benchmarks/cost.py --prices prices.json        # of another region: {"x86": 0.0000195, "requests": 0.24}
+    python benchmarks/cost.py --json cost.json        # uses models/dog_breeds_120.tflite
+    python benchmarks/cost.py --prices prices.json    # prices of another region
+
+The file of prices holds what differs: {"x86": 0.0000195, "requests": 0.24}.
 """
 
 import contextlib
@@ -61,7 +63,8 @@ print("answered", flush=True)
 times = [[ask(event) for _ in range(int(calls))] for event in events]
 times.append([ask(events[0], lambda pixels: (*look(pixels)[:2], -1.0)) for _ in range(int(calls))])
 peak = next(line for line in open("/proc/self/status") if line.startswith("VmHWM"))
-print(json.dumps([[sum(some) / max(len(some), 1) for some in times], int(peak.split()[1]) * 1024 / 1e6]))
+means = [sum(some) / max(len(some), 1) for some in times]
+print(json.dumps([means, int(peak.split()[1]) * 1024 / 1e6]))
 """
 
 

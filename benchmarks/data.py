@@ -7,9 +7,9 @@ Prints  rates against the loops of the original recipe (tarfile.extractall; one 
         other) in the same run, peak memory, the time of a second run, and what JPEG settings do to
         crops. Needs Linux and 5 GB of disk.
 
-    python benchmarks/data.py --json data.json          # some 4 minutes on 2 cores
-    python benchmarks/data.py --pictures 2000           # a smaller archive
-    python benchmarks/data.py --archives FOLDER         # existing archives, for instance the real ones
+    python benchmarks/data.py --json data.json     # some 4 minutes on 2 cores
+    python benchmarks/data.py --pictures 2000      # a smaller archive
+    python benchmarks/data.py --archives FOLDER    # existing archives, for instance the real ones
 """
 
 import filecmp
@@ -183,7 +183,10 @@ def measure_extraction(archives: Path, target: Path, data_dir: Path) -> Iterator
     """
     data_dir.mkdir()
     seconds_serial = timed(extract_all, archives, target)
-    make_raw = "import pathlib, sys, make_dataset; make_dataset.make_raw(pathlib.Path(sys.argv[1]), sys.argv[2])"
+    make_raw = (
+        "import pathlib, sys, make_dataset; "
+        "make_dataset.make_raw(pathlib.Path(sys.argv[1]), sys.argv[2])"
+    )
     seconds, peak = run_watched(["-c", make_raw, data_dir, archives], LOOKS)
     count = sum(1 for _ in images_dir(data_dir).glob("*/*.jpg"))
     yield "pictures", count, ""

@@ -7,9 +7,8 @@ Prints  a figure a line, of 300 photos: of the tenth of the cells of the class a
         file, beside the share of all cells, which chance would give; and what an explanation adds
         to a warm call, in percent of an inference.
 
-    python benchmarks/explanation.py --data-dir data --json explanation.json             # 20 seconds on 2 cores
-    python benchmarks/explanation.py --data-dir data --model models/dog_breeds_120.tflite
-    --split-file all.csv
+    python benchmarks/explanation.py --json explanation.json    # 20 seconds on 2 cores
+    python benchmarks/explanation.py --model models/dog_breeds_120.tflite --split-file all.csv
 """
 
 import os

@@ -11,7 +11,7 @@ Prints  the time of a warm call for a small and a 12-megapixel JPEG that are kno
 Draws its pictures itself. Needs Linux, tests/, the packages of requirements.txt, and Python 3.10 or
 3.11, the last that tflite-runtime knows.
 
-    python benchmarks/handler.py --json handler.json            # some 3 minutes; uses models/dog_breeds_120.tflite
+    python benchmarks/handler.py --json handler.json     # some 3 minutes
     python benchmarks/handler.py --model other.tflite
 """
 
@@ -76,7 +76,10 @@ def in_process(function: Callable, *arguments: object) -> dict:
     """Return what a function gives in a process of its own: runtimes and TensorFlow do not bear
     each other.
     """
-    code = "import json, sys; sys.path.insert(0, sys.argv[1]); import handler; handler.answer(*sys.argv[2:])"
+    code = (
+        "import json, sys; sys.path.insert(0, sys.argv[1]); import handler; "
+        "handler.answer(*sys.argv[2:])"
+    )
     command = [
         sys.executable,
         "-c",
@@ -330,7 +333,8 @@ def main() -> None:
     args = parser.parse_args()
     if not args.model.exists():
         sys.exit(
-            f"handler.py: no {args.model}; make it with convert_model.py, or name another one with --model"
+            f"handler.py: no {args.model}; make it with convert_model.py, "
+            "or name another one with --model"
         )
     report(measure(args.model.resolve()), args.json)
 

@@ -7,7 +7,7 @@ with the 29 % of 512 MB, with the files in the page cache and not; the warm call
 same for what the original puts into its image: the float32 model at 150 px, pixels resized by
 NEAREST, on the same runtime (tflite-runtime has no release for this Python). Needs root on Linux.
 
-    LAMBDA_BASE_BUILD=build.sh python benchmarks/image.py --json image.json            # some 5 minutes
+    LAMBDA_BASE_BUILD=build.sh python benchmarks/image.py --json image.json    # some 5 minutes
 """
 
 import base64
@@ -170,7 +170,8 @@ def main() -> None:
     args = command_line(__doc__).parse_args()
     if "LAMBDA_BASE_BUILD" not in os.environ:
         sys.exit(
-            "image.py: set LAMBDA_BASE_BUILD to a script that builds a base image like AWS's with buildah"
+            "image.py: set LAMBDA_BASE_BUILD to a script "
+            "that builds a base image like AWS's with buildah"
         )
     report(measure(), args.json)
 

@@ -7,8 +7,8 @@ Prints  a figure a line: megabytes; milliseconds of an inference at one and two 
         Runtime, float32 and int8; accuracy, calibration and AUROC of the unknown-breed rule, and
         what of Keras' they lose; time to the first answer of a process with the image's packages.
 
-    python benchmarks/model_file.py --model MODEL.h5 --json model_file.json     # some 20 minutes
-    python benchmarks/model_file.py --model MODEL.h5 --only speed               # or accuracy, or start: one part alone
+    python benchmarks/model_file.py --model MODEL.h5 --json model_file.json    # some 20 minutes
+    python benchmarks/model_file.py --model MODEL.h5 --only speed    # or accuracy, start
 
 Makes two environments in a temporary folder, one with ONNX Runtime, one with the packages of
 requirements-lambda.txt.
@@ -63,7 +63,8 @@ if runtime == "onnxruntime":
     inputs = {session.get_inputs()[0].name: pixels}
     run = lambda: session.run(None, inputs)
 else:
-    interpreter = importlib.import_module(runtime + ".interpreter").Interpreter(file, num_threads=threads)
+    module = importlib.import_module(runtime + ".interpreter")
+    interpreter = module.Interpreter(file, num_threads=threads)
     interpreter.allocate_tensors()
     interpreter.set_tensor(interpreter.get_input_details()[0]["index"], pixels)
     run = interpreter.invoke
@@ -86,7 +87,8 @@ ONNX_INT8 = """
 import sys
 import numpy as np
 from onnxruntime import InferenceSession
-from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
+from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod
+from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
 source, pictures, target = sys.argv[1:]
 quant_pre_process(source, target, skip_symbolic_shape=True)
@@ -96,7 +98,8 @@ class Pictures(CalibrationDataReader):
     def get_next(self):
         return {name: row[None] for row in [next(self.rows, None)] if row is not None} or None
 quantize_static(
-    target, target, Pictures(), per_channel=True, weight_type=QuantType.QInt8, activation_type=QuantType.QUInt8,
+    target, target, Pictures(), per_channel=True,
+    weight_type=QuantType.QInt8, activation_type=QuantType.QUInt8,
     quant_format=QuantFormat.QDQ, calibrate_method=CalibrationMethod.MinMax,
 )
 """

@@ -8,10 +8,11 @@ Prints  accuracy and share taken as known for each change of the photos, with th
         drawings, and folders of anything else: the share taken as known and how sure the answers
         are. Needs Linux; no TensorFlow.
 
-    python benchmarks/robustness.py --data-dir data                            # 400 photos, 4 minutes on 2 cores
-    python benchmarks/robustness.py --data-dir data --markdown --photos 1233   # all of the ten breeds, as a table
-    python benchmarks/robustness.py --model other.tflite --split-file all.csv --others
-    FOLDER_WITH_FOLDERS_OF_PHOTOS
+    python benchmarks/robustness.py                             # 400 photos, 4 minutes on 2 cores
+    python benchmarks/robustness.py --markdown --photos 1233    # all of the ten breeds, as a table
+    python benchmarks/robustness.py --model other.tflite --split-file all.csv --others FOLDER
+
+FOLDER holds folders of photos of anything else.
 """
 
 import argparse

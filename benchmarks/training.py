@@ -9,9 +9,11 @@ Prints  a figure a line. Both recipes get the ten breeds with most images, split
         no features, and ends with the finished .tflite. peak_memory is that of all processes
         together, what they share counted once.
 
-    python benchmarks/training.py --json training.json     # some 8 minutes on 2 cores that do nothing else
-    python benchmarks/training.py --only ours --breeds all --split-file all.csv     # MODEL_CARD.md tells of all.csv
-    python benchmarks/training.py --limit 10               # ten photos a breed: does it work? Its figures say nothing
+    python benchmarks/training.py --json training.json    # some 8 minutes on 2 idle cores
+    python benchmarks/training.py --only ours --breeds all --split-file all.csv
+    python benchmarks/training.py --limit 10              # ten photos a breed: does it work?
+
+MODEL_CARD.md describes all.csv. Figures of a run with --limit say nothing about speed.
 """
 
 import contextlib

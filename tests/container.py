@@ -19,7 +19,9 @@ ip link set lo up
 mount --bind "$root" "$root"
 mount -t proc proc "$root/proc"
 cd /dev
-for device in null zero random urandom; do touch "$root/dev/$device"; mount --bind $device "$root/dev/$device"; done
+for device in null zero random urandom; do
+  touch "$root/dev/$device"
+  mount --bind $device "$root/dev/$device"; done
 cd - >/dev/null
 mount -o remount,bind,ro "$root"
 mount -t tmpfs -o size=512m,mode=1777 tmpfs "$root/tmp"

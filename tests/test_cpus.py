@@ -35,7 +35,7 @@ CPU architecture: 8
 CPU variant	: 0x3
 CPU part	: 0xd0c
 CPU revision	: 1
-"""
+"""  # noqa: E501
 
 
 @pytest.mark.parametrize(

@@ -473,7 +473,8 @@ def start_and_interrupt(*arguments, start=util.spawnv_passfds):
     return process
 
 util.spawnv_passfds = start_and_interrupt
-threading.Thread(target=time.sleep, args=(60,), daemon=True).start()  # as NumPy's: it receives what the main one blocks
+threading.Thread(target=time.sleep, args=(60,), daemon=True).start()
+# It receives what the main thread blocks, as NumPy's threads do.
 try:
     list(in_processes(posixpath.basename, [("a/b",)] * 4, 2))
 except KeyboardInterrupt:
@@ -517,7 +518,10 @@ def test_missing_data_and_unknown_breeds_are_one_line(tmp_path):
 
 
 def test_importing_is_light():
-    code = "import sys, data_selection; print({'tensorflow', 'matplotlib', 'keras'} & set(sys.modules))"
+    code = (
+        "import sys, data_selection; "
+        "print({'tensorflow', 'matplotlib', 'keras'} & set(sys.modules))"
+    )
     assert run_python(code).stdout == "set()\n"
 
 

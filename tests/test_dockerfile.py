@@ -101,7 +101,10 @@ def image(request, tmp_path_factory):
     ):
         (context / file).chmod(0o600)  # as with a strict umask
     (context / "secret.txt").write_text("not for the image")
-    flags = f"--isolation chroot --network host --build-arg BASE_IMAGE={BASE} --build-arg MODEL=models/colours.tflite"
+    flags = (
+        f"--isolation chroot --network host --build-arg BASE_IMAGE={BASE} --build-arg "
+        "MODEL=models/colours.tflite"
+    )
     words = [
         "-f",
         str(ROOT / "Makefile"),

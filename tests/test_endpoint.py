@@ -156,7 +156,10 @@ def test_signed_where_that_is_wanted(cloud, photo, tmp_path):
     assert "no AWS credentials; where the AWS CLI has some, say eval" in said
     said = complaint(ask(f"{cloud}/signed", photo, "--sign", AWS_PROFILE="missing", **place))
     assert "no AWS credentials: The config profile (missing) could not be found" in said
-    sso = "sso_session = my\nsso_account_id = 123456789012\nsso_role_name = dogs\nregion = eu-west-1\n"
+    sso = (
+        "sso_session = my\nsso_account_id = 123456789012\nsso_role_name = dogs\nregion = "
+        "eu-west-1\n"
+    )
     session = "[sso-session my]\nsso_region = eu-west-1\nsso_start_url = https://a.example\n"
     (tmp_path / "config").write_text(f"[profile sso]\n{sso}{session}")
     logged_out = {

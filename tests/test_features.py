@@ -214,11 +214,13 @@ def test_a_stopped_extraction_goes_on_where_it_was(lab, passes, ending):
 import signal, sys, time, training
 from dog_breeds.learning import features
 from dog_breeds import recipe
-signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored, where the tests run in the background
+# SIGINT is ignored where the tests run in the background
+signal.signal(signal.SIGINT, signal.default_int_handler)
 recipe.ROWS_PER_SHARD = 16
 load = features.load_pixels
 features.load_pixels = lambda *view: time.sleep(0.02) or load(*view)  # else it is over too soon
-words = ["--data-dir", {str(lab)!r}, "--breeds", *{FEW}, "--size", "{SIZE}", "--output-dir", {str(lab)!r}]
+words = ["--data-dir", {str(lab)!r}, "--breeds", *{FEW}, "--size", "{SIZE}"]
+words += ["--output-dir", {str(lab)!r}]
 sys.argv = ["training.py", *words]
 training.main()
 """

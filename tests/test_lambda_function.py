@@ -37,7 +37,8 @@ from dog_breeds.serving.facts import append_facts
 from dog_breeds.serving.safe_images import TooSlow, limited_time
 
 CODES = hostile_urls.words("""
-    invalid_request url_refused not_found method_not_allowed too_large unsupported_type invalid_image
+    invalid_request url_refused not_found method_not_allowed too_large unsupported_type
+    invalid_image
 """)
 ONE_OF = "the request must have one of url, image, urls, images, key"
 TOP_K, NO_TEXT = "top_k must be a whole number from 1 to 10", "image must be base64 text"
@@ -54,11 +55,13 @@ def test_answer_is_exact_to_the_byte(stack):
     event = {"image": text(Image.new("RGB", (500, 375), "white"), format="PNG")}
     assert stack.post(json.dumps(event).encode()) == (
         b'{"prediction": {"great_pyrenees": 1.0, "afghan_hound": 0.0, "bernese_mountain_dog": 0.0,'
-        b' "irish_wolfhound": 0.0, "leonberg": 0.0, "maltese_dog": 0.0, "pomeranian": 0.0, "samoyed": 0.0,'
+        b' "irish_wolfhound": 0.0, "leonberg": 0.0, "maltese_dog": 0.0, "pomeranian": 0.0, '
+        b'"samoyed": 0.0,'
         b' "scottish_deerhound": 0.0, "shih_tzu": 0.0}, "known": true}'
     )
     assert stack.post(b'{"images": []}') == (
-        b'{"error": {"code": "invalid_request", "message": "images must be a list of 1 to 10 items"}}'
+        b'{"error": {"code": "invalid_request", "message": "images must be a list of 1 to 10 '
+        b'items"}}'
     )
 
 
@@ -170,7 +173,9 @@ def test_a_list_of_slow_pictures_is_answered_before_lambda_ends_it(colour_model,
     code = """
 import json, pathlib, sys, time, types, lambda_function
 event, end = json.loads(pathlib.Path(sys.argv[1]).read_text()), time.monotonic() + 4
-context = types.SimpleNamespace(get_remaining_time_in_millis=lambda: 1000 * (end - time.monotonic()))
+context = types.SimpleNamespace(
+    get_remaining_time_in_millis=lambda: 1000 * (end - time.monotonic())
+)
 answer = lambda_function.lambda_handler(event, context)
 print(json.dumps([answer, end - time.monotonic()]))
 """

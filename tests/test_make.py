@@ -98,7 +98,8 @@ def test_serve_ends_with_its_make():
         ),
         (
             ["teach"],
-            "name a folder with a sub-folder of pictures for each class: make teach IMAGES=my_pictures",
+            "name a folder with a sub-folder of pictures for each class: "
+            "make teach IMAGES=my_pictures",
         ),
         (["teach", "IMAGES=no such"], "teach.py: there is no folder no such"),
     ],

@@ -38,7 +38,10 @@ SHORT_WAITS = "archives.TIMEOUT = (30, 2); archives.PAUSES = (0.01, 0.02, 0.03, 
 def start(*args, settings=SHORT_WAITS, **environment):
     """Start make_dataset.py as a process of its own, with `settings` made in its modules first."""
     code = f"import sys; sys.argv = {['make_dataset.py', *map(str, args)]!r}\n"
-    code += f"import make_dataset; from dog_breeds.data import archives; {settings}; make_dataset.main()"
+    code += (
+        f"import make_dataset; from dog_breeds.data import archives; {settings}; "
+        "make_dataset.main()"
+    )
     env = {k: v for k, v in os.environ.items() if k != "STANFORD_DOGS_MIRROR"} | environment
     pipe = subprocess.PIPE
     return subprocess.Popen(

@@ -343,7 +343,8 @@ def test_without_javascript_the_form_asks_about_an_address(browser, address, pic
 def test_policy_stops_foreign_script(visit):
     page = visit()
     page.evaluate(
-        "document.body.appendChild(document.createElement('script')).textContent = 'window.foreign = 1'"
+        "document.body.appendChild(document.createElement('script')).textContent = 'window.foreign "
+        "= 1'"
     )
     assert page.evaluate("window.foreign") is None
     assert len(visit.said) == 1 and "Content Security Policy" in visit.said.pop()

@@ -61,7 +61,8 @@ def make_folders(root: Path, folders: dict[str, list[str]]) -> Path:
         ({}, "{root} holds no folder; put the pictures of each class, at least 2, into its own"),
         (
             {"cats": SIX},
-            "{root} holds only the folder cats; put the pictures of each class, at least 2, into its own",
+            "{root} holds only the folder cats; put the pictures of each class, at least 2, "
+            "into its own",
         ),
         ({"all/cats": SIX, "all/dogs": SIX}, "into its own; did you mean {root}/all?"),
         ({"cats": SIX, "dogs": []}, "a class needs at least 5 pictures; 'dogs' has 0"),
@@ -285,7 +286,10 @@ def taught(tmp_path_factory) -> Taught:
         (folder / "forbidden" / name / "__init__.py").write_text(
             f"raise ImportError('{name} must not be needed')"
         )
-    code = "import sys; from dog_breeds import recipe; recipe.ROWS_PER_SHARD = 8; import teach; teach.main()"
+    code = (
+        "import sys; from dog_breeds import recipe; recipe.ROWS_PER_SHARD = 8; import teach; "
+        "teach.main()"
+    )
     command = [
         sys.executable,
         "-c",

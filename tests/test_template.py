@@ -135,7 +135,8 @@ def test_batch_asks_as_the_handler_answers_and_queries_name_what_it_logs(resourc
 def test_a_start_without_xnnpack_is_counted_and_alarms(resources):
     """test_cpus.py asserts that the handler logs these three fields, `accelerated` as a boolean."""
     assert resources["CpusQuery"]["Properties"]["QueryString"] == (
-        "filter ispresent(accelerated) | stats count(*) as starts by cpu, int8, accelerated, bin(1d)"
+        "filter ispresent(accelerated) | stats count(*) as starts by cpu, int8, accelerated, "
+        "bin(1d)"
     )
     counted = resources["NotAccelerated"]["Properties"]
     assert counted["FilterPattern"] == "{ $.accelerated IS FALSE }"

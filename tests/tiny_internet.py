@@ -34,11 +34,12 @@ from emulator import emulator
 
 PUBLIC, PUBLIC6, SILENT = "93.184.216.34", "2606:2800:220:1::1", "93.184.216.35"
 PRIVATE = hostile_urls.words("""
-    10.0.0.1 172.16.0.1 192.168.0.1 169.254.169.254 169.254.170.2 100.64.0.1 168.63.129.16 192.0.2.1 198.18.0.1
-    fd00::1 fe80::1 fec0::1 fc00::1 2001:db8::1 ::7f00:1 ::ffff:0:7f00:1
+    10.0.0.1 172.16.0.1 192.168.0.1 169.254.169.254 169.254.170.2 100.64.0.1 168.63.129.16
+    192.0.2.1 198.18.0.1 fd00::1 fe80::1 fec0::1 fc00::1 2001:db8::1 ::7f00:1 ::ffff:0:7f00:1
 """)
 UNFIT = hostile_urls.words("""
-    gzip gzip_bomb huge huge_length huge_chunked status/404 status/204 status/206 status/500 html nothing garbage
+    gzip gzip_bomb huge huge_length huge_chunked status/404 status/204 status/206 status/500 html
+    nothing garbage
 """)
 SLOW = hostile_urls.words("drip drip_header flood_of_chunks continue headers silence")
 NAMES = {
@@ -60,12 +61,14 @@ NAMES = {
 }
 ALLOWED = hostile_urls.words(f"""
     http://public.example/dog.jpg http://PUBLIC.example:80/dog.jpg?size=large&name=größe#top
-    http://public6.example/dog.jpg http://both.example/dog.jpg http://{PUBLIC}/dog.jpg http://[{PUBLIC6}]/dog.jpg
-    https://public.example/dog.jpg https://public.example:443/dog.jpg http://public.example:080/dog.jpg
-    http://public.example/steps/3 http://public.example/302?/dog.jpg http://public.example/307?dog.jpg
+    http://public6.example/dog.jpg http://both.example/dog.jpg http://{PUBLIC}/dog.jpg
+    http://[{PUBLIC6}]/dog.jpg https://public.example/dog.jpg https://public.example:443/dog.jpg
+    http://public.example:080/dog.jpg http://public.example/steps/3
+    http://public.example/302?/dog.jpg http://public.example/307?dog.jpg
     http://public.example/302?https://public.example/dog.jpg http://public.example/cookie
-    http://public.example/chunked http://public.example/endless_redirect http://public.example/cookies
-    http://public.example/old_cookies http://public.example/late_cookie
+    http://public.example/chunked http://public.example/endless_redirect
+    http://public.example/cookies http://public.example/old_cookies
+    http://public.example/late_cookie
 """)
 LATE = 8.3
 CHANGING = itertools.cycle(
@@ -141,7 +144,8 @@ def set_up() -> None:
             for address in (PUBLIC, SILENT, *(a for a in PRIVATE if ":" not in a))
         ),
         "mount -t tmpfs tmpfs /mnt",
-        "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -keyout /mnt/key.pem -out /mnt/certificate.pem"
+        "openssl req -x509 -newkey rsa:2048 -nodes -days 2"
+        " -keyout /mnt/key.pem -out /mnt/certificate.pem"
         " -subj /CN=public.example -addext subjectAltName=DNS:public.example",
     ):
         subprocess.run(command.split(), check=True, capture_output=True)
@@ -285,7 +289,8 @@ def answer(request: http.server.BaseHTTPRequestHandler) -> None:
         send(b"HTTP/1.1 200 OK\r\nRefresh: 0; url=http://127.0.0.1/\r\nContent-Length: 0\r\n\r\n")
     elif path == "cookie":
         send(
-            b"HTTP/1.1 302 Moved\r\nSet-Cookie: a=b; Path=/\r\nLocation: /check_cookie\r\nContent-Length: 0\r\n\r\n"
+            b"HTTP/1.1 302 Moved\r\nSet-Cookie: a=b; Path=/\r\n"
+            b"Location: /check_cookie\r\nContent-Length: 0\r\n\r\n"
         )
     elif path in HEADERS:
         send(OK + HEADERS[path] + b"Content-Length: %d\r\n\r\n" % len(DOG) + DOG)

@@ -31,7 +31,8 @@ def classify_folder(folder: Path, table: Path, classify: Callable, *arguments: o
     there, names, counts = names_in(table), set(photos(folder)), Counter()
     if there - names:
         raise ValueError(
-            f"{table} is about another folder: {folder} has no {min(there - names)}; name another table"
+            f"{table} is about another folder: {folder} has no {min(there - names)}; "
+            "name another table"
         )
     left = (name for name in photos(folder) if name not in there)
     tasks = (

@@ -20,14 +20,19 @@ import requests
 HINTS = {  # what an HTTP status without an answer of the handler means
     403: "the endpoint wants a signed request (--sign), or there is nothing at this stage and path",
     404: "there is nothing at this address: check region, stage and path",
-    413: "the request is too large for it: Lambda takes 4.5 MB of picture, behind a load balancer 0.7 MB",
-    429: "too many requests at once (throttled): ask again, or raise the function's reserved concurrency",
+    413: "the request is too large for it: Lambda takes 4.5 MB of picture, "
+    "behind a load balancer 0.7 MB",
+    429: "too many requests at once (throttled): ask again, or raise the function's reserved "
+    "concurrency",
     500: "the service failed: look into the function's logs",
     502: "the function failed, or ran out of memory: look into its logs",
     503: "the service is not available: ask again; if it stays so, look into the function's logs",
     504: "the function took too long: look into its logs, or raise its time-out",
 }
-SIGNED_HINT = "the signature was refused: check the credentials, their right to invoke the function, and this clock"
+SIGNED_HINT = (
+    "the signature was refused: check the credentials, their right to invoke the function, "
+    "and this clock"
+)
 CONNECT_SECONDS = 5
 WAIT_SECONDS = 3  # after which a person is told what is going on
 

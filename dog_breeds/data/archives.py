@@ -30,8 +30,8 @@ TIMEOUT = (
 PAUSES = (1, 2, 4, 8)  # seconds before each further try; any real progress starts the row afresh
 MAX_MEMBER = 64 * 2**20  # bytes; the largest file of the real archives is far below
 INSTEAD = (
-    "name a folder or address that has images.tar and annotation.tar with --base-url (or STANFORD_DOGS_MIRROR), "
-    "or draw the demo set with --demo"
+    "name a folder or address that has images.tar and annotation.tar with --base-url (or "
+    "STANFORD_DOGS_MIRROR), or draw the demo set with --demo"
 )
 
 
@@ -186,7 +186,8 @@ def need_space(folder: Path, size: int) -> None:
     free = shutil.disk_usage(folder).free
     if size > free:
         raise OSError(
-            f"{folder}: {size / 1e9:.1f} GB are needed and {free / 1e9:.1f} GB free; use another --data-dir"
+            f"{folder}: {size / 1e9:.1f} GB are needed and {free / 1e9:.1f} GB free; "
+            "use another --data-dir"
         )
 
 
@@ -221,7 +222,8 @@ def list_members(archive: Path) -> list[tuple[str, int, int]]:
                     continue
                 if not member.isreg() or member.issparse():
                     raise ValueError(
-                        f"{ascii(name)[:90]} is a link, a device or something else that is no plain file"
+                        f"{ascii(name)[:90]} is a link, a device or something else that is no "
+                        "plain file"
                     )
                 if not 0 <= member.size <= MAX_MEMBER:
                     raise ValueError(f"{ascii(name)[:90]} cannot be {member.size} bytes")
@@ -277,8 +279,9 @@ def extract(archives: dict[str, Path], folder: Path) -> dict:
     unmatched = sorted(keys["images.tar"] ^ keys["annotation.tar"])
     if unmatched:
         raise ValueError(
-            f"images.tar ({len(keys['images.tar'])}) and annotation.tar ({len(keys['annotation.tar'])}) do not belong "
-            f"together: {unmatched[0]} is in one of them only"
+            f"images.tar ({len(keys['images.tar'])}) and annotation.tar "
+            f"({len(keys['annotation.tar'])}) do not belong together: {unmatched[0]} is in one of "
+            "them only"
         )
     files = [(archives[name], *member) for name, found in members.items() for member in found]
     need_space(

@@ -34,7 +34,8 @@ def list_pictures(root: Path, fewest: int = 2) -> Pictures:
         hint = f"; did you mean {folders[0]}?" if inside else ""
         found = f"only the folder {printable(folders[0].name)}" if folders else "no folder"
         raise ValueError(
-            f"{root} holds {found}; put the pictures of each class, at least {fewest}, into its own{hint}"
+            f"{root} holds {found}; put the pictures of each class, at least {fewest}, "
+            f"into its own{hint}"
         )
     pictures: Pictures = {}
     for folder in folders:
@@ -51,7 +52,8 @@ def list_pictures(root: Path, fewest: int = 2) -> Pictures:
         nested = next((path for path in files if path.is_dir()), None)
         if nested:
             raise ValueError(
-                f"{printable(nested)} is a folder in a class; put its pictures directly into {folder}"
+                f"{printable(nested)} is a folder in a class; put its pictures directly into "
+                f"{folder}"
             )
         pictures[name] = [path for path in files if path.suffix.lower() in SUFFIXES]
         if len(files) > len(pictures[name]):

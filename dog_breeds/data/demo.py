@@ -200,7 +200,8 @@ def voc_xml(
     )
     return (
         f"<annotation>\n\t<folder>{wnid[1:]}</folder>\n\t<filename>{image_id}</filename>\n\t<source>\n"
-        f"\t\t<database>Demo drawings</database>\n\t</source>\n\t<size>\n\t\t<width>{size[0]}</width>\n"
+        "\t\t<database>Demo drawings</database>\n\t</source>\n"
+        f"\t<size>\n\t\t<width>{size[0]}</width>\n"
         f"\t\t<height>{size[1]}</height>\n\t\t<depth>3</depth>\n\t</size>\n\t<segment>0</segment>\n{objects}</annotation>"
     )
 

@@ -45,7 +45,10 @@ def plot_crops(data_dir: Path, images: Sequence[str]) -> Figure:
                 f"from {box[2] - box[0]} x {box[3] - box[1]}",
             )
         )
-    note = "Above: a photo with the box from its XML file. Below: the crop, 299 x 299 pixels whatever the box's shape."
+    note = (
+        "Above: a photo with the box from its XML file. Below: the crop, "
+        "299 x 299 pixels whatever the box's shape."
+    )
     return plot_pictures([photos, crops], "From photos to crops", note)
 
 
@@ -71,7 +74,10 @@ def plot_views(views: Sequence[View], rows: int) -> Figure:
             )
         )
     columns = len(cells) // rows
-    note = "Each column is one training picture. The corners that a rotation leaves empty show the mirrored edge."
+    note = (
+        "Each column is one training picture. The corners that a rotation leaves empty show the "
+        "mirrored edge."
+    )
     return plot_pictures(
         [cells[row * columns : (row + 1) * columns] for row in range(rows)],
         "Views of training pictures",
@@ -92,8 +98,10 @@ def plot_samples(
         [(load_pixels(views[i], PIXELS), *caption_of(logits[i], labels[i], classes)) for i in row]
         for row in rows
     ]
-    note = "Above: the five whose true breed got the lowest probability. Below: five others. Wrong answers are red, "
-    note += "with the true breed in brackets."
+    note = (
+        "Above: the five whose true breed got the lowest probability. Below: five others. Wrong "
+        "answers are red, with the true breed in brackets."
+    )
     return plot_pictures(cells, "Answers to test pictures", note)
 
 
@@ -114,7 +122,10 @@ def plot_explanations(
         light = evidence(maps, slope(classifier.weights, features, logits[i].argmax()))
         picture = shaded(Image.fromarray(load_pixels(views[i], PIXELS)), light.tolist(), 1.0)
         cells.append((np.asarray(picture), *caption_of(logits[i], labels[i], task.classes)))
-    note = "The same five. What spoke for the answer is light: its part in the logit, in 10 x 10 cells."
+    note = (
+        "The same five. What spoke for the answer is light: its part in the logit, "
+        "in 10 x 10 cells."
+    )
     return plot_pictures([cells], "Where the model looked", note)
 
 

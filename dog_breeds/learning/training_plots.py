@@ -62,8 +62,10 @@ def plot_training_curves(trials: Sequence[dict], winner: dict, measure: str = "v
     """
     sizes = sorted({trial["inner_size"] for trial in trials})
     rates = sorted({trial["learning_rate"] for trial in trials})
-    note = f"A line for each of {len(trials)} heads, the thick one with the chosen settings. Learning rates fall to "
-    note += "nothing with the last epoch."
+    note = (
+        f"A line for each of {len(trials)} heads, the thick one with the chosen settings. "
+        "Learning rates fall to nothing with the last epoch."
+    )
     figure, all_axes = new_plot(
         2.9, f"{words(measure).capitalize()} while training", note, len(sizes)
     )
@@ -95,8 +97,11 @@ def plot_hyper_parameters(trials: Sequence[dict], winner: dict) -> Figure:
     """
     parameters = ("learning_rate", "inner_size", "dropout")
     rates = sorted({trial["learning_rate"] for trial in trials})
-    note = "Each dot is a trained head, coloured by learning rate; the ring is what cross-validation chose. A line "
-    note += "joins heads that differ in this setting alone: where lines rise or fall together, the setting matters."
+    note = (
+        "Each dot is a trained head, coloured by learning rate; the ring is what "
+        "cross-validation chose. A line joins heads that differ in this setting alone: where "
+        "lines rise or fall together, the setting matters."
+    )
     figure, all_axes = new_plot(2.9, "Validation loss by setting", note, len(parameters))
     for axes, parameter in zip(all_axes, parameters, strict=True):
         values = sorted({trial[parameter] for trial in trials})
@@ -160,11 +165,16 @@ def plot_confusion(result: dict, classes: Sequence[str], title: str) -> Figure:
     """Which breed was taken for which; `result` is what metrics.evaluate returns."""
     matrix, n = np.array(result["confusion_matrix"]), len(classes)
     low, high = result["accuracy_interval_95"]
-    note = f"{matrix.trace()} of {matrix.sum()} pictures are right, {result['accuracy']:.1%} (95 % interval {low:.1%} "
-    note += f"to {high:.1%})."
+    note = (
+        f"{matrix.trace()} of {matrix.sum()} pictures are right, {result['accuracy']:.1%} (95 % "
+        f"interval {low:.1%} to {high:.1%})."
+    )
     if result["most_confused"]:
         pair = result["most_confused"][0]
-        note += f" Most confused: {display_name(pair['true'])} taken for {display_name(pair['predicted'])}."
+        note += (
+            f" Most confused: {display_name(pair['true'])} taken for "
+            f"{display_name(pair['predicted'])}."
+        )
     figure, [axes] = new_plot(5.2, title, note)
     share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     diagonal = np.eye(n, dtype=bool)
@@ -191,8 +201,10 @@ def plot_breeds(result: dict) -> Figure:
     """
     precision, recall = result["precision"], result["recall"]
     breeds = sorted(recall, key=lambda breed: recall[breed] + precision[breed])
-    note = "Recall: of this breed's pictures, how many are recognised. Precision: of the pictures predicted as this "
-    note += "breed, how many are right."
+    note = (
+        "Recall: of this breed's pictures, how many are recognised. Precision: of the pictures "
+        "predicted as this breed, how many are right."
+    )
     figure, [axes] = new_plot(0.3 * len(breeds) + 0.9, "Precision and recall by breed", note)
     for row, breed in enumerate(breeds):
         axes.plot([precision[breed], recall[breed]], [row, row], color=PALE, linewidth=3, zorder=1)
@@ -220,8 +232,10 @@ def plot_reliability(logits: np.ndarray, labels: np.ndarray, temperature: float)
     """Accuracy against confidence before and after temperature scaling; `logits` are those after
     it.
     """
-    note = "A disc for each bin of confidence, its area the number of pictures, the line its 95 % interval. On the "
-    note += "dashed line a model that says 80 % is right in 80 % of the cases."
+    note = (
+        "A disc for each bin of confidence, its area the number of pictures, the line its 95 % "
+        "interval. On the dashed line a model that says 80 % is right in 80 % of the cases."
+    )
     figure, all_axes = new_plot(3.4, "Can the probabilities be believed?", note, 2)
     panels = (
         ("before temperature scaling", logits * temperature),
@@ -256,9 +270,15 @@ def plot_similarities(known: np.ndarray, unknown: np.ndarray, threshold: float) 
     """Similarities of photos of known and of unknown breeds, [n] and [m], and the threshold
     between; m may be 0.
     """
-    note = f"Right of the threshold a photo is taken as a known breed: {np.mean(known >= threshold):.0%} of the known "
+    note = (
+        "Right of the threshold a photo is taken as a known breed: "
+        f"{np.mean(known >= threshold):.0%} of the known "
+    )
     if len(unknown):
-        note += f"ones, {np.mean(unknown >= threshold):.0%} of the others. AUROC {auroc(known, unknown):.3f}."
+        note += (
+            f"ones, {np.mean(unknown >= threshold):.0%} of the others. "
+            f"AUROC {auroc(known, unknown):.3f}."
+        )
     else:
         note += "ones. There are no photos of other breeds."
     figure, [axes] = new_plot(2.8, "Does the model know what it does not know?", note)

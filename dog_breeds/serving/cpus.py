@@ -1,4 +1,4 @@
-"""The CPUs: how many this process may use, which they are, and whether inference is fast on them."""
+"""The CPUs: how many this process may use, their names, and whether inference is fast."""
 
 import contextlib
 import os
@@ -24,7 +24,7 @@ _processes = 1  # that share the CPUs
 
 
 def cpu_count() -> int:
-    """Return the number of CPUs that this process may use: all, or its share of them after `share_cpus`."""
+    """Return how many CPUs this process may use: all, or its share after `share_cpus`."""
     has_affinity = hasattr(os, "sched_getaffinity")
     cpus = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
     return max(1, cpus // _processes)
@@ -92,7 +92,8 @@ def why_slow(interpreter: Any) -> str:
     if is_int8 and int8_instructions() == "none":
         return (
             f"Inference is slow on this CPU ({cpu_name()}): it has no dot products of int8 (VNNI "
-            "or dotprod), with which an inference is up to eight times as fast. Results are the same."
+            "or dotprod), with which an inference is up to eight times as fast. Results are the "
+            "same."
         )
     return ""
 

@@ -30,6 +30,6 @@ class PassingFault(BucketFault):
 
 
 class NotAllowed(BucketFault):
-    """The role of the function lacks a right. Another try succeeds only after somebody grants it."""
+    """The function's role lacks a right. Another try fails until somebody grants it."""
 
     code = "not_allowed"

@@ -13,7 +13,9 @@ from dog_breeds.serving.http_events import HttpRequest, text_response
 PAGE = Path(__file__).with_name("page.html")
 OTHER_WORDS = {  # for a file whose classes are somebody's own
     "Which breed is this dog?": "What does this picture show?",
-    "Give a picture of a dog, and see which breed it looks like.": "Give a picture, and see what it looks most like.",
+    "Give a picture of a dog, and see which breed it looks like.": (
+        "Give a picture, and see what it looks most like."
+    ),
     "Says which breed the dog in a picture is.": "Says what a picture shows.",
     "None of the breeds I know": "None of the things I know",
     "The other breeds": "The others",

@@ -109,7 +109,10 @@ def checked_request(url: Any) -> Any:
                 raise ValueError
         return request
     except (AttributeError, LookupError, OSError, TypeError, ValueError):
-        message = f"the URL must be http or https, at most {MAX_URL} characters, without user name and special port"
+        message = (
+            f"the URL must be http or https, at most {MAX_URL} characters, "
+            "without user name and special port"
+        )
         raise RequestError("url_refused", message) from None
 
 
