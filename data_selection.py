@@ -247,10 +247,8 @@ def main() -> None:
     with one_line_errors("interrupted; run it again to continue"):
         breeds = choose_breeds(args.data_dir, args.breeds)
         summary = crop_breeds(args.data_dir, breeds, args.objects)
-    print(
-        f"{processed_dir(args.data_dir)}: {len(breeds)} breeds, "
-        f"{describe_crops(summary, args.data_dir)}"
-    )
+        target = processed_dir(args.data_dir)
+        print(f"{target}: {len(breeds)} breeds, {describe_crops(summary, args.data_dir)}")
 
 
 if __name__ == "__main__":

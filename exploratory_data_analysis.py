@@ -268,9 +268,9 @@ def main() -> None:
         for name, figure in plots.items():
             save_plot(figure, args.plots_dir / f"{name}.png")
         copies = read_copies(args.data_dir)
-    print(describe_statistics(counts, statistics))
-    print(describe_copies(copies))
-    print(f"plots: {', '.join(str(args.plots_dir / name) + '.png' for name in plots)}")
+        print(describe_statistics(counts, statistics))
+        print(describe_copies(copies))
+        print(f"plots: {', '.join(str(args.plots_dir / name) + '.png' for name in plots)}")
 
 
 if __name__ == "__main__":

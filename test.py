@@ -27,7 +27,13 @@ import requests
 
 from dog_breeds import recipe
 from dog_breeds.clients.bulk import classify_folder
-from dog_breeds.clients.client_images import SMALLER, picture_to_send, shaded, upright_picture
+from dog_breeds.clients.client_images import (
+    SMALLER,
+    is_for_clients,
+    picture_to_send,
+    shaded,
+    upright_picture,
+)
 from dog_breeds.console import one_line_errors, quiet, script_parser, written_whole
 from dog_breeds.serving.cpus import why_slow
 from dog_breeds.serving.limits import MAX_BYTES
@@ -93,10 +99,8 @@ def why_model_is_slow(model: Path) -> str:
     return why_slow(lambda_function.MODEL.interpreter)
 
 
-def rows_of(model: Path, folder: Path, names: list[str]) -> list[tuple]:
-    """Return the rows of dog_breeds.clients.bulk for some photos: the handler's answers, given in
-    this process.
-    """
+def answers_of(model: Path, folder: Path, names: list[str]) -> list[tuple[str, dict]]:
+    """Return the names of some photos with the handler's answers, given in this process."""
     os.environ["MODEL_FILE"] = str(model)
     with quiet():
         import lambda_function
@@ -106,25 +110,21 @@ def rows_of(model: Path, folder: Path, names: list[str]) -> list[tuple]:
             content, top_k=1, explain=False, log={}, until=math.inf
         )
 
-    rows = []
+    answers = []
     for name in names:
         try:
             with open(folder / name, "rb") as file:
                 content = file.read(MAX_BYTES + 1)
+            # The service decodes neither large files nor the formats that only clients read
+            if len(content) > MAX_BYTES or is_for_clients(content):
+                content = picture_to_send(folder / name)
             answer = classify(content)
-            refused = (
-                answer.get("error", {}).get("code") == "too_large" or content[4:8] == b"ftyp"
-            )  # HEIC, AVIF
-            if refused:  # before it was decoded
+            if answer.get("error", {}).get("code") == "too_large":
                 answer = classify(picture_to_send(folder / name))
         except (OSError, ValueError):
             answer = {"error": {"code": "unreadable"}}
-        if "error" in answer:
-            rows.append((name, "", "", "", answer["error"]["code"]))
-        else:
-            ((breed, probability),) = answer["prediction"].items()
-            rows.append((name, breed, probability, "yes" if answer["known"] else "no", ""))
-    return rows
+        answers.append((name, answer))
+    return answers
 
 
 def answer_folder(folder: Path, table: Path, model: Path) -> str:
@@ -133,17 +133,19 @@ def answer_folder(folder: Path, table: Path, model: Path) -> str:
     """
     if not folder.is_dir():
         raise NotADirectoryError(f"{folder} is no folder")
+    if not model.is_file():
+        raise ValueError(f"there is no model file {model}")
     start = time.monotonic()
     try:
         # In a process of its own, whose memory is free again when the photos come
         print_unless_empty(*in_processes(why_model_is_slow, [(model,)]))
-        counts = classify_folder(folder, table, rows_of, model)
+        counts, remarks = classify_folder(folder, table, model, answers_of)
     except BrokenExecutor:
         raise RuntimeError(
             "a process has died, perhaps for want of memory; run it again to go on"
         ) from None
     rate = counts.total() / (time.monotonic() - start)
-    lines = [f"{table}: {counts.total():,} photos more, {rate:.1f} a second"]
+    lines = [*remarks, f"{table}: {counts.total():,} photos more, {rate:.1f} a second"]
     return "\n".join([*lines, *(f"{number:9,}  {name}" for name, number in counts.most_common())])
 
 

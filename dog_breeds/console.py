@@ -30,10 +30,24 @@ def one_line_errors(stopped: str = "stopped") -> Iterator[None]:
     script = Path(sys.argv[0]).name
     try:
         yield
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader has seen enough, such as head -1
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at the end
+        sys.exit(1)
     except (OSError, RuntimeError, ValueError) as error:
-        sys.exit(f"{script}: {error}")
+        sys.exit(f"{script}: {error_text(error)}")
     except KeyboardInterrupt:
         sys.exit(f"{script}: {stopped}")
+
+
+def error_text(error: Exception) -> str:
+    """Return an error's text; of errors of the system the file and what is wrong with it, without
+    number.
+    """
+    if not (isinstance(error, OSError) and error.filename is not None and error.strerror):
+        return str(error)
+    names = " -> ".join(os.fsdecode(name) for name in (error.filename, error.filename2) if name)
+    return f"{names}: {error.strerror[0].lower()}{error.strerror[1:]}"
 
 
 @contextlib.contextmanager
@@ -54,6 +68,8 @@ def written_whole(path: Path) -> Iterator[Path]:
 
 def check_writable(folder: Path) -> None:
     """Make a folder; raise OSError unless a file can be written into it."""
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(f"{folder} is no folder; name another place to write to")
     folder.mkdir(parents=True, exist_ok=True)
     TemporaryFile(dir=folder).close()
 

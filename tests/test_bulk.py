@@ -18,7 +18,7 @@ from odd_images import picture, saved
 from PIL import Image
 from test_clients import saved_heic
 
-from dog_breeds.clients import bulk
+from dog_breeds.clients import photo_files, tables
 
 ODD = [
     "a,b.jpg",
@@ -35,9 +35,9 @@ def classify(folder: Path, table: Path, model: Path) -> subprocess.CompletedProc
     return run("test.py", "--folder", folder, "--csv", table, "--model", model)
 
 
-def rows(table: Path) -> list[dict]:
-    with open(table, newline="", encoding="utf-8", errors="surrogateescape") as file:
-        return list(csv.DictReader(file))
+def rows(table: Path, delimiter: str = ",") -> list[dict]:
+    with open(table, newline="", encoding="utf-8-sig") as file:
+        return list(csv.DictReader(file, delimiter=delimiter))
 
 
 def photos_in(folder: Path, number: int) -> dict[str, str]:
@@ -68,6 +68,9 @@ def test_odd_names_and_files(colour_model, tmp_path):
     avif = bytearray((folder / "photo.avif").read_bytes())
     avif[avif.index(b"pitm") + 9] = 7  # a picture that is not there: Pillow raises RuntimeError
     (folder / "half.avif").write_bytes(avif)
+    picture().save(folder / "scan.TIF")
+    picture().save(folder / "scan.jpg", format="TIFF")
+    (folder / "camera.HIF").write_bytes(heic)
     Image.new("RGB", (8000, 6500), COLOURS["leonberg"]).save(
         folder / "telephone.jpg"
     )  # 52 megapixels
@@ -84,11 +87,17 @@ def test_odd_names_and_files(colour_model, tmp_path):
     }
     errors["half.avif"] = "unreadable"
     found = {row["file"]: row["breed"] or row["error"] for row in rows(table)}
-    known = [*ODD, "large.png", "photo.heic", "renamed.jpg", "photo.avif", "telephone.jpg"]
+    # The table is UTF-8, whatever the names are
+    known = [os.fsencode(name).decode("utf-8", "backslashreplace") for name in ODD]
+    assert "not-utf8-\\xff.png" in known
+    known += ["large.png", "photo.heic", "renamed.jpg", "photo.avif", "telephone.jpg"]
+    known += ["scan.TIF", "scan.jpg", "camera.HIF"]
     assert found == {**dict.fromkeys(known, "leonberg"), **errors}
     assert len(rows(table)) == len(found)
     assert {row["known"] for row in rows(table)} == {"yes", ""}
+    assert {row["model"] for row in rows(table)} == {tables.model_digest(colour_model)}
     assert f"{len(known):9,}  leonberg" in done.stdout.splitlines()
+    assert done.stdout.splitlines()[0].endswith("that are no photos by their names (.txt)")
     before = table.read_bytes()
     assert (
         "0 photos more" in classify(folder, table, colour_model).stdout
@@ -117,7 +126,7 @@ def test_killed_again_and_again_no_row_is_lost_or_doubled(colour_model, tmp_path
     assert classify(folder, table, colour_model).returncode == 0
     found = rows(table)
     assert len(found) == 1200 and {row["file"]: row["breed"] for row in found} == breeds
-    assert [row["file"] for row in found] == list(bulk.photos(folder)), "in their order"
+    assert [row["file"] for row in found] == list(photo_files.list_photos(folder)), "in their order"
 
 
 @pytest.mark.parametrize("content", [b"name,age\nrex,3\n", b"file,breed\n", b"\x89PNG"])
@@ -129,28 +138,6 @@ def test_a_file_of_another_kind_is_left_alone(colour_model, tmp_path, content):
     assert (
         "is no table of this program" in done.stderr
         and (tmp_path / "out.csv").read_bytes() == content
-    )
-
-
-@pytest.mark.parametrize(
-    ("left", "names"),
-    [
-        (b"fil", set()),
-        (bulk.HEADER, set()),
-        (bulk.HEADER + b"a.jpg,pug,1.0,yes,\r\nb.j", {"a.jpg"}),
-        (bulk.HEADER + b'a.jpg,pug,1.0,yes,\r\n"b\r\n', {"a.jpg"}),
-        (bulk.HEADER + b'a.jpg,pug,1.0,yes,\r\n"b\r\n""c.jpg",pug,1.0,yes,\r', {"a.jpg"}),
-        (bulk.HEADER + b'"b\r\n""c.jpg",pug,1.0,yes,\r\n', {'b\r\n"c.jpg'}),
-        (bulk.HEADER + b"a.jpg,pug,1.0,yes,\r\n\r\n", {"a.jpg"}),  # an empty line of an editor
-    ],
-)
-def test_a_half_row_is_cut_off(tmp_path, left, names):
-    table = tmp_path / "out.csv"
-    table.write_bytes(left)
-    assert bulk.names_in(table) == names
-    assert left.startswith(table.read_bytes()) and bulk.names_in(table) == names
-    assert table.read_bytes() in (b"", bulk.HEADER, left) or table.read_bytes().endswith(
-        b"yes,\r\n"
     )
 
 
@@ -168,15 +155,13 @@ def test_wrong_arguments_are_one_line(colour_model, tmp_path):
 def test_a_table_of_another_folder_is_refused(colour_model, tmp_path):
     for name in "ab":
         (tmp_path / name).mkdir()
-        photos_in(tmp_path / name, 3 if name == "a" else 2)
+        photos_in(tmp_path / name, 3)
+    (tmp_path / "b" / "0").rename(tmp_path / "b" / "others")
     assert classify(tmp_path / "a", tmp_path / "out.csv", colour_model).returncode == 0
     before = (tmp_path / "out.csv").read_bytes()
     done = classify(tmp_path / "b", tmp_path / "out.csv", colour_model)
-    assert (
-        done.returncode == 1
-        and "is about another folder" in done.stderr
-        and "has no 0/2.jpg" in done.stderr
-    )
+    assert done.returncode == 1
+    assert "is about another folder" in done.stderr and "lacks 3 of its 3 photos" in done.stderr
     assert (tmp_path / "out.csv").read_bytes() == before
 
 
@@ -206,3 +191,43 @@ def test_the_death_of_a_worker_is_one_line_and_the_next_run_goes_on(colour_model
     assert 0 < len(rows(tmp_path / "out.csv")) < 1000
     assert classify(tmp_path / "photos", tmp_path / "out.csv", colour_model).returncode == 0
     assert len({row["file"] for row in rows(tmp_path / "out.csv")}) == 1000
+
+
+def test_photos_that_moved_away_keep_their_rows_and_new_ones_get_theirs(colour_model, tmp_path):
+    folder, table = tmp_path / "photos", tmp_path / "out.csv"
+    folder.mkdir()
+    photos_in(folder, 5)
+    assert classify(folder, table, colour_model).returncode == 0
+    before = table.read_bytes()
+    (folder / "0/1.jpg").rename(folder / "new.jpg")
+    (folder / "0/2.jpg").unlink()
+    done = classify(folder, table, colour_model)
+    assert done.returncode == 0, done.stderr
+    assert "2 rows are about photos that are no longer in" in done.stdout
+    assert "1 photos more" in done.stdout and table.read_bytes().startswith(before)
+    assert [row["file"] for row in rows(table)][-1] == "new.jpg" and len(rows(table)) == 6
+
+
+def test_rows_of_another_model_are_never_mixed_in(colour_model, explaining_model, tmp_path):
+    folder, table = tmp_path / "photos", tmp_path / "out.csv"
+    folder.mkdir()
+    photos_in(folder, 2)
+    assert classify(folder, table, colour_model).returncode == 0
+    before = table.read_bytes()
+    done = classify(folder, table, explaining_model)
+    digests = [tables.model_digest(model) for model in (colour_model, explaining_model)]
+    assert done.returncode == 1 and done.stderr.count("\n") == 1
+    assert all(digest in done.stderr for digest in digests) and table.read_bytes() == before
+
+
+@pytest.mark.parametrize("where", ["new/folder/out.csv", "photos", "file/out.csv"])
+def test_the_table_in_a_folder_that_is_missing(colour_model, photo, tmp_path, where):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "file").write_text("no folder")
+    done = classify(tmp_path / "photos", tmp_path / where, colour_model)
+    if where == "new/folder/out.csv":
+        assert done.returncode == 0, done.stderr
+        assert (tmp_path / where).read_bytes() == tables.encode_head()
+    else:
+        assert done.returncode == 1 and done.stderr.count("\n") == 1
+        assert "Errno" not in done.stderr and str(tmp_path / where).split("/out")[0] in done.stderr

@@ -10,7 +10,7 @@ import numpy as np
 import pillow_heif
 import pytest
 from colour_model import COLOURS
-from conftest import NOT_PUBLIC, ROOT, needs_guard, run
+from conftest import COMMITTED, NOT_PUBLIC, ROOT, command, needs_guard, run
 from emulator import free_ports
 from handler_fixtures import local_gateway, local_server
 from handler_process import Silent
@@ -274,3 +274,16 @@ def test_what_cannot_be_sent_is_said(tmp_path, monkeypatch):
     ):
         with pytest.raises(ValueError, match=said):
             client_images.picture_to_send(tmp_path / name)
+
+
+@pytest.mark.parametrize("script", ["test.py", "convert_model.py"])
+def test_a_reader_that_has_seen_enough_ends_a_script_quietly(colour_model, photo, script):
+    words = {
+        "test.py": ["--file", photo, "--model", colour_model],
+        "convert_model.py": ["--show", COMMITTED],
+    }
+    with subprocess.Popen(
+        command(script, *words[script]), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        process.stdout.close()  # before anything is printed
+        assert process.stderr.read() == b""

@@ -22,20 +22,6 @@ SENT_AS_THEY_ARE = (
     "GIF",
     "BMP",
 )  # MPO: a JPEG with more behind it, from some phones
-# of pictures in folders
-SUFFIXES = (
-    ".jpg",
-    ".jpeg",
-    ".jpe",
-    ".jfif",
-    ".png",
-    ".webp",
-    ".gif",
-    ".bmp",
-    ".heic",
-    ".heif",
-    ".avif",
-)
 DARK = 0.27  # how bright what did not speak for the breed stays
 
 
@@ -101,6 +87,11 @@ def open_picture(file: Path) -> Image.Image:
         raise
     except Exception:  # of a damaged AVIF Pillow raises RuntimeError
         raise NoPicture(f"{file} is damaged or incomplete") from None
+
+
+def is_for_clients(content: bytes) -> bool:
+    """Return whether a file begins as HEIC, AVIF or TIFF, which the service does not read."""
+    return content[4:8] == b"ftyp" or content.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"))
 
 
 def is_heic(file: Path) -> bool:

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from dog_breeds.clients.client_images import SUFFIXES, NoPicture, open_picture
+from dog_breeds.clients.client_images import NoPicture, open_picture
+from dog_breeds.clients.photo_files import SUFFIXES
 from dog_breeds.console import counted
 from dog_breeds.data.duplicates import COLUMNS, ROWS
 from dog_breeds.serving.limits import MAX_PIXELS

@@ -1,0 +1,253 @@
+"""The table of answers about many photos: its columns, its rows, and its text, which is CSV."""
+
+import csv
+import hashlib
+import io
+import math
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from dog_breeds.console import written_whole
+
+# known: yes or no. candidates: classes with a blank between two. error: a code of the handler, and
+# then no breed. model: of the model file, see model_digest.
+COLUMNS = ("file", "breed", "probability", "known", "candidates", "error", "model")
+OLD_COLUMNS = ("file", "breed", "probability", "known", "error")  # of tables up to version 1.0
+MARK = "\ufeff"  # spreadsheets take a file without this mark for another encoding than UTF-8
+ENCODINGS = ("cp1252", "cp850", "mac_roman", "cp1250")  # of spreadsheets, where it is not Unicode
+DELIMITERS = ",;\t"  # a spreadsheet saves with the one that is usual in its user's country
+# What a spreadsheet takes for a formula: also in full width, and after blanks
+FORMULA = re.compile(r"[\s\0]*[=+\-@\uff1d\uff0b\uff0d\uff20]|[\t\r\n]")
+
+Row = dict[str, object]  # column -> cell
+
+
+def model_digest(model: Path) -> str:
+    """Return the first eight hex digits of a model file's SHA-256."""
+    return hashlib.sha256(model.read_bytes()).hexdigest()[:8]
+
+
+def row_for(name: str, answer: Mapping, model: str) -> Row:
+    """Return the row of a photo: its name, the handler's answer about it, the model's digest."""
+    row = dict.fromkeys(COLUMNS, "") | {"file": file_cell(name), "model": model}
+    if "error" in answer:
+        return row | {"error": answer["error"]["code"]}
+    breed, probability = next(iter(answer["prediction"].items()))
+    # Blanks within the name of a class would end it
+    candidates = " ".join(name.replace(" ", "_") for name in answer.get("candidates") or ())
+    known = "yes" if answer["known"] else "no"
+    return row | {
+        "breed": text_cell(breed),
+        "probability": probability,
+        "known": known,
+        "candidates": text_cell(candidates),
+    }
+
+
+def file_cell(name: str) -> str:
+    """Return a file's name as a cell: with ./ before it where a spreadsheet would take it for a
+    formula, and with bytes that are no UTF-8 as \\xff.
+    """
+    name = os.fsencode(name).decode("utf-8", "backslashreplace")
+    return f"./{name}" if FORMULA.match(name) or name.startswith("./") else name
+
+
+def text_cell(text: str) -> str:
+    """Return other text as a cell: with ' before it where a spreadsheet would take it for a
+    formula.
+    """
+    return f"'{text}" if FORMULA.match(text) else text
+
+
+def file_key(cell: str) -> str:
+    """Return what stands for a file in a set of names. It is equal for a file's name, for its cell,
+    and for its cell after a spreadsheet has changed the line breaks in it.
+    """
+    cell = os.fsencode(cell).decode("utf-8", "backslashreplace").removeprefix("./")
+    return re.sub(r"\r\n?", "\n", cell)
+
+
+def encode(rows: Iterable[Row], columns: Iterable[str] = COLUMNS, delimiter: str = ",") -> bytes:
+    """Return rows as the bytes of a table, without its head."""
+    text = io.StringIO(newline="")
+    csv.writer(text, delimiter=delimiter).writerows([row[c] for c in columns] for row in rows)
+    return text.getvalue().encode()
+
+
+def encode_head(columns: Iterable[str] = COLUMNS, delimiter: str = ",") -> bytes:
+    """Return the first bytes of a table: the mark and the names of the columns."""
+    return MARK.encode() + encode([{name: name for name in columns}], columns, delimiter)
+
+
+# --- To go on with a table ------------------------------------------------------------------------
+
+
+class Form(NamedTuple):
+    """How a table on disk is written."""
+
+    encoding: str
+    columns: list[str]  # in the order of the file
+    delimiter: str
+
+    @property
+    def final_columns(self) -> list[str]:
+        """The columns that the table gets: ours, then those that its user has added."""
+        return [*COLUMNS, *(name for name in self.columns if name and name not in COLUMNS)]
+
+
+class Continued(NamedTuple):
+    """A table on disk to which rows can be appended."""
+
+    files: set[str]  # file_key of each row
+    columns: list[str]
+    delimiter: str
+    without_model: int  # number of rows that do not say which model gave them
+
+
+def continue_table(table: Path, folder: Path, model: str) -> Continued:
+    """Bring a table into the present form, so that rows can be appended; make it if it is missing.
+
+    Whatever a killed run, an older version or a spreadsheet has left is read: half rows and blank
+    lines (both are dropped), another delimiter and further columns (both stay), a missing mark,
+    another encoding. `folder` has the photos, `model` is the digest of the model that is going to
+    give the new rows. Raises ValueError if the file is no such table, or has rows of another model.
+    """
+    form = read_form(table)
+    if not form:
+        with written_whole(table) as part:
+            part.write_bytes(encode_head())
+        return Continued(set(), list(COLUMNS), ",", 0)
+    columns, delimiter = form.final_columns, form.delimiter
+    head = encode_head(columns, delimiter)
+    files, others, without_model = set(), set(), 0
+    with open(table, "rb") as file:
+        unchanged = file.read(len(head)) == head
+        for row in read_rows(table, form, folder, model):
+            record = encode([row], columns, delimiter)
+            unchanged = unchanged and file.read(len(record)) == record
+            files.add(file_key(row["file"]))
+            without_model += not row["model"]
+            others |= {row["model"]} - {"", model}
+        unchanged = unchanged and not file.read(1)
+    if others:
+        raise ValueError(
+            f"{table} has rows of the model {min(others)}, but the model file now is {model}; name "
+            f"another table, or delete these rows"
+        )
+    if not unchanged:
+        with written_whole(table) as part, open(part, "wb") as file:
+            file.write(head)
+            for row in read_rows(table, form, folder, model):
+                file.write(encode([row], columns, delimiter))
+    return Continued(files, columns, delimiter, without_model)
+
+
+def read_form(table: Path) -> Form | None:
+    """Return how a table is written; None if it is missing or has no whole first line yet.
+
+    Raises ValueError if the file is no such table.
+    """
+    if not table.exists():
+        return None
+    with open(table, "rb") as file:
+        start = file.read(4096)
+    if any(head.startswith(start) for head in (encode_head(), encode_head(OLD_COLUMNS)[3:])):
+        return None
+    # "Unicode text" of Excel is UTF-16
+    encoding = "utf-16" if start[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+    for line in start.decode(encoding, "replace").splitlines():
+        if line.strip(DELIMITERS) and not is_hint(line):
+            for delimiter in DELIMITERS:
+                columns = [name.strip() for name in next(csv.reader([line], delimiter=delimiter))]
+                if set(OLD_COLUMNS) <= set(columns):
+                    return Form(encoding, columns, delimiter)
+            break
+    raise ValueError(f"{table} is there and is no table of this program; name another file")
+
+
+def is_hint(line: str) -> bool:
+    """Return whether a line says to Excel which delimiter follows: sep=;"""
+    return re.fullmatch(r"sep=.\s*", line) is not None
+
+
+def read_rows(table: Path, form: Form, folder: Path, model: str) -> Iterator[Row]:
+    """Yield the rows of a table as they are written today, the whole ones. Raises ValueError if the
+    file is no table.
+    """
+    head = False
+    options = {"encoding": form.encoding, "errors": "surrogateescape"}  # see decoded
+    try:
+        with open(table, newline="", **options) as file:
+            for record in whole_records(file):
+                cells = parse(record, form.delimiter)
+                if len(cells) == 1:  # a spreadsheet that knows another delimiter saw one cell
+                    cells = parse(cells[0], form.delimiter)
+                if not any(cells) or (not head and is_hint(record)):
+                    continue
+                if head:
+                    cells = decoded(cells, form.columns.index("file"), folder)
+                    yield present_row(dict(zip(form.columns, cells, strict=False)), form, model)
+                head = True
+    except (csv.Error, UnicodeError) as error:
+        raise ValueError(
+            f"{table} cannot be read as a table ({error}); name another file"
+        ) from None
+
+
+def whole_records(file: Iterable[str]) -> Iterator[str]:
+    """Yield the records of a CSV file, which may go over several lines; not a half one at the
+    end.
+    """
+    record = ""
+    for line in file:
+        record += line
+        if record.count('"') % 2 == 0 and record.endswith(("\n", "\r")):
+            yield record
+            record = ""
+
+
+def parse(record: str, delimiter: str) -> list[str]:
+    """Return the cells of a record."""
+    return next(csv.reader(io.StringIO(record, newline=""), delimiter=delimiter), [])
+
+
+def decoded(cells: list[str], file: int, folder: Path) -> list[str]:
+    """Return the cells of a row without the surrogates that bytes of another encoding have become.
+
+    Spreadsheets also save in the encoding of their system. It is the one in which the cell number
+    `file` names a photo of the folder.
+    """
+    if not any(re.search("[\udc80-\udcff]", cell) for cell in cells):
+        return cells
+    for encoding in ENCODINGS:
+        texts = [
+            cell.encode("utf-8", "surrogateescape").decode(encoding, "replace") for cell in cells
+        ]
+        if (folder / texts[file]).exists():
+            return texts
+    return [os.fsencode(cell).decode("utf-8", "backslashreplace") for cell in cells]
+
+
+def present_row(old: dict[str, str], form: Form, model: str) -> Row:
+    """Return a row of any form as it is written today."""
+    row = {name: old.get(name, "") for name in form.final_columns}
+    row["file"] = file_cell(row["file"].removeprefix("./"))
+    # Spreadsheets of many countries write a decimal comma
+    row["probability"] = re.sub(r"(?<=\d),(?=\d)", ".", row["probability"])
+    if is_same_model(row["model"], model):
+        row["model"] = model
+    return row
+
+
+def is_same_model(cell: str, model: str) -> bool:
+    """Return whether a cell of the column model means a digest. A spreadsheet takes some digests
+    for numbers: it shows 00123456 as 123456, and 12345e67 as 1.23E+71.
+    """
+    try:
+        shown, meant = float(cell.replace(",", ".")), float(model)
+    except ValueError:
+        return cell == model
+    return cell == model or (math.isfinite(meant) and math.isclose(shown, meant, rel_tol=0.01))
