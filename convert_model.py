@@ -10,13 +10,16 @@ Writes    top_10_dog_breeds.tflite: the network, and appended as a zip archive i
     python convert_model.py --output dog_breeds.tflite     # after training.py --breeds all
     python convert_model.py --show top_10_dog_breeds.tflite
 
+The committed files in models/ change only if --output names them.
 The file is run in the serving runtime, and the .h5 in Keras, on test pictures. A file that surely
 (95 %) loses more than --max-loss points of accuracy is not written. Takes half a minute on 2 cores,
 with --every-picture three minutes.
 """
 
 import json
+import shlex
 import time
+from dataclasses import replace
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
@@ -25,15 +28,21 @@ from tempfile import TemporaryDirectory
 import h5py
 import numpy as np
 
+from dog_breeds import recipe
 from dog_breeds.console import counted, one_line_errors, script_parser, written_whole
-from dog_breeds.data.dataset import Task, display_name, read_split, weights_path
+from dog_breeds.data.dataset import Task, display_name, read_split
 from dog_breeds.learning.features import KINDS, Examples, View, load_pixels, plain_set
 from dog_breeds.learning.heads import apply_head
 from dog_breeds.learning.metrics import accuracy, expected_calibration_error
+from dog_breeds.learning.saved_models import (
+    check_complete,
+    find_best_model,
+    read_report,
+    source_files,
+)
 from dog_breeds.learning.tflite import join_head, run_file
 from dog_breeds.serving.facts import append_facts, read_facts
 from dog_breeds.workers import call_elsewhere
-from training import find_best_model, read_report
 
 OUTPUT = Path("top_10_dog_breeds.tflite")
 FORMATS = ("int8", "float32", "float16", "dynamic")  # xception.write_backbone knows them
@@ -49,6 +58,14 @@ TEST_FIGURES = (
     "taken_as_known",
 )
 
+NEEDED = {"backbone", "backbone_sha256", "data_dir", "images", "photo_share", "seed", "size"} | {
+    "temperature",
+    "test",
+    "turn_rule",
+    "unknown_rule",
+    "versions",
+}  # of a report
+
 Predictions = tuple[np.ndarray, np.ndarray]  # probabilities float32 [n, N], similarities [n]
 
 
@@ -62,7 +79,7 @@ def to_tflite(task: Task, model_path: Path, quantization: str, folder: Path) -> 
     backbone = task.backbone
     if quantization != "int8":
         backbone = folder / f"backbone_{quantization}.tflite"
-        arguments = weights_path(task.data_dir), task.size, [], quantization, backbone
+        arguments = task.weights, task.size, [], quantization, backbone
         call_elsewhere("dog_breeds.learning.xception", "write_backbone", *arguments)
     return join_head(backbone.read_bytes(), *read_h5(model_path))
 
@@ -201,11 +218,6 @@ def collect_facts(model_path: Path, report: dict, quantization: str, results: di
     }
 
 
-def source_files(model_path: Path) -> list[Path]:
-    """Return the three files that training.py wrote: the model, its report and its split."""
-    return [model_path.with_suffix(suffix) for suffix in (".h5", ".json", ".csv")]
-
-
 def show_facts(file: Path) -> None:
     """Print the facts inside a .tflite file."""
     facts = read_facts(file)
@@ -250,12 +262,7 @@ def convert(
     RuntimeError, and leaves `output` as it was, if the file loses more than `max_loss` points of
     accuracy on either.
     """
-    for path in source_files(model_path):
-        if not path.is_file():
-            raise FileNotFoundError(
-                f"there is no {path}; run training.py, which writes a model, "
-                "its report and its split"
-            )
+    check_complete(model_path)
     report = read_report(model_path)
     task = task_of(model_path, data_dir)
     check_backbone(task.backbone, report)
@@ -270,7 +277,7 @@ def convert(
         : compared or None
     ]
     images = [task.images("test")[row] for row in chosen]
-    views = {kind: [view(task.data_dir, image) for image in images] for kind, view in KINDS.items()}
+    views = {kind: [view(task, image) for image in images] for kind, view in KINDS.items()}
     with TemporaryDirectory() as folder:
         file = Path(folder) / output.name
         file.write_bytes(to_tflite(task, model_path, quantization, Path(folder)))
@@ -281,7 +288,7 @@ def convert(
         ):
             raise RuntimeError(
                 f"{output} is not written: it gives other features than those in "
-                f"{task.data_dir / 'features'}, perhaps of another machine or other packages; "
+                f"{task.feature_cache}, perhaps of another machine or other packages; "
                 "delete that folder and run training.py again"
             )
         threshold, labels = report["unknown_rule"]["threshold"], task.labels(images)
@@ -303,16 +310,20 @@ def convert(
 def task_of(model_path: Path, data_dir: Path | None = None) -> Task:
     """Return what a model was trained for, without the copies that were left out of its test."""
     report, split = read_report(model_path), read_split(model_path.with_suffix(".csv"))
-    if "backbone" not in report:
-        raise ValueError(f"{model_path} was trained by an earlier version; run training.py again")
+    missing = NEEDED - report.keys()
+    if missing:
+        raise ValueError(
+            f"the report of {model_path} says nothing about {', '.join(sorted(missing))}: "
+            "it is from an earlier version; run training.py again"
+        )
     data_dir = data_dir or Path(report["data_dir"])
     split = {
         image: part
         for image, part in split.items()
         if image not in report["test"]["images_left_out"]
     }
-    backbone = weights_path(data_dir).with_name(report["backbone"])
-    return Task(data_dir, report["classes"], split, report["size"], report["seed"], backbone)
+    task = Task(data_dir, report["classes"], split, report["size"], report["seed"])
+    return replace(task, backbone=task.weights.with_name(report["backbone"]))
 
 
 def check_backbone(path: Path, report: dict) -> None:
@@ -340,6 +351,31 @@ def check_head(model_path: Path, report: dict, test: dict[str, Examples]) -> Non
             )
 
 
+def next_steps(file: Path) -> str:
+    """Return the commands that ask, serve, build and deploy a model file, as they are typed in the
+    project's folder.
+    """
+    root = recipe.MODEL.parents[1]
+    inside = file.resolve().is_relative_to(root)
+    name = shlex.quote(str(file.resolve().relative_to(root) if inside else file.resolve()))
+    lines = [
+        f"ask it:     make predict MODEL={name} IMAGE=photo.jpg",
+        f"serve it:   make serve MODEL={name}",
+    ]
+    if not inside:
+        name = shlex.quote(file.name)
+        lines.append(f"copy it:    cp {shlex.quote(str(file.resolve()))} {root}")
+    return "\n".join(
+        [
+            *lines,
+            f"build it:   make image MODEL={name}",
+            "or:         docker buildx build --platform linux/amd64 --provenance=false "
+            f"--build-arg MODEL={name} -t dog-breeds .",
+            f"deploy it:  make deploy PARAMETERS=Model={name}",
+        ]
+    )
+
+
 def main() -> None:
     """Parse the arguments; convert or show."""
     parser = script_parser(__doc__, "python convert_model.py xception_v1_30_0.966.h5")
@@ -350,7 +386,7 @@ def main() -> None:
         metavar="MODEL.h5",
         help="default: the best one in this folder",
     )
-    parser.add_argument("--output", type=Path, default=OUTPUT, help=f"default: {OUTPUT}")
+    parser.add_argument("--output", type=Path, help=f"default: {OUTPUT}")
     parser.add_argument(
         "--quantization", choices=FORMATS, default="int8", help="default: %(default)s"
     )
@@ -371,11 +407,15 @@ def main() -> None:
         if args.show:
             show_facts(args.show)
             return
+        output = args.output or OUTPUT
+        if not args.output and output.resolve().parent == recipe.MODEL.parent:
+            raise ValueError(f"{output} here is a committed file; choose the place with --output")
         model = args.model or find_best_model()
         print(f"converting {model}", flush=True)
         compared = 0 if args.every_picture else COMPARED
-        convert(model, args.output, args.quantization, args.max_loss, args.data_dir, compared)
-        print(f"wrote {args.output}, {args.output.stat().st_size / 1e6:.1f} MB")
+        convert(model, output, args.quantization, args.max_loss, args.data_dir, compared)
+        print(f"wrote {output}, {output.stat().st_size / 1e6:.1f} MB; in the project's folder,")
+        print(next_steps(output))
 
 
 if __name__ == "__main__":

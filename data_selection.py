@@ -2,7 +2,8 @@
 
 Reads   data/raw (made by make_dataset.py): photos, and an XML file per photo with a box around each
         dog.
-Writes  data/processed/<breed>/<id>.jpg: the dog in its box, 299 x 299 RGB.
+Writes  data/processed/<breed>/<id>.jpg: the dog in its box, 299 x 299 RGB. Crops of another SIZE
+        (dog_breeds/recipe.py) have a folder of their own, such as data/processed_150.
         data/processed/skipped.csv: what failed.
 
     python data_selection.py                   # all 120 breeds: 20 seconds on 2 cores
@@ -21,6 +22,7 @@ from pathlib import Path
 
 from PIL import ExifTags, Image
 
+from dog_breeds import recipe
 from dog_breeds.console import one_line_errors, progress, remove_parts, script_parser, written_whole
 from dog_breeds.data.dataset import (
     DATA_DIR,
@@ -33,7 +35,6 @@ from dog_breeds.data.dataset import (
     read_annotation,
     stems,
 )
-from dog_breeds.recipe import SIZE
 from dog_breeds.serving.pixels import opaque, resize, turn_upright
 from dog_breeds.workers import in_processes
 
@@ -49,9 +50,11 @@ Failure = tuple[str, str]  # file relative to data/raw, what is wrong with it
 # --- Crops ----------------------------------------------------------------------------------------
 
 
-def crop_dogs(photo_path: Path, xml_path: Path, objects: str = "first") -> list[Image.Image | None]:
+def crop_dogs(
+    photo_path: Path, xml_path: Path, objects: str = "first", size: int | None = None
+) -> list[Image.Image | None]:
     """Cut the dog in the first box, or in each box (objects="all"), out of a photo: upright, RGB,
-    299 x 299.
+    size x size pixels (default: recipe.SIZE).
 
     None stands for a box that is empty, inverted, outside the photo or not readable. Raises
     ValueError if the XML is not readable or contradicts the photo's size, OSError if the photo
@@ -59,7 +62,7 @@ def crop_dogs(photo_path: Path, xml_path: Path, objects: str = "first") -> list[
     """
     dogs = _cut(photo_path, xml_path, objects)
     return [
-        dog and resize(dog, SIZE) for dog in dogs
+        dog and resize(dog, size or recipe.SIZE) for dog in dogs
     ]  # with the photo's memory free: a third faster
 
 
@@ -94,28 +97,35 @@ def _cut(photo_path: Path, xml_path: Path, objects: str) -> list[Image.Image | N
 # --- Files ----------------------------------------------------------------------------------------
 
 
-def crop_breeds(data_dir: Path, breeds: list[str], objects: str = "first") -> dict:
-    """Make the crops of these breeds that are missing, on all cores, and write
-    data/processed/skipped.csv.
+def crop_breeds(
+    data_dir: Path, breeds: list[str], objects: str = "first", size: int | None = None
+) -> dict:
+    """Make the crops of these breeds that are missing, on all cores, and write skipped.csv beside
+    them. Crops have `size` pixels a side (default: recipe.SIZE).
 
     Returns {"done": photos cropped now, "skipped_existing": photos cropped before, "failed":
-    [Failure, ...]}. What fails is tried again, and reported again, in every run.
+    [Failure, ...], "folder": of the crops}. What fails is tried again, and reported again, in every
+    run.
     """
-    folders = breed_folders(data_dir)
+    size = size or recipe.SIZE
+    folders, crops = breed_folders(data_dir), processed_dir(data_dir, size)
     chunks, existing, failed = [], 0, []
     for breed in breeds:
         photos, annotations = (
             images_dir(data_dir) / folders[breed],
             annotation_dir(data_dir) / folders[breed],
         )
-        target = processed_dir(data_dir) / breed
+        target = crops / breed
         missing, present, lonely = _take_stock(photos, annotations, target, objects)
         existing += present
         failed += lonely
         for start in range(0, len(missing), CHUNK):
-            chunks.append((photos, annotations, target, missing[start : start + CHUNK], objects))
+            ids = missing[start : start + CHUNK]
+            chunks.append((photos, annotations, target, ids, objects, size))
     seen = done = 0
-    with progress("crops", sum(len(ids) for *_, ids, _ in chunks), unit="photos", scale=1) as show:
+    with progress(
+        "crops", sum(len(ids) for *_, ids, _, _ in chunks), unit="photos", scale=1
+    ) as show:
         for number, failures in in_processes(_crop, chunks):
             seen += number
             done += number - len({file for file, _ in failures})
@@ -123,19 +133,17 @@ def crop_breeds(data_dir: Path, breeds: list[str], objects: str = "first") -> di
             show(seen)
     failed.sort()
     others = {folder for breed, folder in folders.items() if breed not in breeds}
-    _write_skipped(processed_dir(data_dir) / "skipped.csv", failed, others)
-    return {"done": done, "skipped_existing": existing, "failed": failed}
+    _write_skipped(crops / "skipped.csv", failed, others)
+    return {"done": done, "skipped_existing": existing, "failed": failed, "folder": crops}
 
 
-def describe_crops(summary: dict, data_dir: Path) -> str:
+def describe_crops(summary: dict) -> str:
     """Return what crop_breeds did, as a few lines for the terminal."""
     done, existing, failed = summary["done"], summary["skipped_existing"], summary["failed"]
     lines = [f"{done:,} photos cropped, {existing:,} were cropped before, {len(failed):,} skipped"]
     lines += [f"  {file}: {reason}" for file, reason in failed[:SHOWN]]
     if len(failed) > SHOWN:
-        lines.append(
-            f"  and {len(failed) - SHOWN:,} more, see {processed_dir(data_dir) / 'skipped.csv'}"
-        )
+        lines.append(f"  and {len(failed) - SHOWN:,} more, see {summary['folder'] / 'skipped.csv'}")
     return "\n".join(lines)
 
 
@@ -183,7 +191,7 @@ def _crop_name(stem: str, number: int) -> str:
 
 
 def _crop(
-    photos: Path, annotations: Path, target: Path, ids: list[str], objects: str
+    photos: Path, annotations: Path, target: Path, ids: list[str], objects: str, size: int
 ) -> tuple[int, list[Failure]]:
     """Crop some photos of a breed; return how many, and which failed. Runs in a worker."""
     warnings.simplefilter("error", Image.DecompressionBombWarning)
@@ -191,7 +199,7 @@ def _crop(
     for stem in ids:
         file = f"Images/{photos.name}/{stem}.jpg"
         try:
-            crops = crop_dogs(photos / f"{stem}.jpg", annotations / stem, objects)
+            crops = crop_dogs(photos / f"{stem}.jpg", annotations / stem, objects, size)
         except Exception as error:  # broken files make Pillow raise nearly anything
             failed.append((file, str(error) or type(error).__name__))
             continue
@@ -247,8 +255,7 @@ def main() -> None:
     with one_line_errors("interrupted; run it again to continue"):
         breeds = choose_breeds(args.data_dir, args.breeds)
         summary = crop_breeds(args.data_dir, breeds, args.objects)
-        target = processed_dir(args.data_dir)
-        print(f"{target}: {len(breeds)} breeds, {describe_crops(summary, args.data_dir)}")
+        print(f"{summary['folder']}: {len(breeds)} breeds, {describe_crops(summary)}")
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, MultipleLocator, PercentFormatter
 
+from dog_breeds import recipe
 from dog_breeds.console import one_line_errors, script_parser
 from dog_breeds.data.dataset import (
     DATA_DIR,
@@ -31,7 +32,6 @@ from dog_breeds.data.dataset import (
 )
 from dog_breeds.data.duplicates import find_copies
 from dog_breeds.learning.plot_style import ACCENT, GRAY, INK, new_plot, save_plot
-from dog_breeds.recipe import SIZE
 
 PLOTS_DIR = Path("plots")
 ROWS = 60  # breeds in a column of images_per_breed.png
@@ -80,14 +80,14 @@ def describe_statistics(counts: dict[str, int], statistics: dict) -> str:
     (width, height), number = Counter(map(tuple, sizes.tolist())).most_common(1)[0]
     (least_width, least_height), (most_width, most_height) = sizes.min(0), sizes.max(0)
     low, median, high = np.percentile(statistics["coverage"], (10, 50, 90))
-    small = np.mean(sizes.min(1) < SIZE)
+    small = np.mean(sizes.min(1) < recipe.SIZE)
     lines = [
         f"photos: {sum(counts.values()):,} of {len(names)} breeds, from {counts[names[-1]]} "
         f"({display_name(names[-1])}) to {counts[names[0]]} ({display_name(names[0])}) a breed",
         f"most images: {', '.join(f'{display_name(name)} {counts[name]}' for name in names[:TOP])}",
         f"sizes: widths of {least_width} to {most_width} and heights of {least_height} to "
         f"{most_height} pixels; {number / len(sizes):.0%} are {width} x {height}; {small:.0%} "
-        f"have a side below {SIZE}",
+        f"have a side below {recipe.SIZE}",
         f"boxes: {boxes.sum():,}; {np.mean(boxes > 1):.1%} of the photos have more than one",
         f"coverage: first boxes fill {median:.0%} of the photo in the median, "
         f"{low:.0%} to {high:.0%} in 8 of 10",
@@ -175,8 +175,8 @@ def plot_photo_sizes(sizes: np.ndarray) -> Figure:
     shares = numbers / len(sizes)
     note = (
         f"{len(different):,} different sizes; the area of a disc is the number of photos. Dotted: "
-        f"the {SIZE} pixels that Xception sees; {np.mean(sizes.min(1) < SIZE):.0%} of the photos "
-        "have a shorter side."
+        f"the {recipe.SIZE} pixels that {recipe.BACKBONE} sees; "
+        f"{np.mean(sizes.min(1) < recipe.SIZE):.0%} of the photos have a shorter side."
     )
     figure, [axes] = new_plot(5.7, "Sizes of the photos", note)
     axes.scatter(*different.T, s=6 + 1500 * shares, color=ACCENT, alpha=0.45, linewidth=0)
@@ -186,9 +186,9 @@ def plot_photo_sizes(sizes: np.ndarray) -> Figure:
             clear = (5 + 20 * math.sqrt(share), 0)  # points: right of the disc
             style = {"size": 9.5, "color": INK, "va": "center"}
             axes.annotate(text, (width, height), clear, textcoords="offset points", **style)
-    axes.axhline(SIZE, color=GRAY, linewidth=0.8, linestyle=":")
-    axes.axvline(SIZE, color=GRAY, linewidth=0.8, linestyle=":")
-    limits = min(sizes.min(), SIZE) * 0.8, max(sizes.max(), SIZE) * 1.25
+    axes.axhline(recipe.SIZE, color=GRAY, linewidth=0.8, linestyle=":")
+    axes.axvline(recipe.SIZE, color=GRAY, linewidth=0.8, linestyle=":")
+    limits = min(sizes.min(), recipe.SIZE) * 0.8, max(sizes.max(), recipe.SIZE) * 1.25
     axes.set(xscale="log", yscale="log", xlim=limits, ylim=limits, aspect="equal")
     axes.set(xlabel="width in pixels", ylabel="height in pixels")
     ticks = [

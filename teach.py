@@ -39,7 +39,7 @@ from dog_breeds.console import (
 from dog_breeds.data.class_folders import Pictures, check_numbers, list_pictures, look_at, printable
 from dog_breeds.data.dataset import DATA_DIR, display_name
 from dog_breeds.data.duplicates import group_copies
-from dog_breeds.learning.features import Examples, View, evenly, features_by, turned
+from dog_breeds.learning.features import Examples, View, evenly_spaced, features_by, turned
 from dog_breeds.learning.heads import Classifier, turn_rule
 from dog_breeds.learning.own_classes import judge, teach, teach_beside
 from dog_breeds.learning.tflite import join_head, load_file, read_head
@@ -96,7 +96,7 @@ def examples_of(
     """
     facts = read_facts(backbone)
     views = [View(path, facts["photo_share"]) for paths in pictures.values() for path in paths]
-    some = evenly(range(len(views)), most_turned)
+    some = evenly_spaced(range(len(views)), most_turned)
     all_views = [*views, *(turned(views[row]) for row in some)]
     rows_of_all = features_by(backbone, all_views, data_dir, facts["input"]["height"])
     features, turned_features = rows_of_all[: len(views)], rows_of_all[len(views) :]

@@ -19,10 +19,11 @@ runtime and NumPy.
 
 import itertools
 import json
+import os
 import platform
-import re
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
@@ -47,12 +48,9 @@ from dog_breeds.data.dataset import (
     breed_folders,
     breed_name,
     choose_breeds,
-    images_dir,
     list_images,
     read_split,
     split_images,
-    stems,
-    weights_path,
 )
 from dog_breeds.data.duplicates import without_copies
 from dog_breeds.learning.features import (
@@ -75,10 +73,10 @@ from dog_breeds.learning.heads import (
     turn_rule,
 )
 from dog_breeds.learning.metrics import auroc, evaluate
+from dog_breeds.learning.saved_models import model_name, read_report
 from dog_breeds.learning.training_plots import save_plots
 from dog_breeds.workers import call_elsewhere
 
-MODEL_NAME = recipe.BACKBONE.lower() + "_v1_{epoch:02d}_{val_accuracy:.3f}.h5"
 NOTE = (
     "Stanford Dogs is a part of ImageNet, on which the backbone was trained: "
     "these figures are optimistic."
@@ -92,36 +90,41 @@ def prepare_task(
     data_dir: Path = DATA_DIR,
     breeds: Sequence[str] = ("top10",),
     split_file: Path | None = None,
-    size: int = recipe.SIZE,
-    seed: int = recipe.SEED,
+    size: int | None = None,
+    seed: int | None = None,
 ) -> Task:
     """Choose the breeds, crop what is missing, split the images as the file says or 70/15/15, make
-    the backbone.
+    the backbone. Defaults of `size` and `seed`: recipe.SIZE and recipe.SEED.
     """
+    task = Task(data_dir, [], {})
+    task = replace(task, size=size or task.size, seed=task.seed if seed is None else seed)
     classes = choose_breeds(data_dir, list(breeds))
     if len(classes) < 2:
         raise ValueError("a classifier needs at least two breeds; name more with --breeds")
-    if not weights_path(data_dir).exists():
-        raise FileNotFoundError(
-            f"no weights in {weights_path(data_dir)}; run make_dataset.py first"
-        )
-    summary = crop_breeds(data_dir, classes)
+    if not task.weights.exists():
+        raise FileNotFoundError(f"no weights in {task.weights}; run make_dataset.py first")
+    summary = crop_breeds(data_dir, classes, size=task.size)
     if summary["done"] or summary["failed"]:
-        print(describe_crops(summary, data_dir))
-    images = list_images(data_dir, classes)
+        print(describe_crops(summary))
+    images = list_images(data_dir, classes, task.size)
     split = (
-        apply_split(images, read_split(split_file), seed)
+        apply_split(images, read_split(split_file), task.seed)
         if split_file
-        else split_images(images, seed)
+        else split_images(images, task.seed)
     )
-    task = Task(data_dir, classes, split, size, seed)
-    return task._replace(backbone=make_backbone(task))
+    task = replace(task, classes=classes, split=split)
+    return replace(task, backbone=make_backbone(task))
 
 
 def train_classifier(
-    task: Task, grid: dict[str, Sequence[float]] = recipe.GRID, output_dir: Path = Path()
+    task: Task,
+    grid: dict[str, Sequence[float]] | None = None,
+    output_dir: Path = Path(),
 ) -> Path:
-    """Take every step from the split to the saved model; return the model's path."""
+    """Take every step from the split to the saved model; return the model's path.
+
+    `grid` holds the values of each setting to search through (default: recipe.GRID).
+    """
     began = time.monotonic()
     check_writable(output_dir)  # before anything takes long
     sizes = ", ".join(f"{len(task.images(part)):,} {part}" for part in PARTS)
@@ -133,7 +136,7 @@ def train_classifier(
         upright_set(task),
     )
     searching = time.monotonic()
-    found = search(train, validation, grid, len(task.classes), task.seed)
+    found = search(train, validation, grid or recipe.GRID, len(task.classes), task.seed)
     searched = time.monotonic() - searching
     classifier = fit_classifier(train, validation, upright, found, task.seed)
     results, outputs = measure_on_test(task, classifier)
@@ -176,7 +179,7 @@ def measure_on_test(task: Task, classifier: Classifier) -> tuple[dict, dict]:
         results[kind]["taken_as_known"] = float((known >= classifier.threshold).mean())
         outputs[kind] = {"logits": logits, "similarity": known}
     unknown = unknown_photos(task, recipe.UNKNOWN_PHOTOS)
-    views = [photo_view(task.data_dir, image) for image in unknown]
+    views = [photo_view(task, image) for image in unknown]
     scores = similarity(extract_features(views, task), classifier.means)
     outputs["unknown"] = {"similarity": scores}
     if unknown:
@@ -192,22 +195,17 @@ def unknown_photos(task: Task, number: int) -> list[str]:
     """Return up to `number` images of breeds that are not among the classes, drawn with the seed;
     readable ones.
     """
-    others = [
-        folder
-        for breed, folder in breed_folders(task.data_dir).items()
-        if breed not in task.classes
-    ]
+    folders = breed_folders(task.data_dir)
+    others = [folder for breed, folder in folders.items() if breed not in task.classes]
     images = [
-        f"{folder}/{name}.jpg"
+        f"{folder}/{name}"
         for folder in others
-        for name in stems(images_dir(task.data_dir) / folder, ".jpg")
+        for name in os.listdir(task.photo(folder))
+        if name.endswith(".jpg") and not name.startswith(".")
     ]
     drawn = np.random.default_rng(task.seed).permutation(sorted(images)).tolist()
-    return list(
-        itertools.islice(
-            (image for image in drawn if is_readable(photo_view(task.data_dir, image))), number
-        )
-    )
+    readable = (image for image in drawn if is_readable(photo_view(task, image)))
+    return list(itertools.islice(readable, number))
 
 
 def make_report(task: Task, found: Search, classifier: Classifier, results: dict) -> dict:
@@ -242,25 +240,20 @@ def make_report(task: Task, found: Search, classifier: Classifier, results: dict
 
 def save_results(task: Task, classifier: Classifier, report: dict, output_dir: Path) -> Path:
     """Save the model under the original's name pattern, beside it the report and the split."""
-    path = output_dir / MODEL_NAME.format(**report["winner"])
+    winner = report["winner"]
+    path = output_dir / model_name(winner["epoch"], winner["val_accuracy"])
     output_dir.mkdir(parents=True, exist_ok=True)
     rows = "".join(f"{image},{part}\n" for image, part in sorted(task.split.items()))
-    while path.exists() and not is_repeated(
-        path, report, rows
-    ):  # a model of other breeds, split, size or seed stays
+    # A model of other breeds, split, size or seed stays
+    while path.exists() and not is_repeated(path, report, rows):
         path = path.with_stem(f"{path.stem}0")
     arrays = classifier.weights, classifier.means, classifier.upright
-    with written_whole(
-        path
-    ) as model:  # made first and named last: never does one stand beside another's report
-        call_elsewhere(
-            "dog_breeds.learning.xception",
-            "save_model",
-            weights_path(task.data_dir),
-            task.size,
-            *arrays,
-            model,
-        )
+    # The .h5 gets its name last, and an older one goes before the new report comes: whenever this
+    # process is killed, no model stands beside the report of another
+    with written_whole(path) as model:
+        arguments = task.weights, task.size, *arrays, model
+        call_elsewhere("dog_breeds.learning.xception", "save_model", *arguments)
+        path.unlink(missing_ok=True)
         write_whole(path.with_suffix(".csv"), "image,split\n" + rows)
         write_whole(path.with_suffix(".json"), json.dumps(report, indent=1) + "\n")
     return path
@@ -314,41 +307,7 @@ def print_summary(report: dict, path: Path) -> None:
     )
 
 
-# --- Saved models ---------------------------------------------------------------------------------
-
-
-def find_best_model(folder: Path = Path()) -> Path:
-    """Return the saved model with the highest validation accuracy, the newest of equal ones.
-
-    Accuracies can be compared only between models of the same breeds and split: ValueError if there
-    are several tasks.
-    """
-    tasks: dict[tuple, list[Path]] = {}
-    prefix = MODEL_NAME.partition("{")[0]
-    for path in folder.glob(f"{prefix}*.h5"):
-        if re.fullmatch(r"\d+_\d\.\d+\.h5", path.name.removeprefix(prefix)):
-            classes = tuple(read_report(path)["classes"])
-            split = sha256(path.with_suffix(".csv").read_bytes()).hexdigest()
-            tasks.setdefault((classes, split), []).append(path)
-    if not tasks:
-        raise FileNotFoundError(f"no {prefix}*.h5 in {folder.resolve()}; run training.py first")
-    best = {
-        task: max(
-            models, key=lambda path: (float(path.stem.rsplit("_", 1)[1]), path.stat().st_mtime)
-        )
-        for task, models in tasks.items()
-    }
-    if len(best) > 1:
-        models = ", ".join(
-            f"{path} ({len(classes)} breeds)" for (classes, _), path in sorted(best.items())
-        )
-        raise ValueError(f"the models here have different breeds or splits; name one of {models}")
-    return best.popitem()[1]
-
-
-def read_report(model_path: Path) -> dict:
-    """Return the report that training.py wrote beside a model."""
-    return json.loads(model_path.with_suffix(".json").read_text())
+# --- Command line ---------------------------------------------------------------------------------
 
 
 def main() -> None:

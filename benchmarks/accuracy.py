@@ -23,6 +23,7 @@ import contextlib
 import io
 import tempfile
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -136,7 +137,7 @@ def other_features(task: Task) -> dict[str, dict[str, np.ndarray]]:
         )
         images = np.random.default_rng(0).permutation(images)[:UNKNOWN_PHOTOS].tolist()
         others["unknown_breeds"] = {
-            kind: extract_features([view(data_dir, image) for image in images], task)
+            kind: extract_features([view(task, image) for image in images], task)
             for kind, view in KINDS.items()
         }
     with tempfile.TemporaryDirectory() as folder:
@@ -160,7 +161,7 @@ def compare(data_dir: Path) -> Iterator[Figure]:
         correct = []
         for seed in range(33, 38):
             with contextlib.redirect_stdout(io.StringIO()):
-                task = first._replace(split=split_images(images, seed), seed=seed)
+                task = replace(first, split=split_images(images, seed), seed=seed)
                 validation, examples = plain_set(task, "validation"), training_set(task)
             epochs = epochs_for(len(examples.labels), recipe.STEPS, recipe.EPOCHS)
             _, weights = train_head(examples, recipe.PLAIN_TRIAL, len(task.classes), seed, epochs)
@@ -216,7 +217,7 @@ def restricted(
     classes = [task.classes[label] for label in task.labels(images)]
     yield "restricted_pictures", len(images), ""
     for kind, view in KINDS.items():
-        views = [view(task.data_dir, image) for image in images]
+        views = [view(task, image) for image in images]
         yield f"restricted_accuracy_{kind}", accuracy_of(model, views, classes, task.classes), "%"
 
 
@@ -232,7 +233,7 @@ def measure_all(args: argparse.Namespace) -> Iterator[Figure]:
     ]
     models: dict[str, list[Trained]] = {}
     for protocol, split, seed in runs:
-        models.setdefault(protocol, []).append(train(first._replace(split=split, seed=seed)))
+        models.setdefault(protocol, []).append(train(replace(first, split=split, seed=seed)))
     with contextlib.redirect_stdout(io.StringIO()):
         others = other_features(models["official"][0].task)
         results = {

@@ -29,13 +29,14 @@ from common import ROOT, Figure, command_line, report, with_units
 
 import convert_model
 from data_selection import crop_breeds
-from dog_breeds.data.dataset import Task, breed_name, weights_path
+from dog_breeds.data.dataset import Task, breed_name
 from dog_breeds.learning.features import KINDS, calibration_views, load_pixels
 from dog_breeds.learning.metrics import auroc
+from dog_breeds.learning.saved_models import read_report
 from dog_breeds.learning.tflite import join_head
 from dog_breeds.serving.facts import append_facts
 from dog_breeds.workers import call_elsewhere, in_processes
-from training import read_report, unknown_photos
+from training import unknown_photos
 
 ONNX_PACKAGES = ("onnxruntime==1.23.2", "onnx==1.23.2", "tf2onnx==1.17.0", "sympy==1.14.0")
 ROUNDS, CALLS, WARM_UP = (
@@ -138,9 +139,7 @@ def write_plain_backbone(task: Task, path: Path) -> None:
     from dog_breeds.learning import xception
 
     with mock.patch.multiple(xception, calm_half=lambda _, views: views, fuse_relus=id):
-        xception.write_backbone(
-            weights_path(task.data_dir), task.size, calibration_views(task), "int8", path
-        )
+        xception.write_backbone(task.weights, task.size, calibration_views(task), "int8", path)
 
 
 def call_in_process(function: Callable, *arguments: object) -> None:
@@ -231,8 +230,7 @@ def measure_accuracy(model_path: Path, folder: Path, formats: tuple[str, ...]) -
     test, unknown = task.images("test"), unknown_photos(task, UNKNOWN_PHOTOS)
     crop_breeds(task.data_dir, sorted({breed_name(image.split("/")[0]) for image in unknown}))
     views = {
-        kind: [view(task.data_dir, image) for image in (*test, *unknown)]
-        for kind, view in KINDS.items()
+        kind: [view(task, image) for image in (*test, *unknown)] for kind, view in KINDS.items()
     }
     keras = call_elsewhere("dog_breeds.learning.xception", "predict", model_path, views)
     known, other = slice(0, len(test)), slice(len(test), None)

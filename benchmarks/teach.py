@@ -37,7 +37,7 @@ from drawn_shapes import draw_shapes
 from PIL import Image
 
 import teach
-from dog_breeds.data.dataset import DATA_DIR, Task, breed_name, images_dir
+from dog_breeds.data.dataset import DATA_DIR, Task, breed_name
 from dog_breeds.data.duplicates import without_copies
 from dog_breeds.learning import own_classes
 from dog_breeds.learning.features import KINDS, Examples, View, features_by, photo_view
@@ -133,7 +133,7 @@ def measure_breeds(task: Task, model: Path, folder: Path) -> Iterator[Figure]:
     for image in learned_images(task):
         link = folder / "photos" / breed_name(image.split("/")[0]) / image.split("/")[1]
         link.parent.mkdir(parents=True, exist_ok=True)
-        link.symlink_to((images_dir(task.data_dir) / image).resolve())
+        link.symlink_to(task.photo(image).resolve())
     yield from run_teach(name, folder / "photos", file, task.data_dir)
     images = asked_images(task)
     classes = [task.classes[label] for label in task.labels(images)]
@@ -161,7 +161,7 @@ def asked_images(task: Task) -> list[str]:
 
 def photo_examples(task: Task, images: list[str]) -> Examples:
     """Return the whole photos of images."""
-    views = [photo_view(task.data_dir, image) for image in images]
+    views = [photo_view(task, image) for image in images]
     features = features_by(teach.BACKBONE, views, task.data_dir, task.size)
     return Examples(features, task.labels(images), np.arange(len(images)))
 

@@ -33,6 +33,7 @@ from data_selection import crop_breeds
 from dog_breeds import recipe
 from dog_breeds.data.dataset import (
     DATA_DIR,
+    Task,
     annotation_dir,
     breed_name,
     choose_breeds,
@@ -43,6 +44,7 @@ from dog_breeds.data.dataset import (
     weights_path,
 )
 from dog_breeds.learning.features import View, crop_view, extract_features, load_pixels
+from dog_breeds.learning.saved_models import find_best_model, read_report
 from dog_breeds.learning.tflite import run_file
 from dog_breeds.workers import in_processes
 
@@ -82,10 +84,11 @@ def measure_original(data_dir: Path) -> Iterator[Figure]:
     breeds = top_breeds(data_dir)
     crop_breeds(data_dir, breeds)
     split = split_images(list_images(data_dir, breeds), recipe.SEED)
+    task = Task(data_dir, breeds, split)
     for image, part in split.items():
         link = data_dir / "original" / part / breed_name(image.split("/")[0]) / image.split("/")[1]
         link.parent.mkdir(parents=True, exist_ok=True)
-        link.symlink_to(crop_view(data_dir, image).path)
+        link.symlink_to(task.crop(image))
     train, validation = (
         keras.utils.image_dataset_from_directory(
             data_dir / "original" / part,
@@ -167,8 +170,8 @@ def measure_ours(data_dir: Path, breeds: list[str], split_file: Path | None) -> 
             ]
         ),
     )
-    models = [training.find_best_model(data_dir / run) for run in ("first", "second")]
-    report, second = map(training.read_report, models)
+    models = [find_best_model(data_dir / run) for run in ("first", "second")]
+    report, second = map(read_report, models)
     splits = [model.with_suffix(".csv").read_text() for model in models]
     yield "training", seconds, "s"
     yield "training_with_cache", again, "s"
@@ -195,9 +198,9 @@ def some_crops(data_dir: Path) -> list[View]:
     breeds = top_breeds(data_dir)
     crop_breeds(data_dir, breeds)
     images = [image for names in list_images(data_dir, breeds).values() for image in names]
+    task = Task(data_dir, breeds, {})
     return [
-        crop_view(data_dir, image)
-        for image in images[:: max(len(images) // PICTURES, 1)][:PICTURES]
+        crop_view(task, image) for image in images[:: max(len(images) // PICTURES, 1)][:PICTURES]
     ]
 
 

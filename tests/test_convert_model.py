@@ -18,11 +18,11 @@ from conftest import COMMITTED, FEW, MIRROR, ROOT, RUNTIMES, SIZE, ending
 from handler_process import run_python
 
 import convert_model
-import training
 from dog_breeds import recipe
 from dog_breeds.data import dataset
 from dog_breeds.learning import features, heads
 from dog_breeds.learning.metrics import log_softmax
+from dog_breeds.learning.saved_models import read_report, source_files
 from dog_breeds.learning.tflite import run_file
 from dog_breeds.serving.facts import read_facts
 from dog_breeds.workers import call_elsewhere
@@ -34,11 +34,7 @@ NAMES = ("probabilities", "similarity", "features")
 def views(small) -> list[features.View]:
     """The crop and the whole photo of test images."""
     task = small.task
-    return [
-        view(task.data_dir, image)
-        for view in features.KINDS.values()
-        for image in task.images("test")
-    ]
+    return [view(task, image) for view in features.KINDS.values() for image in task.images("test")]
 
 
 @pytest.fixture(scope="module")
@@ -145,7 +141,7 @@ def test_the_saved_model_is_keras_xception_with_the_head(small, views, elsewhere
     head, means = heads.first_weights(20, 3, 2048, rng), rng.random((3, 2048), np.float32)
     head = [10 * array + rng.normal(size=array.shape[-1]).astype(np.float32) for array in head]
     upright = [rng.normal(size=shape).astype(np.float32) for shape in ((2048, 1), (1,))]
-    weights = dataset.weights_path(task.data_dir)
+    weights = task.weights
     elsewhere(
         "dog_breeds.learning.xception", "save_model", weights, SIZE, head, means, upright, path
     )
@@ -287,7 +283,7 @@ def test_other_features_than_the_backbones_are_refused(refused, monkeypatch):
 def test_a_model_that_its_report_does_not_describe_is_refused(small, refused, tmp_path):
     import h5py
 
-    for path in convert_model.source_files(small.model):
+    for path in source_files(small.model):
         (tmp_path / path.name).write_bytes(path.read_bytes())
     spoilt = tmp_path / small.model.name
     with h5py.File(spoilt, "r+") as file:
@@ -297,12 +293,12 @@ def test_a_model_that_its_report_does_not_describe_is_refused(small, refused, tm
 
 
 def test_a_model_of_an_earlier_version_is_refused(small, refused, tmp_path):
-    for path in convert_model.source_files(small.model):
+    for path in source_files(small.model):
         (tmp_path / path.name).write_bytes(path.read_bytes())
-    report = training.read_report(small.model)
+    report = read_report(small.model)
     del report["backbone"]
     (tmp_path / small.model.with_suffix(".json").name).write_text(json.dumps(report))
-    assert "was trained by an earlier version; run training.py" in refused(
+    assert "says nothing about backbone: it is from an earlier version; run training.py" in refused(
         ValueError, tmp_path / small.model.name
     )
 
@@ -341,7 +337,7 @@ def converted(small, tmp_path_factory) -> Path:
 
 
 def test_the_file_carries_its_facts(converted, small, monkeypatch, capsys):
-    model, report = small.model, training.read_report(small.model)
+    model, report = small.model, read_report(small.model)
     with zipfile.ZipFile(converted) as archive:
         assert archive.read("labels.txt").decode().splitlines() == FEW
         facts = json.loads(archive.read("metadata.json"))
@@ -367,7 +363,7 @@ def test_the_file_carries_its_facts(converted, small, monkeypatch, capsys):
         facts["training_data"]["images"] == report["images"]
         and "optimistic" in facts["training_data"]["note"]
     )
-    for path in convert_model.source_files(model):
+    for path in source_files(model):
         assert (
             facts["provenance"]["sha256"][path.name]
             == hashlib.sha256(path.read_bytes()).hexdigest()
@@ -408,7 +404,7 @@ for photo in sys.argv[1:]:
         answer = lambda_handler({"image": base64.b64encode(open(photo, "rb").read()).decode()})
     print(json.dumps(answer))
 """
-    photos = [dataset.images_dir(task.data_dir) / image for image in task.images("test")]
+    photos = [task.photo(image) for image in task.images("test")]
     expected = keras_answers["probabilities"][len(photos) :]
     for runtime in RUNTIMES:
         done = run_python(code, *photos, MODEL_FILE=str(served), DOG_BREEDS_RUNTIME=runtime)
@@ -470,7 +466,7 @@ def test_the_committed_file_knows_real_dogs(real_data, runtime):
     task = dataset.Task(real_data, facts["classes"], {})
     test = test[:: 24 if runtime == "ai_edge_litert" else 120]
     [rows] = answers(
-        [COMMITTED], [features.photo_view(real_data, image) for image in test], recipe.SIZE, runtime
+        [COMMITTED], [features.photo_view(task, image) for image in test], recipe.SIZE, runtime
     )
     probabilities, similarities, _ = (np.array(column) for column in zip(*rows, strict=True))
     correct = (probabilities.argmax(axis=1) == task.labels(test)).mean()

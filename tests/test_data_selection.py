@@ -22,6 +22,7 @@ from PIL import Image, ImageChops
 from planted import FOLDER, annotation, digests, encode, plant, smooth_picture
 
 from data_selection import crop_breeds, crop_dogs
+from dog_breeds import recipe
 from dog_breeds.data.dataset import (
     annotation_dir,
     choose_breeds,
@@ -30,7 +31,6 @@ from dog_breeds.data.dataset import (
     processed_dir,
     top_breeds,
 )
-from dog_breeds.recipe import SIZE
 
 SCRIPT = "data_selection.py"
 
@@ -64,7 +64,7 @@ def test_all_real_photos_are_cropped_and_a_second_run_does_nothing(real):
     assert listed(real) == {}
     assert not list(processed_dir(real).rglob(".part-*"))
     with Image.open(crops[0]) as crop:
-        assert (crop.format, crop.mode, crop.size) == ("JPEG", "RGB", (SIZE, SIZE))
+        assert (crop.format, crop.mode, crop.size) == ("JPEG", "RGB", (recipe.SIZE, recipe.SIZE))
 
     before = {path: path.stat().st_mtime_ns for path in crops}
     second = select(real)
@@ -315,6 +315,19 @@ def test_listing_keeps_what_other_breeds_have(tmp_path):
     assert set(listed(tmp_path)) == {f"Images/{FOLDER}/b_1.jpg"}
 
 
+def test_crops_of_another_size_have_a_folder_of_their_own(tmp_path, monkeypatch):
+    plant(tmp_path, "a_1", encode(smooth_picture()), annotation())
+    assert crop_breeds(tmp_path, ["pug"])["done"] == 1
+    first = digests(processed_dir(tmp_path))
+    monkeypatch.setattr(recipe, "SIZE", 150)
+    for size, done in ((None, 1), (150, 0), (75, 1), (299, 0)):
+        assert crop_breeds(tmp_path, ["pug"], size=size)["done"] == done
+    for folder, size in (("processed", 299), ("processed_150", 150), ("processed_75", 75)):
+        with Image.open(tmp_path / folder / "pug" / "a_1.jpg") as crop:
+            assert crop.size == (size, size)
+    assert digests(tmp_path / "processed") == first
+
+
 # --- Several boxes --------------------------------------------------------------------------------
 
 
@@ -322,7 +335,12 @@ def test_all_objects_give_a_crop_each_and_a_bad_one_does_not_cost_the_others(tmp
     boxes = [(10, 20, 70, 80), (50, 50, 50, 60), (0, 0, 40, 40)]
     photo, xml = plant(tmp_path, "n02110958_7", encode(smooth_picture()), annotation(boxes=boxes))
     plant(tmp_path, "n02110958_8", encode(smooth_picture()), annotation())
-    assert crop_breeds(tmp_path, ["pug"]) == {"done": 2, "skipped_existing": 0, "failed": []}
+    assert crop_breeds(tmp_path, ["pug"]) == {
+        "done": 2,
+        "skipped_existing": 0,
+        "failed": [],
+        "folder": processed_dir(tmp_path),
+    }
     first = digests(processed_dir(tmp_path))
 
     summary = crop_breeds(tmp_path, ["pug"], objects="all")

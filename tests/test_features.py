@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +31,7 @@ def lab(small, tmp_path) -> Path:
     cached feature.
     """
     data_dir = small.task.data_dir
-    for name in ("raw", "processed", "weights"):
+    for name in ("raw", f"processed_{SIZE}", "weights"):
         shutil.copytree(data_dir / name, tmp_path / name, copy_function=os.link)
     return tmp_path
 
@@ -60,7 +61,7 @@ def extract(views, lab):
 
 
 def crops(data_dir, number):
-    files = sorted(processed_dir(data_dir).glob("*/*.jpg"))
+    files = sorted(processed_dir(data_dir, SIZE).glob("*/*.jpg"))
     return [View(file) for file in files[:: len(files) // number][:number]]
 
 
@@ -131,14 +132,17 @@ def test_of_a_whole_photo_the_central_part_is_seen(tmp_path):
     top = round(400 * (1 - recipe.PHOTO_SHARE) / 2)
     photo[top : 400 - top, left : 800 - left] = 30
     Image.fromarray(photo.astype(np.uint8)).save(path, quality=95)
-    inner = features.load_pixels(features.photo_view(tmp_path, image), 100)
+    inner = features.load_pixels(
+        features.photo_view(dataset.Task(tmp_path, ["pug"], {}), image), 100
+    )
     assert inner[2:-2, 2:-2].max() < 60
     assert features.load_pixels(View(path), 100)[0].min() > 200
 
 
 def test_training_views_are_seeded_augmentations_of_crops_and_photos(tmp_path):
     images = [f"n02000000-pug/n02000000_{i}.jpg" for i in range(300)]
-    views = features.training_views(tmp_path, images, 33)
+    task = dataset.Task(tmp_path, ["pug"], {}, seed=33)
+    views = features.training_views(task, images)
     assert len(views) == (recipe.CROP_VIEWS + recipe.PHOTO_VIEWS) * len(images)
     angles = np.array([view.angle for view in views])
     assert np.abs(angles).max() <= recipe.MAX_ROTATION == 10
@@ -147,11 +151,11 @@ def test_training_views_are_seeded_augmentations_of_crops_and_photos(tmp_path):
     assert 0.4 < np.mean([view.flip for view in views]) < 0.6
     plain = [view._replace(flip=False, angle=0.0) for view in views]
     crops, photos = (
-        [view(tmp_path, i) for i in images] for view in (features.crop_view, features.photo_view)
+        [view(task, i) for i in images] for view in (features.crop_view, features.photo_view)
     )
     assert plain == crops * recipe.CROP_VIEWS + photos * recipe.PHOTO_VIEWS
-    assert features.training_views(tmp_path, images, 33) == views
-    assert features.training_views(tmp_path, images, 34) != views
+    assert features.training_views(task, images) == views
+    assert features.training_views(replace(task, seed=34), images) != views
 
 
 # --- Features -------------------------------------------------------------------------------------
@@ -204,7 +208,10 @@ def test_another_backbone_has_a_cache_of_its_own(lab, passes):
 
 def small_task(data_dir):
     return dataset.Task(
-        data_dir, FEW, dataset.split_images(dataset.list_images(data_dir, FEW), recipe.SEED), SIZE
+        data_dir,
+        FEW,
+        dataset.split_images(dataset.list_images(data_dir, FEW, SIZE), recipe.SEED),
+        SIZE,
     )
 
 
@@ -239,7 +246,7 @@ training.main()
         )
     done = sum(len(np.load(shard)["keys"]) for shard in shards(lab))
     task = small_task(lab)
-    views = features.training_views(lab, task.images("train"), task.seed)
+    views = features.training_views(task, task.images("train"))
     assert 32 <= done < len(views)
     rows = extract(views, lab)
     assert passes == [len(views) - done]
@@ -295,14 +302,26 @@ def test_other_pictures_to_learn_from_get_a_backbone_of_their_own(lab, monkeypat
     monkeypatch.setattr(features, "call_elsewhere", lambda *arguments: made.append(arguments))
     task, there = small_task(lab), backbone_of(lab)
     assert features.make_backbone(task) == there and not made
-    images = dataset.list_images(lab, FEW)
-    others = [task._replace(split=dataset.split_images(images, 1)), task._replace(size=SIZE + 1)]
+    images = dataset.list_images(lab, FEW, SIZE)
+    others = [
+        replace(task, split=dataset.split_images(images, 1)),
+        replace(task, size=SIZE + 1),
+    ]
     photo = dataset.images_dir(lab) / task.images("train")[0]
     photo.unlink()  # a hard link
     Image.new("RGB", (299, 299), "red").save(photo)
     files = {there, *map(features.make_backbone, [task, *others])}
     assert len(files) == 4 == len(made) + 1
     assert {arguments[-1] for arguments in made} == files - {there}
+
+
+@pytest.mark.parametrize("length", [0, 1, 7, 999, 1000, 1001, 1999, 10_200])
+def test_evenly_spaced_items_are_as_many_as_asked_for(length):
+    chosen = features.evenly_spaced(range(length), 1000)
+    assert len(chosen) == min(length, 1000)
+    steps = set(np.diff(chosen))
+    assert not steps or (max(steps) - min(steps) <= 1 and min(steps) >= 1)
+    assert features.evenly_spaced(range(length), 0) == []
 
 
 def test_calibration_views_are_spread_over_the_breeds(tmp_path):
@@ -322,7 +341,7 @@ def test_plain_sets_hold_crops_and_whole_photos_of_one_part(lab):
     task = dataset.Task(lab, FEW, split, SIZE, backbone=backbone_of(lab))
     sets = features.plain_set(task, "test")
     for kind, view in (("crops", features.crop_view), ("whole_photos", features.photo_view)):
-        expected = extract([view(lab, name) for name in names[:3]], lab)
+        expected = extract([view(task, name) for name in names[:3]], lab)
         assert (sets[kind].features == expected).all()
         assert sets[kind].labels.tolist() == [2, 2, 2] and sets[kind].images.tolist() == names[:3]
 

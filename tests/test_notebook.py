@@ -9,7 +9,7 @@ import pytest
 from conftest import ROOT, TEN
 from nbclient import NotebookClient
 
-import training
+from dog_breeds.learning.saved_models import find_best_model, read_report
 
 NOTEBOOK = ROOT / "notebook.ipynb"
 EIGHT = sorted(TEN)[
@@ -53,10 +53,10 @@ def test_it_runs_on_the_demo_set(committed, made_demo, tmp_path, monkeypatch):
     for cell in committed.cells:
         cell.pop("outputs", None)
     [backbone] = made_demo.data_dir.glob("weights/*.tflite")
-    size = training.read_report(made_demo.model)["size"]
+    size = read_report(made_demo.model)["size"]
     patch = f"""import pathlib
 from dog_breeds import recipe
-recipe.SIZE = {size}  # before the others take it for their default
+recipe.SIZE = {size}
 import training
 training.make_backbone = lambda task: pathlib.Path({str(backbone)!r})"""
     committed.cells.insert(0, nbformat.v4.new_code_cell(patch))
@@ -66,8 +66,8 @@ training.make_backbone = lambda task: pathlib.Path({str(backbone)!r})"""
     assert len(pictures(fresh)) == 14
     assert not [stream.text for stream in outputs(fresh, "stream") if stream.name == "stderr"]
 
-    model = training.find_best_model(tmp_path)
-    report = training.read_report(model)
+    model = find_best_model(tmp_path)
+    report = read_report(model)
     assert report["classes"] == EIGHT
     assert report["test_accuracy_whole_photos"] >= 0.9
     assert report["test"]["unknown_breeds"]["auroc_whole_photos"] > 0.8

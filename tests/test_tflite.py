@@ -9,7 +9,6 @@ from ai_edge_litert.interpreter import Interpreter, OpResolverType
 from ai_edge_litert.tools import flatbuffer_utils
 from conftest import SIZE
 
-from dog_breeds.data.dataset import weights_path
 from dog_breeds.learning import features, heads
 from dog_breeds.learning.metrics import log_softmax
 from dog_breeds.learning.tflite import join_head, load_file, read_head
@@ -33,7 +32,7 @@ def again(small, elsewhere, tmp_path_factory):
     elsewhere(
         "keras_side",
         "write_unfused",
-        weights_path(task.data_dir),
+        task.weights,
         SIZE,
         features.calibration_views(task),
         *files,
@@ -46,7 +45,7 @@ def pixels(small):
     """The crops of some test pictures."""
     task = small.task
     return [
-        features.load_pixels(features.crop_view(task.data_dir, image), SIZE)
+        features.load_pixels(features.crop_view(task, image), SIZE)
         for image in task.images("test")[:6]
     ]
 
@@ -133,9 +132,7 @@ def test_fused_relus_are_gone_and_are_the_relus_of_the_same_sums(backbone, again
 
 def test_calm_half_leaves_wild_pictures_out(small, elsewhere):
     views = features.calibration_views(small.task)[:6]
-    calm = elsewhere(
-        "keras_side", "calm_half", weights_path(small.task.data_dir), SIZE, views, views[2]
-    )
+    calm = elsewhere("keras_side", "calm_half", small.task.weights, SIZE, views, views[2])
     assert len(calm) == 3 and views[2] not in calm and set(calm) < set(views)
 
 

@@ -1,11 +1,12 @@
 """Training: whole runs on drawn and on real pictures, the choice of the best model, and
 mistakes."""
 
+import contextlib
 import csv
-import json
 import os
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import Mock
@@ -20,6 +21,7 @@ import training
 from dog_breeds import recipe
 from dog_breeds.data import dataset
 from dog_breeds.learning import training_plots
+from dog_breeds.learning.saved_models import find_best_model, model_name, read_report
 
 TRAINING_PLOTS = "training_curves search confusion precision_and_recall reliability similarities"
 TRAINING_PLOTS = {f"{name}.png" for name in TRAINING_PLOTS.split()}
@@ -32,7 +34,7 @@ def test_a_training_run_passes_each_view_once_and_repeats_itself(
     small, tmp_path, capsys, monkeypatch
 ):
     task, model = small
-    report = training.read_report(model)
+    report = read_report(model)
     assert report["test"]["images_left_out"] == []
     images = report["images"]
     views_of_each = recipe.CROP_VIEWS + recipe.PHOTO_VIEWS + 1  # the last one is turned
@@ -59,7 +61,7 @@ def test_a_training_run_passes_each_view_once_and_repeats_itself(
     assert rows() == views + other_breeds
     assert again.name == model.name
     assert again.with_suffix(".csv").read_text() == model.with_suffix(".csv").read_text()
-    second = training.read_report(again)
+    second = read_report(again)
     for name in ("winner", "test", "temperature", "unknown_rule", "backbone_sha256"):
         assert second[name] == report[name]
     assert capsys.readouterr().out.count("of other breeds: AUROC") == 1
@@ -70,7 +72,7 @@ def test_copies_of_what_was_learned_are_left_out_of_the_test(small, tmp_path, mo
     task, _ = small
     data_dir = tmp_path / "data"
     shutil.copytree(task.data_dir, data_dir, copy_function=os.link)
-    task = task._replace(data_dir=data_dir)
+    task = replace(task, data_dir=data_dir)
     photos = dataset.images_dir(data_dir)
     copies = task.images("test")[1], task.images("test")[-1]
     for copy, learned in zip(
@@ -82,7 +84,7 @@ def test_copies_of_what_was_learned_are_left_out_of_the_test(small, tmp_path, mo
     model = training.train_classifier(
         task, {"learning_rate": (4e-3,), "inner_size": (0,), "dropout": (0.5,)}, tmp_path
     )
-    report = training.read_report(model)
+    report = read_report(model)
     assert report["test"]["images_left_out"] == list(copies)
     assert report["test"]["whole_photos"]["pictures"] == report["images"]["test"] - 2
     assert np.sum(report["test"]["crops"]["confusion_matrix"]) == report["images"]["test"] - 2
@@ -91,9 +93,9 @@ def test_copies_of_what_was_learned_are_left_out_of_the_test(small, tmp_path, mo
 
 def test_quick_training_learns_the_demo_breeds(made_demo):
     trained, output = made_demo.model, made_demo.output
-    report = training.read_report(trained)
+    report = read_report(trained)
     assert re.fullmatch(r"xception_v1_\d{2,}_\d\.\d{3}\.h5", trained.name)
-    assert trained.name == training.MODEL_NAME.format(**report["winner"])
+    assert trained.name == model_name(report["winner"]["epoch"], report["winner"]["val_accuracy"])
     assert report["test_accuracy"] >= 0.97
     assert report["test_accuracy_whole_photos"] >= 0.97
     assert {path.suffix for path in trained.parent.glob("xception_v1_*")} == {
@@ -101,7 +103,7 @@ def test_quick_training_learns_the_demo_breeds(made_demo):
         ".json",
         ".csv",
     }
-    assert training.find_best_model(trained.parent) == trained
+    assert find_best_model(trained.parent) == trained
 
     split = dataset.read_split(trained.with_suffix(".csv"))
     assert report["images"] == {
@@ -150,13 +152,13 @@ def test_a_model_of_another_seed_is_not_overwritten(tmp_path, monkeypatch):
             "seed": seed,
         }
         path = training.save_results(task, classifier, report, tmp_path)
-        assert training.read_report(path)["seed"] == seed
+        assert read_report(path)["seed"] == seed
     models = sorted(tmp_path.glob("*.h5"))
     assert [model.name for model in models] == [
         "xception_v1_30_0.966.h5",
         "xception_v1_30_0.9660.h5",
     ]
-    assert training.find_best_model(tmp_path) == path
+    assert find_best_model(tmp_path) == path
 
 
 def test_an_output_that_cannot_be_is_told_first(tmp_path, monkeypatch):
@@ -174,37 +176,6 @@ def test_a_breed_whose_test_images_are_all_copies_is_named(small, monkeypatch):
     monkeypatch.setattr(training, "without_copies", lambda task, images: left)
     with pytest.raises(ValueError, match="all test images of samoyed are copies"):
         training.measure_on_test(task, None)
-
-
-def saved(folder, name, classes=("a", "b"), split="x,train"):
-    model = folder / name
-    model.touch()
-    model.with_suffix(".json").write_text(json.dumps({"classes": classes}))
-    model.with_suffix(".csv").write_text(split)
-    return model
-
-
-def test_the_best_model_is_that_with_the_highest_validation_accuracy(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"run training\.py first"):
-        training.find_best_model(tmp_path)
-    for name in ("xception_v1_09_0.912.h5", "xception_v1_12_0.975.h5", "xception_v1_30_0.900.h5"):
-        saved(tmp_path, name)
-    (tmp_path / "xception_v1_x.h5").touch()
-    assert training.find_best_model(tmp_path).name == "xception_v1_12_0.975.h5"
-    newer = saved(tmp_path, "xception_v1_08_0.975.h5")
-    os.utime(newer, (2e9, 2e9))
-    assert training.find_best_model(tmp_path) == newer
-
-
-@pytest.mark.parametrize("other", [{"classes": ("a", "b", "c")}, {"split": "x,test"}])
-def test_models_of_different_tasks_are_not_compared(tmp_path, other):
-    models = (
-        saved(tmp_path, "xception_v1_09_0.912.h5"),
-        saved(tmp_path, "xception_v1_12_0.975.h5", **other),
-    )
-    with pytest.raises(ValueError, match="different breeds or splits; name one of") as error:
-        training.find_best_model(tmp_path)
-    assert all(str(model) in str(error.value) for model in models)
 
 
 # --- Command line ---------------------------------------------------------------------------------
@@ -284,7 +255,7 @@ def test_real_breeds_are_learned_from_few_pictures(
         recipe, "TURNED_PHOTOS", 20
     )  # how well turned ones are noticed is not asked here
     task = training.prepare_task(data_dir, sorted(TEN), tmp_path / "split.csv")
-    report = training.read_report(training.train_classifier(task, recipe.QUICK_GRID, tmp_path))
+    report = read_report(training.train_classifier(task, recipe.QUICK_GRID, tmp_path))
     assert report["images"] == {"train": 70, "validation": 10, "test": 60}
     assert report["test_accuracy"] >= 0.92
     assert report["test_accuracy_whole_photos"] >= 0.88
@@ -292,8 +263,50 @@ def test_real_breeds_are_learned_from_few_pictures(
     assert report["test"]["unknown_breeds"]["auroc_whole_photos"] >= 0.9
 
 
+def test_no_killed_training_leaves_a_model_beside_the_report_of_another(tmp_path, monkeypatch):
+    """Whichever of its steps is the last one that saving takes."""
+    classifier = SimpleNamespace(weights=[], means=[], upright=[])
+    winner = {"epoch": 30, "val_accuracy": 0.966}
+
+    def save(number):
+        monkeypatch.setattr(
+            training, "call_elsewhere", lambda *arguments: arguments[-1].write_text(number)
+        )
+        split = {"a/1.jpg": "train", "b/1.jpg": "test"}
+        task = dataset.Task(tmp_path, ["a", "b"], split, seed=33)
+        report = {"winner": winner, "classes": ["a", "b"], "size": task.size, "seed": 33}
+        return training.save_results(task, classifier, report | {"number": number}, tmp_path)
+
+    def killed_after(steps, owner, name):
+        """The same function, which ends with the process as soon as so many steps are taken."""
+        real = getattr(owner, name)
+
+        def step(*arguments, **options):
+            if not next(steps, False):
+                raise KilledError
+            return real(*arguments, **options)
+
+        return step
+
+    for last in range(9):
+        for file in tmp_path.iterdir():
+            file.unlink()
+        model, steps = save("old"), iter([True] * last)
+        with pytest.MonkeyPatch.context() as patch, contextlib.suppress(KilledError):
+            for owner, name in ((os, "replace"), (Path, "unlink")):
+                patch.setattr(owner, name, killed_after(steps, owner, name))
+            save("new")
+        if model.exists():
+            assert read_report(model)["number"] == model.read_text(), last
+    assert read_report(model)["number"] == "new"
+
+
+class KilledError(BaseException):
+    """What stands for the end of the process."""
+
+
 def test_a_model_that_cannot_be_saved_leaves_the_earlier_ones_whole(small, tmp_path, monkeypatch):
-    report = training.read_report(small.model)
+    report = read_report(small.model)
     files = [tmp_path / small.model.with_suffix(suffix).name for suffix in (".h5", ".json", ".csv")]
     for file in files:
         file.write_bytes(b"earlier")
@@ -307,7 +320,7 @@ def test_a_model_that_cannot_be_saved_leaves_the_earlier_ones_whole(small, tmp_p
 
 def test_photos_of_other_breeds_that_cannot_be_read_are_passed_over(small, tmp_path):
     shutil.copytree(small.task.data_dir, tmp_path / "data", copy_function=os.link)
-    task = small.task._replace(data_dir=tmp_path / "data")
+    task = replace(small.task, data_dir=tmp_path / "data")
     others = sorted((tmp_path / "data/raw/Images").glob("*/*.jpg"))
     others = [path for path in others if dataset.breed_name(path.parent.name) not in task.classes]
     for path in others[10:]:

@@ -1,4 +1,4 @@
-"""What is a photo in a folder: one answer for test.py --folder, teach.py and training.py --images."""
+"""Which files in a folder are photos: one answer for test.py --folder, teach.py and training.py."""
 
 import os
 from collections import Counter

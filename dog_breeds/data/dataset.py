@@ -6,8 +6,8 @@ import difflib
 import os
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
 from xml.etree import ElementTree
 
 import numpy as np
@@ -18,6 +18,7 @@ DATA_DIR = Path("data")
 TOP = 10  # breeds, by number of images: those of the original model
 MAX_XML = 2**16  # bytes; real annotations have 1 or 2 kB
 PARTS = ("train", "validation", "test")
+PLAIN_SIZE = 299  # pixels; the folder of crops of any other size has the size in its name
 USUAL_NAMES = {  # of breeds that people call otherwise than the data set does
     "african_hunting_dog": "African Wild Dog",
     "airedale": "Airedale Terrier",
@@ -61,19 +62,19 @@ Box = tuple[
 ]  # xmin, ymin, xmax, ymax in pixels; xmax and ymax are the first column and row outside
 
 
-class Task(NamedTuple):
-    """What a classifier is to learn, and from which images."""
+@dataclass(frozen=True)
+class Task:
+    """What a classifier is to learn, from which images, and where the files for that are.
+
+    An image is named by its class folder and file: n02085936-Maltese_dog/n02085936_37.jpg.
+    """
 
     data_dir: Path
     classes: list[str]  # breeds, alphabetical: the order of the model's outputs
-    split: dict[
-        str, str
-    ]  # image, such as n02085936-Maltese_dog/n02085936_37.jpg -> train, validation or test
-    size: int = recipe.SIZE  # pixels a side of what the model sees
-    seed: int = recipe.SEED
-    backbone: Path | None = (
-        None  # the file that gives features, int8: features.make_backbone makes it
-    )
+    split: dict[str, str]  # image -> train, validation or test
+    size: int = field(default_factory=lambda: recipe.SIZE)  # pixels a side of what the model sees
+    seed: int = field(default_factory=lambda: recipe.SEED)
+    backbone: Path | None = None  # the int8 file that gives features; features.make_backbone
 
     def images(self, part: str) -> list[str]:
         """Return the images of one part of the split, sorted."""
@@ -82,6 +83,25 @@ class Task(NamedTuple):
     def labels(self, images: Sequence[str]) -> np.ndarray:
         """Return the class index of each image, int [n]."""
         return np.array([self.classes.index(breed_name(image.split("/")[0])) for image in images])
+
+    def photo(self, image: str) -> Path:
+        """Return the file of an image's photo."""
+        return images_dir(self.data_dir) / image
+
+    def crop(self, image: str) -> Path:
+        """Return the file of the crop that data_selection.py makes of an image."""
+        folder, file = image.split("/")
+        return processed_dir(self.data_dir, self.size) / breed_name(folder) / file
+
+    @property
+    def weights(self) -> Path:
+        """The file of the backbone's Keras weights."""
+        return weights_path(self.data_dir)
+
+    @property
+    def feature_cache(self) -> Path:
+        """The folder of the cached features, a sub-folder for each backbone."""
+        return features_dir(self.data_dir)
 
 
 # --- Folders --------------------------------------------------------------------------------------
@@ -104,11 +124,18 @@ def weights_path(data_dir: Path) -> Path:
     return data_dir / "weights" / f"{recipe.BACKBONE.lower()}_imagenet_notop.weights.h5"
 
 
-def processed_dir(data_dir: Path) -> Path:
-    """Return the folder of the crops: <breed>/<id>.jpg for a photo's first box, <id>_2.jpg ... for
-    further ones.
+def processed_dir(data_dir: Path, size: int | None = None) -> Path:
+    """Return the folder of the crops of a size in pixels (default: recipe.SIZE).
+
+    It holds <breed>/<id>.jpg for a photo's first box, <id>_2.jpg ... for further ones.
     """
-    return data_dir / "processed"
+    size = size or recipe.SIZE
+    return data_dir / ("processed" if size == PLAIN_SIZE else f"processed_{size}")
+
+
+def features_dir(data_dir: Path) -> Path:
+    """Return the folder of the cached features."""
+    return data_dir / "features"
 
 
 # --- Breeds ---------------------------------------------------------------------------------------
@@ -260,13 +287,15 @@ def clip_box(box: Box, width: int, height: int) -> Box | None:
 # --- Split ----------------------------------------------------------------------------------------
 
 
-def list_images(data_dir: Path, breeds: Sequence[str]) -> dict[str, list[str]]:
-    """Return, for each breed, the sorted names of the images that have a crop."""
+def list_images(
+    data_dir: Path, breeds: Sequence[str], size: int | None = None
+) -> dict[str, list[str]]:
+    """Return, for each breed, the sorted names of the images that have a crop of this size."""
     folders = breed_folders(data_dir)
     images = {}
     for breed in breeds:
         photos = {entry.name for entry in os.scandir(images_dir(data_dir) / folders[breed])}
-        crops = {entry.name for entry in os.scandir(processed_dir(data_dir) / breed)}
+        crops = {entry.name for entry in os.scandir(processed_dir(data_dir, size) / breed)}
         images[breed] = [f"{folders[breed]}/{name}" for name in sorted(photos & crops)]
     return images
 

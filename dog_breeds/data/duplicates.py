@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from dog_breeds.console import counted
-from dog_breeds.data.dataset import Task, images_dir
+from dog_breeds.data.dataset import Task
 from dog_breeds.serving.pixels import scale_down
 from dog_breeds.workers import in_threads
 
@@ -44,7 +44,7 @@ def without_copies(task: Task, images: Sequence[str]) -> list[str]:
     photos.
     """
     learned = [*task.images("train"), *task.images("validation")]
-    first = find_copies([images_dir(task.data_dir) / image for image in (*learned, *images)])
+    first = find_copies([task.photo(image) for image in (*learned, *images)])
     return [
         image
         for image, copied in zip(images, first[len(learned) :], strict=True)

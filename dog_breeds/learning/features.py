@@ -18,7 +18,7 @@ from PIL import Image
 
 from dog_breeds import recipe
 from dog_breeds.console import counted, written_whole
-from dog_breeds.data.dataset import Task, breed_name, images_dir, processed_dir, weights_path
+from dog_breeds.data.dataset import Task, features_dir
 from dog_breeds.learning.tflite import load_file, print_if_slow, run_file
 from dog_breeds.serving.pixels import read_pixels
 from dog_breeds.workers import call_elsewhere
@@ -36,29 +36,26 @@ class View(NamedTuple):
 # --- Views ----------------------------------------------------------------------------------------
 
 
-def photo_view(data_dir: Path, image: str) -> View:
-    """Return the view of a whole photo, for an image such as
-    `n02085936-Maltese_dog/n02085936_37.jpg`.
-    """
-    return View(images_dir(data_dir) / image, recipe.PHOTO_SHARE)
+def photo_view(task: Task, image: str) -> View:
+    """Return the view of an image's whole photo."""
+    return View(task.photo(image), recipe.PHOTO_SHARE)
 
 
-def crop_view(data_dir: Path, image: str) -> View:
+def crop_view(task: Task, image: str) -> View:
     """Return the view of the crop that data_selection.py made of an image."""
-    folder, file = image.split("/")
-    return View(processed_dir(data_dir) / breed_name(folder) / file)
+    return View(task.crop(image))
 
 
-KINDS = {"crops": crop_view, "whole_photos": photo_view}  # what the model is judged on
+KINDS = {"crops": crop_view, "whole_photos": photo_view}  # the model is evaluated on both
 
 
-def training_views(data_dir: Path, images: Sequence[str], seed: int) -> list[View]:
-    """Return the views to train on: of each image an augmented crop, then of each an augmented
-    whole photo.
+def training_views(task: Task, images: Sequence[str]) -> list[View]:
+    """Return the views to train on: first an augmented crop of each image, then an augmented whole
+    photo of each.
     """
     views = [crop_view] * recipe.CROP_VIEWS + [photo_view] * recipe.PHOTO_VIEWS
     return [
-        augmented(view(data_dir, image), seed, number, image)
+        augmented(view(task, image), task.seed, number, image)
         for number, view in enumerate(views)
         for image in images
     ]
@@ -83,12 +80,13 @@ def turned(view: View) -> View:
     return view._replace(angle=view.angle + 90 * quarters)
 
 
-def load_pixels(view: View, size: int = recipe.SIZE) -> np.ndarray:
-    """Return a view's pixels, uint8 RGB [size, size, 3]. Corners left empty by a rotation show the
-    mirrored edge.
+def load_pixels(view: View, size: int | None = None) -> np.ndarray:
+    """Return a view's pixels, uint8 RGB [size, size, 3] (default: recipe.SIZE). Corners left empty
+    by a rotation show the mirrored edge.
 
     Raises OSError, with the file's name, for a picture that cannot be read.
     """
+    size = size or recipe.SIZE
     try:
         pixels = read_pixels(view.path, size, view.share)
     except Exception as error:  # Pillow raises nearly anything for a damaged file
@@ -121,7 +119,7 @@ def make_backbone(task: Task) -> Path:
     Its name ends in a digest of the pictures that it is calibrated on: other breeds, splits or
     pictures get another.
     """
-    weights, views = weights_path(task.data_dir), calibration_views(task)
+    weights, views = task.weights, calibration_views(task)
     digest = hashlib.sha256(b"".join(view_keys(views)) + str(task.size).encode()).hexdigest()[:8]
     path = weights.with_name(f"{recipe.BACKBONE.lower()}_int8_{digest}.tflite")
     if not path.exists():
@@ -139,14 +137,15 @@ def make_backbone(task: Task) -> Path:
 
 
 def calibration_views(task: Task) -> list[View]:
-    """Return the crops and the whole photos of some training images, evenly chosen."""
-    some = evenly(task.images("train"), recipe.CALIBRATION_IMAGES)
-    return [view(task.data_dir, image) for view in KINDS.values() for image in some]
+    """Return the crops and the whole photos of evenly spaced training images."""
+    images = evenly_spaced(task.images("train"), recipe.CALIBRATION_IMAGES)
+    return [view(task, image) for view in KINDS.values() for image in images]
 
 
-def evenly(items: Sequence, most: int) -> Sequence:
-    """Return at most so many of the items, evenly chosen."""
-    return items[:: -(-len(items) // most)] if most else items[:0]
+def evenly_spaced(items: Sequence, number: int) -> list:
+    """Return `number` of the items at equal distances, or all of them if there are fewer."""
+    number = min(number, len(items))
+    return [items[i * len(items) // number] for i in range(number)]
 
 
 def extract_features(views: Sequence[View], task: Task) -> np.ndarray:
@@ -161,11 +160,8 @@ def features_by(backbone: Path, views: Sequence[View], data_dir: Path, size: int
     The cache, data/features/, is a folder of shards for each backbone file; a row is found by its
     view's key. Raises OSError, with the file's name, for a picture that cannot be read.
     """
-    cache = (
-        data_dir
-        / "features"
-        / f"{backbone.stem}-{hashlib.sha256(backbone.read_bytes()).hexdigest()[:12]}"
-    )
+    digest = hashlib.sha256(backbone.read_bytes()).hexdigest()[:12]
+    cache = features_dir(data_dir) / f"{backbone.stem}-{digest}"
     cache.mkdir(parents=True, exist_ok=True)
     wanted: dict[bytes, list[int]] = {}
     for row, key in enumerate(view_keys(views)):
@@ -239,7 +235,7 @@ class Examples(NamedTuple):
 def training_set(task: Task) -> Examples:
     """Return all views of the training images."""
     images = task.images("train")
-    features = extract_features(training_views(task.data_dir, images, task.seed), task)
+    features = extract_features(training_views(task, images), task)
     views = len(features) // len(images)
     return Examples(features, np.tile(task.labels(images), views), np.tile(images, views))
 
@@ -249,7 +245,7 @@ def plain_set(task: Task, part: str) -> dict[str, Examples]:
     Examples}.
     """
     images = task.images(part)
-    views = {kind: [view(task.data_dir, image) for image in images] for kind, view in KINDS.items()}
+    views = {kind: [view(task, image) for image in images] for kind, view in KINDS.items()}
     rows = extract_features([view for kind in views.values() for view in kind], task)
     features = dict(zip(KINDS, rows.reshape(len(KINDS), len(images), -1), strict=True))
     return {kind: Examples(features[kind], task.labels(images), np.array(images)) for kind in KINDS}
@@ -259,13 +255,11 @@ def upright_set(task: Task) -> Examples:
     """Return some of the whole photos to train on, augmented: upright with label 1, and turned with
     label 0.
     """
-    images = evenly(task.images("train"), recipe.TURNED_PHOTOS)
+    images = evenly_spaced(task.images("train"), recipe.TURNED_PHOTOS)
     number = (
         recipe.CROP_VIEWS
     )  # what training_views gives the first whole photo: its features are in the cache
-    upright = [
-        augmented(photo_view(task.data_dir, image), task.seed, number, image) for image in images
-    ]
+    upright = [augmented(photo_view(task, image), task.seed, number, image) for image in images]
     features = extract_features([*upright, *map(turned, upright)], task)
     return Examples(features, np.repeat([1, 0], len(images)), np.tile(images, 2))
 

@@ -3,7 +3,6 @@ looked.
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -15,7 +14,6 @@ from dog_breeds.data.dataset import (
     annotation_dir,
     breed_name,
     display_name,
-    images_dir,
     read_annotation,
 )
 from dog_breeds.learning.features import View, crop_view, load_pixels
@@ -28,27 +26,26 @@ from dog_breeds.serving.explanation import evidence
 PIXELS = 120  # of a small picture's side
 
 
-def plot_crops(data_dir: Path, images: Sequence[str]) -> Figure:
+def plot_crops(task: Task, images: Sequence[str]) -> Figure:
     """Photos with the box of their first dog, and below each the crop that data_selection.py made
     of it.
     """
+    annotations = annotation_dir(task.data_dir)
     photos, crops = [], []
     for image in images:
-        photo = Image.open(images_dir(data_dir) / image).convert("RGB")
-        box = read_annotation(annotation_dir(data_dir) / image.removesuffix(".jpg"))["boxes"][0]
+        photo = Image.open(task.photo(image)).convert("RGB")
+        box = read_annotation(annotations / image.removesuffix(".jpg"))["boxes"][0]
         photos.append(
             (np.asarray(outline(photo, box)), display_name(breed_name(image.split("/")[0])))
         )
         crops.append(
             (
-                load_pixels(crop_view(data_dir, image), PIXELS),
+                load_pixels(crop_view(task, image), PIXELS),
                 f"from {box[2] - box[0]} x {box[3] - box[1]}",
             )
         )
-    note = (
-        "Above: a photo with the box from its XML file. Below: the crop, "
-        "299 x 299 pixels whatever the box's shape."
-    )
+    note = "Above: a photo with the box from its XML file. Below: the crop, "
+    note += f"{task.size} x {task.size} pixels whatever the box's shape."
     return plot_pictures([photos, crops], "From photos to crops", note)
 
 
@@ -122,10 +119,9 @@ def plot_explanations(
         light = evidence(maps, slope(classifier.weights, features, logits[i].argmax()))
         picture = shaded(Image.fromarray(load_pixels(views[i], PIXELS)), light.tolist(), 1.0)
         cells.append((np.asarray(picture), *caption_of(logits[i], labels[i], task.classes)))
-    note = (
-        "The same five. What spoke for the answer is light: its part in the logit, "
-        "in 10 x 10 cells."
-    )
+    height, width = maps.shape[:2]
+    note = "The same five. What spoke for the answer is light: its part in the logit, in "
+    note += f"{height} x {width} cells."
     return plot_pictures([cells], "Where the model looked", note)
 
 
