@@ -25,7 +25,6 @@ from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import h5py
 import numpy as np
 
 from dog_breeds import recipe
@@ -37,6 +36,7 @@ from dog_breeds.learning.metrics import accuracy, expected_calibration_error
 from dog_breeds.learning.saved_models import (
     check_complete,
     find_best_model,
+    read_h5,
     read_report,
     source_files,
 )
@@ -82,27 +82,6 @@ def to_tflite(task: Task, model_path: Path, quantization: str, folder: Path) -> 
         arguments = task.weights, task.size, [], quantization, backbone
         call_elsewhere("dog_breeds.learning.xception", "write_backbone", *arguments)
     return join_head(backbone.read_bytes(), *read_h5(model_path))
-
-
-def read_h5(path: Path) -> tuple[list[np.ndarray], np.ndarray, list[np.ndarray]]:
-    """Return of a saved model what `tflite.join_head` takes: head, means, and the score of upright
-    pictures.
-    """
-    with h5py.File(path) as file:
-        layers = {name: group for name, group in file["model_weights"].items() if len(group)}
-
-        def array(layer: str, name: str) -> np.ndarray:
-            found = []
-            layers[layer].visititems(
-                lambda key, item: found.append(item[()]) if key.endswith(name) else None
-            )
-            return found[0]
-
-        def dense(*names: str) -> list[np.ndarray]:
-            return [array(name, kind) for name in names for kind in ("kernel", "bias")]
-
-        head = dense(*(name for name in ("inner", "logits") if name in layers))
-        return head, array("cosines", "kernel").T, dense("upright")
 
 
 # --- The gate -------------------------------------------------------------------------------------

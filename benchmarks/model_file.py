@@ -32,7 +32,7 @@ from data_selection import crop_breeds
 from dog_breeds.data.dataset import Task, breed_name
 from dog_breeds.learning.features import KINDS, calibration_views, load_pixels
 from dog_breeds.learning.metrics import auroc
-from dog_breeds.learning.saved_models import read_report
+from dog_breeds.learning.saved_models import read_h5, read_report
 from dog_breeds.learning.tflite import join_head
 from dog_breeds.serving.facts import append_facts
 from dog_breeds.workers import call_elsewhere, in_processes
@@ -119,7 +119,7 @@ def make_files(model_path: Path, folder: Path) -> None:
         (folder / f"{quantization}.tflite").write_bytes(content)
     plain = folder / "xception_plain_int8.tflite"
     call_in_process(write_plain_backbone, task, plain)
-    content = join_head(plain.read_bytes(), *convert_model.read_h5(model_path))
+    content = join_head(plain.read_bytes(), *read_h5(model_path))
     (folder / f"{PLAIN}.tflite").write_bytes(content)
     call_in_process(handler.original_model, "150", str(folder / "original_150.tflite"))
     np.save(

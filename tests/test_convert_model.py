@@ -22,7 +22,7 @@ from dog_breeds import recipe
 from dog_breeds.data import dataset
 from dog_breeds.learning import features, heads
 from dog_breeds.learning.metrics import log_softmax
-from dog_breeds.learning.saved_models import read_report, source_files
+from dog_breeds.learning.saved_models import read_h5, read_report, source_files
 from dog_breeds.learning.tflite import run_file
 from dog_breeds.serving.facts import read_facts
 from dog_breeds.workers import call_elsewhere
@@ -145,7 +145,7 @@ def test_the_saved_model_is_keras_xception_with_the_head(small, views, elsewhere
     elsewhere(
         "dog_breeds.learning.xception", "save_model", weights, SIZE, head, means, upright, path
     )
-    arrays, same_means, same_upright = convert_model.read_h5(path)
+    arrays, same_means, same_upright = read_h5(path)
     pairs = zip([*arrays, *same_upright], [*head, *upright], strict=True)
     assert len(arrays) == 4 and all((a == b).all() for a, b in pairs)
     assert (same_means == means).all()

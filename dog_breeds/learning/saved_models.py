@@ -5,6 +5,9 @@ import re
 from hashlib import sha256
 from pathlib import Path
 
+import h5py
+import numpy as np
+
 from dog_breeds import recipe
 
 
@@ -67,6 +70,27 @@ def read_report(model_path: Path) -> dict:
     if not isinstance(report, dict) or "classes" not in report:
         raise ValueError(f"{path} is not a report of training.py; run training.py again")
     return report
+
+
+def read_h5(path: Path) -> tuple[list[np.ndarray], np.ndarray, list[np.ndarray]]:
+    """Return of a saved model what `tflite.join_head` takes: head, means, and the score of upright
+    pictures.
+    """
+    with h5py.File(path) as file:
+        layers = {name: group for name, group in file["model_weights"].items() if len(group)}
+
+        def array(layer: str, name: str) -> np.ndarray:
+            found = []
+            layers[layer].visititems(
+                lambda key, item: found.append(item[()]) if key.endswith(name) else None
+            )
+            return found[0]
+
+        def dense(*names: str) -> list[np.ndarray]:
+            return [array(name, kind) for name in names for kind in ("kernel", "bias")]
+
+        head = dense(*(name for name in ("inner", "logits") if name in layers))
+        return head, array("cosines", "kernel").T, dense("upright")
 
 
 def _prefix() -> str:
