@@ -18,7 +18,15 @@
 #
 # Without --provenance=false buildx writes a manifest that Lambda rejects. For Lambda on Graviton: linux/arm64.
 ARG BASE_IMAGE=public.ecr.aws/lambda/python:3.13
+
+# Lambda on arm64 mounts no /sys. LiteRT reads two files there, which list the CPUs. Without them it leaves XNNPACK out,
+# without an error: it is several times slower, and its features differ. So the image has the two files. They are real where
+# /sys is mounted, as under Docker. Six is the most CPUs that Lambda gives; the handler counts those that it may use.
+FROM ${BASE_IMAGE} AS cpus
+RUN echo 0-5 >/possible && cp /possible /present && chmod 644 /possible /present
+
 FROM ${BASE_IMAGE}
+COPY --from=cpus /possible /present /sys/devices/system/cpu/
 WORKDIR ${LAMBDA_TASK_ROOT}
 
 # Beside the handler, so that they come before the older packages that AWS's image has in /var/runtime. pip compiles
@@ -27,7 +35,11 @@ WORKDIR ${LAMBDA_TASK_ROOT}
 COPY requirements-lambda.lock ./
 RUN pip install --no-cache-dir --require-hashes --target . -r requirements-lambda.lock \
     && rm -rf requirements-lambda.lock ai_edge_litert/libLiteRt*.so ai_edge_litert/tools ai_edge_litert/vendors \
-       numpy/tests numpy/*/tests
+       numpy/tests numpy/*/tests \
+    && for list in possible present; do \
+        grep -qF "/sys/devices/system/cpu/$list" ai_edge_litert/*.so || { \
+            echo "ai-edge-litert does not read /sys/devices/system/cpu/$list any longer. Find out what it reads instead:" \
+                "without it the function is slow on arm64. See the stage cpus in Dockerfile." >&2; exit 1; }; done
 
 # What changes comes last, the model before the code.
 ARG MODEL=models/dog_breeds_120.tflite
