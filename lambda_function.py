@@ -39,11 +39,11 @@ from dog_breeds.serving.answers import Look, best_look, end_of, half_way
 from dog_breeds.serving.cpus import cpu_count, start_log
 from dog_breeds.serving.explanation import class_activation_map, explaining, on_picture
 from dog_breeds.serving.facts import read_facts
+from dog_breeds.serving.http_bodies import decode_base64, fields_of
 from dog_breeds.serving.http_events import (
     NO_WORK,
-    STATUS,
-    decode_base64,
-    fields_of,
+    USAGE,
+    asks_nothing,
     http_request,
     http_response,
 )
@@ -64,33 +64,34 @@ def lambda_handler(event: Any, context: Any = None) -> dict:
     raised, and so is a BucketFault, after which the caller may try again.
     """
     log = {"request_id": getattr(context, "aws_request_id", None), "event": "direct"}
-    request, answer = http_request(event), None
+    request, answer, outcome = http_request(event), None, "ok"
     try:
         if request:
             log["event"] = request.service
             if wants_page(request):
                 log["source"] = "page"
                 return page_response(request, MODEL.facts, bool(MODEL.explaining))
+            if asks_nothing(request):
+                log["source"] = "usage"
+                return http_response(request, outcome, USAGE)
             event = fields_of(request)
         if not request or request.method not in NO_WORK:
             answer = answer_fields(event, log, end_of(context), direct=not request)
+            outcome = answer["error"]["code"] if "error" in answer else "ok"
     except RequestError as error:
-        answer = error_answer(error)
+        outcome, answer = error.args[0], error_answer(error)
     except BucketFault as error:
-        log["outcome"] = error.code
+        outcome = error.code
         raise
     except Exception:
-        log["traceback"] = traceback.format_exc()
-        answer = error_answer(
-            RequestError("internal_error", "the service failed; the fault is ours and is logged")
-        )
+        outcome, log["traceback"] = "internal_error", traceback.format_exc()
         if not request:
             raise
+        message = "the service failed; the fault is ours and is logged"
+        answer = error_answer(RequestError(outcome, message))
     finally:
-        if "outcome" not in log:
-            log["outcome"] = answer["error"]["code"] if answer and "error" in answer else "ok"
-        print(json.dumps(log), flush=True)
-    return http_response(request, STATUS.get(log["outcome"], 200), answer) if request else answer
+        print(json.dumps(log | {"outcome": outcome}), flush=True)
+    return http_response(request, outcome, answer) if request else answer
 
 
 def answer_fields(fields: Any, log: dict, end: float, direct: bool) -> dict:
@@ -158,19 +159,18 @@ def answer_picture(item: Any, top_k: int | None, explain: bool, log: dict, until
         pixels = read_picture(data, MODEL.size, MODEL.share, log, until)
         log["decode_ms"] = milliseconds_since(start)
         start = time.monotonic()
-        look, log["looks"] = best_look(run_model, pixels, MODEL.threshold, until)
+        look, looks = best_look(run_model, pixels, MODEL.threshold, until)
         answer = answer_for(look, top_k)
+        best = next(iter(answer["prediction"]))
         log.update(
-            inference_ms=milliseconds_since(start),
-            top_class=next(iter(answer["prediction"])),
-            outcome="ok",
+            looks=looks, inference_ms=milliseconds_since(start), top_class=best, outcome="ok"
         )
         log["unknown"] = int(not answer["known"])  # a number, of which CloudWatch can take the mean
         if explain:
-            if log["looks"] > 1:
+            if looks > 1:
                 run_model(look.pixels)  # which need not have been the last look
             cells = class_activation_map(
-                MODEL.interpreter, MODEL.explaining, MODEL.classes.index(log["top_class"])
+                MODEL.interpreter, MODEL.explaining, MODEL.classes.index(best)
             )
             answer |= {
                 "explanation": on_picture(cells, look.box, look.turned),

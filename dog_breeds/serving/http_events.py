@@ -2,17 +2,15 @@
 their answers.
 """
 
-import base64
-import contextlib
 import http
 import json
+import os
 import re
 from typing import Any, NamedTuple
-from urllib.parse import unquote_plus
+from urllib.parse import unquote, unquote_plus
 
 from dog_breeds.serving.limits import RequestError
 
-PATHS = ("/", "/predict")
 METHODS = ("GET", "HEAD", "OPTIONS", "POST")
 NO_WORK = ("HEAD", "OPTIONS")  # get an answer without a body
 STATUS = {  # HTTP status of each error code
@@ -27,6 +25,12 @@ STATUS = {  # HTTP status of each error code
     "download_failed": 502,
     "download_timeout": 504,
 }
+USAGE = {
+    "usage": "POST an image, or JSON with url or image (base64), or GET /predict?url=ADDRESS;"
+    " a browser gets a page"
+}
+FUNCTION_URL = re.compile(r"\.lambda-url\.[a-z0-9-]+\.on\.aws(\.[a-z]+)?$")  # .cn follows in China
+HEADER_NAMES = re.compile(r"[A-Za-z0-9,\- ]{1,1000}")  # of a list of names that is echoed
 
 
 class HttpRequest(NamedTuple):
@@ -35,13 +39,20 @@ class HttpRequest(NamedTuple):
     # The form of event and response: "alb", "2.0" (HTTP API, function URL) or "1.0" (REST API)
     service: str
     method: str
-    path: str
+    # What the last segment of the path asks for: "predict", "" (the service below whatever base
+    # path stands in front of it), or None for a file, which is not here
+    target: str | None
     content_type: str
     accept: str
     query: dict[str, str]
     body: Any
     is_base64: bool
     lists: bool  # a load balancer that wants headers as lists
+    origin: str  # of the page that a browser asks for, where it is another site's
+    preflight: (
+        str | None
+    )  # the headers for which a browser asks leave; None if this is no preflight
+    answers_cors: bool  # the service in front does: a function URL, whose headers must not double
 
 
 def http_request(event: Any) -> HttpRequest | None:
@@ -69,20 +80,21 @@ def http_request(event: Any) -> HttpRequest | None:
     if service == "alb":  # it passes the query as it came
         query = {unquote_plus(key): unquote_plus(str(value)) for key, value in query.items()}
     headers = {key.lower(): str(value) for key, value in headers.items()}
-    path = str(event.get("rawPath") if v2 else event.get("path")).strip("/")
-    stage = context.get("stage")  # HTTP APIs put it in front of the path
-    if isinstance(stage, str) and path.split("/")[0] == stage:
-        path = path[len(stage) :].strip("/")
+    method = str(v2.get("method") if v2 else event.get("httpMethod")).upper()
+    asks_leave = method == "OPTIONS" and "access-control-request-method" in headers
     return HttpRequest(
         service=service,
-        method=str(v2.get("method") if v2 else event.get("httpMethod")).upper(),
-        path="/" + path,
+        method=method,
+        target=target_of(event.get("rawPath") if v2 else event.get("path")),
         content_type=headers.get("content-type", ""),
         accept=headers.get("accept", ""),
         query=query,
         body=event.get("body") or "",
         is_base64=event.get("isBase64Encoded") is True,
         lists=lists,
+        origin=headers.get("origin", ""),
+        preflight=headers.get("access-control-request-headers", "") if asks_leave else None,
+        answers_cors=bool(FUNCTION_URL.search(str(context.get("domainName")))),
     )
 
 
@@ -91,65 +103,57 @@ def as_dict(value: Any) -> dict:
     return value if isinstance(value, dict) else {}
 
 
-def fields_of(request: HttpRequest) -> Any:
-    """Return the direct invocation that an HTTP request stands for, any JSON; None for a method of
-    NO_WORK.
+def target_of(path: Any) -> str | None:
+    """Return what a path asks for: "predict", "" for the service, None for a file.
+
+    AWS hands over the whole path, with the stage and the base path of a domain, an API, a
+    distribution or a balancer in front. Only the last segment says what is wanted. One with a dot
+    is a file (/favicon.ico), and so is everything below a hidden folder (/.git/config).
     """
-    if request.path not in PATHS:
-        raise RequestError("not_found", f"there is nothing at this path; use {' or '.join(PATHS)}")
+    segments = unquote(path if isinstance(path, str) else "").strip("/").split("/")
+    if "." in segments[-1] or any(segment.startswith(".") for segment in segments):
+        return None
+    return "predict" if segments[-1] == "predict" else ""
+
+
+def check_route(request: HttpRequest) -> None:
+    """Raise RequestError for a path or a method that the service does not have."""
+    if request.target is None:
+        raise RequestError("not_found", "there is nothing at this path; use / or /predict")
     if request.method not in METHODS:
         raise RequestError("method_not_allowed", f"use one of {', '.join(METHODS)}")
-    if request.method in NO_WORK:
-        return None
-    fields = {key: value for key, value in request.query.items() if key in ("url", "top_k")}
-    with contextlib.suppress(TypeError, ValueError):
-        fields["top_k"] = int(fields.get("top_k"))
-    if "explain" in request.query:
-        fields["explain"] = {"true": True, "false": False}.get(
-            request.query["explain"], request.query["explain"]
-        )
-    kind = request.content_type.partition(";")[0].strip().lower()
-    if request.method == "GET":
-        return fields
-    if kind.startswith("image/"):
-        if not request.is_base64:
-            raise RequestError(
-                "unsupported_type",
-                "the gateway does not pass image/* as binary; send base64 in JSON",
-            )
-        return {**fields, "image": request.body}
-    if kind not in ("application/json", ""):
-        raise RequestError(
-            "unsupported_type", "the Content-Type must be application/json or image/..."
-        )
-    try:
-        return json.loads(
-            decode_base64(request.body, "the body") if request.is_base64 else request.body
-        )
-    except (TypeError, ValueError, RecursionError):
-        raise RequestError("invalid_request", "the body is not JSON") from None
 
 
-def decode_base64(text: Any, name: str) -> bytes:
-    """Return the bytes of the field of this name, which holds base64 text or a data URL."""
-    try:
-        text = re.sub("^data:[^,]*,", "", text)
-        return base64.b64decode("".join(text.split()) if "\n" in text else text, validate=True)
-    except (TypeError, ValueError):
-        raise RequestError("invalid_request", f"{name} must be base64 text") from None
+def asks_nothing(request: HttpRequest) -> bool:
+    """Return whether a GET names no image and no field, as health checks of AWS and of monitors
+    do."""
+    named = request.query.keys() & {"url", "top_k", "explain"}
+    return request.method == "GET" and request.target == "" and not named
 
 
-def http_response(request: HttpRequest, status: int, answer: dict | None) -> dict:
-    """Return the response to an HTTP request, in the form that its service expects."""
+# --- Responses ------------------------------------------------------------------------------------
+
+
+def http_response(request: HttpRequest, outcome: str, answer: dict | None) -> dict:
+    """Return the response to an HTTP request, in the form that its service expects; `outcome` is an
+    error code or "ok".
+    """
     headers = {"Content-Type": "application/json"}
-    if request.method == "OPTIONS" or status == STATUS["method_not_allowed"]:
+    if request.method == "OPTIONS" or outcome == "method_not_allowed":
         headers["Allow"] = ", ".join(METHODS)
-    return text_response(request, status, headers, json.dumps(answer) if answer else "")
+    body = json.dumps(answer) if answer else ""
+    return text_response(request, STATUS.get(outcome, 200), headers, body)
 
 
 def text_response(request: HttpRequest, status: int, headers: dict[str, str], body: str) -> dict:
-    """Return a response with these headers and, unless the method is HEAD, this body."""
+    """Return a response with these headers, those of CORS and, unless the method is HEAD, this
+    body.
+    """
     body = body if request.method != "HEAD" else ""
+    shared = cors_headers(request)
+    if "Vary" in headers and "Vary" in shared:
+        shared["Vary"] = f"{headers['Vary']}, {shared['Vary']}"
+    headers = headers | shared
     response = {"statusCode": status, "headers": headers, "body": body, "isBase64Encoded": False}
     if request.service == "alb":
         response["statusDescription"] = f"{status} {http.HTTPStatus(status).phrase}"
@@ -158,3 +162,30 @@ def text_response(request: HttpRequest, status: int, headers: dict[str, str], bo
             key: [value] for key, value in response.pop("headers").items()
         }
     return response
+
+
+def cors_headers(request: HttpRequest) -> dict[str, str]:
+    """Return the headers that let pages of other sites ask.
+
+    The variable ALLOWED_ORIGIN holds their origins, separated by commas, or *. Without it there are
+    no such headers, and none for a function URL, which adds its own.
+    """
+    allowed = [
+        origin.strip().rstrip("/") for origin in os.environ.get("ALLOWED_ORIGIN", "").split(",")
+    ]
+    if allowed == [""] or request.answers_cors:
+        return {}
+    headers = {}
+    if "*" in allowed:
+        headers["Access-Control-Allow-Origin"] = "*"
+    else:
+        headers["Vary"] = "Origin"
+        if not request.origin or request.origin not in allowed:
+            return headers
+        headers["Access-Control-Allow-Origin"] = request.origin
+    if request.preflight is not None:
+        headers["Access-Control-Allow-Methods"] = ", ".join(METHODS)
+        asked = HEADER_NAMES.fullmatch(request.preflight)
+        headers["Access-Control-Allow-Headers"] = request.preflight if asked else "Content-Type"
+        headers["Access-Control-Max-Age"] = "3600"  # seconds for which the browser need not ask
+    return headers

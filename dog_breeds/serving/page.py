@@ -26,8 +26,8 @@ OTHER_WORDS = {  # for a file whose classes are somebody's own
 def wants_page(request: HttpRequest) -> bool:
     """Return whether a browser asks for the page. With a URL in the query, it asks about a
     picture."""
-    first = request.path == "/" and request.method in ("GET", "HEAD")
-    return first and "text/html" in request.accept and "url" not in request.query
+    service = request.target == "" and request.method in ("GET", "HEAD")
+    return service and "text/html" in request.accept and "url" not in request.query
 
 
 def page_response(request: HttpRequest, facts: dict, explains: bool) -> dict:

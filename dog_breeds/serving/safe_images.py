@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from dog_breeds.serving.file_types import FORMATS, describe, starts_as_image
 from dog_breeds.serving.limits import MAX_BYTES, MAX_PIXELS, RequestError
 from dog_breeds.serving.pixels import model_pixels
 
@@ -38,13 +39,6 @@ USUAL = {
     bytes([marker])
     for marker in (0xC0, 0xC1, 0xC2, 0xC4, *range(0xDA, 0xDE), *range(0xE0, 0xF0), 0xFE)
 }
-FORMATS = {
-    "JPEG": b"\xff\xd8\xff",
-    "PNG": b"\x89PNG\r\n\x1a\n",
-    "WEBP": b"RIFF",
-    "GIF": b"GIF8",
-    "BMP": b"BM",
-}
 
 
 def read_picture(
@@ -58,9 +52,8 @@ def read_picture(
     log["bytes"] = len(data)
     if len(data) > MAX_BYTES:
         raise RequestError("too_large", f"the picture has more than {MAX_BYTES:,} bytes")
-    if not data.startswith(tuple(FORMATS.values())):
-        hint = "; send HEIC and AVIF as a JPEG" if data[4:8] == b"ftyp" else ""
-        raise RequestError("unsupported_type", f"the picture is none of {', '.join(FORMATS)}{hint}")
+    if not starts_as_image(data):
+        raise RequestError("unsupported_type", describe(data))
     try:
         with limited_memory(), limited_time(until):
             image = Image.open(CountedReads(data), formats=list(FORMATS))

@@ -1,0 +1,217 @@
+"""What an HTTP request asks for: fields of its query and of its body.
+
+The content of a body decides what it is, since clients often name it wrongly or not at all.
+"""
+
+import base64
+import contextlib
+import json
+import re
+from typing import Any
+from urllib.parse import unquote_plus
+
+from dog_breeds.serving.file_types import MANGLED, starts_as_image
+from dog_breeds.serving.http_events import NO_WORK, HttpRequest, check_route
+from dog_breeds.serving.limits import RequestError
+
+SOURCES = ("url", "urls", "image", "images")
+FIELDS = (*SOURCES, "top_k", "explain")  # of a request over HTTP
+MAX_FORM_FIELDS = 50
+# What stands for characters of base64 and of data URLs where a form or an address was encoded
+ESCAPES = {"%3D": "=", "%2B": "+", "%2F": "/", "%3A": ":", "%3B": ";", "%2C": ","}
+ESCAPES |= {"%0A": "\n", "%0D": "\r", "%20": " "}
+DATA_URL = re.compile(r"\s*data:[^,]{0,1000},", re.IGNORECASE)
+URL_SAFE = str.maketrans("-_", "+/")
+PART_HEAD = re.compile(rb"\r?\n\r?\n")  # ends the head of a part
+PART_NAME = re.compile(rb'[;\s]name="?([^";\r\n]*)', re.IGNORECASE)
+PART_FILE = re.compile(rb'[;\s]filename\*?="?([^";\r\n]*)', re.IGNORECASE)
+
+
+def fields_of(request: HttpRequest) -> Any:
+    """Return the direct invocation that an HTTP request stands for, any JSON; None for a method of
+    NO_WORK. An image may also be bytes.
+
+    Where query and body both say something, the body wins.
+    """
+    check_route(request)
+    if request.method in NO_WORK:
+        return None
+    named = [name for name in ("url", "top_k", "explain") if name in request.query]
+    query = typed({name: request.query[name] for name in named})
+    if request.method == "GET" or (not request.body and "url" in query):
+        return query
+    fields = body_fields(request)
+    if not isinstance(fields, dict):
+        return fields
+    if unknown := sorted(fields.keys() - set(FIELDS)):
+        names = ", ".join(name[:30] for name in unknown[:3])
+        raise RequestError(
+            "invalid_request", f"unknown field: {names}; the fields are {', '.join(FIELDS)}"
+        )
+    if fields.keys() & set(SOURCES):
+        query.pop("url", None)
+    return query | fields
+
+
+def typed(texts: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields of a query or form with numbers and truth values in place of their
+    text."""
+    fields = dict(texts)
+    with contextlib.suppress(TypeError, ValueError):
+        fields["top_k"] = int(fields.get("top_k"))
+    if "explain" in fields:
+        fields["explain"] = {"true": True, "false": False}.get(fields["explain"], fields["explain"])
+    return fields
+
+
+def body_fields(request: HttpRequest) -> Any:
+    """Return the fields in the body of a request, any JSON; RequestError if it holds none."""
+    if request.is_base64:
+        data = decode_base64(request.body, "the body")
+    elif isinstance(request.body, str):
+        data = request.body.encode(errors="replace")
+    else:
+        raise RequestError("invalid_request", "the body is not JSON")
+    if not data.strip(b"\xef\xbb\xbf \t\r\n"):
+        raise RequestError(
+            "invalid_request", "the body is empty; send an image, or JSON with url or image"
+        )
+    kind = request.content_type.partition(";")[0].strip().lower()
+    if starts_as_image(data):
+        if not request.is_base64:  # a gateway that takes it for text has replaced bytes
+            raise RequestError(*MANGLED)
+        return {"image": data}
+    if boundary := boundary_of(data, request.content_type):
+        return multipart_fields(data, boundary)
+    text = text_of(data)
+    if text is None:  # some other file, or a damaged one: its reader says which
+        return {"image": data}
+    if text[:1] in ("{", "[", '"'):
+        return parse_json(text)
+    if image := base64_image(text):
+        return {"image": image}
+    if kind == "application/json" or kind.endswith("+json"):
+        return parse_json(text)
+    if re.match("https?://", text, re.IGNORECASE):
+        return {"url": text}
+    if kind == "application/x-www-form-urlencoded" or re.match("(url|image)=", text):
+        return form_fields(text)
+    return {"image": data}
+
+
+def parse_json(text: str) -> Any:
+    """Return the value of a JSON text, in whose strings raw line breaks may be."""
+    try:
+        return json.loads(text, strict=False)
+    except ValueError as error:
+        detail = f" ({error.msg}, column {error.colno})" if hasattr(error, "colno") else ""
+    except RecursionError:
+        detail = ""
+    raise RequestError("invalid_request", f"the body is not JSON{detail}")
+
+
+def text_of(data: bytes) -> str | None:
+    """Return data as text without byte order mark and blanks around it; None if it is no text."""
+    try:
+        text = data.decode(json.detect_encoding(data))  # UTF-8, or what PowerShell writes
+    except UnicodeDecodeError:
+        return None
+    return None if "\0" in text[:1000] else text.strip("\ufeff \t\r\n\v\f")
+
+
+# --- Forms ----------------------------------------------------------------------------------------
+
+
+def form_fields(text: str) -> dict[str, Any]:
+    """Return the fields of an HTML form, application/x-www-form-urlencoded."""
+    values: dict[str, list] = {}
+    for pair in text.split("&", MAX_FORM_FIELDS):
+        name, _, value = pair.partition("=")
+        name = unquote_plus(name[:100])
+        # decode_base64 reads the image: a plus in it means no blank
+        values.setdefault(name, []).append(
+            value if name.startswith("image") else unquote_plus(value[:100_000])
+        )
+    return gathered(values)
+
+
+def boundary_of(data: bytes, content_type: str) -> bytes | None:
+    """Return the boundary between the parts of a multipart form; None if data are no such form.
+
+    The first line is the boundary. Clients name another in the header, or none, where a user wrote
+    the header by hand.
+    """
+    if data.startswith(b"--") and b"content-disposition: form-data" in data[:1000].lower():
+        return data[:200].partition(b"\n")[0].rstrip()
+    named = re.match('multipart/form-data.*boundary="?([^";,]+)', content_type, re.IGNORECASE)
+    boundary = b"--" + named[1].strip().encode(errors="replace") if named else b""
+    return boundary if boundary and boundary in data else None
+
+
+def multipart_fields(data: bytes, boundary: bytes) -> dict[str, Any]:
+    """Return the fields of a multipart form. Each file in it is an image, whatever its name."""
+    values: dict[str, list] = {}
+    for part in data.split(boundary, MAX_FORM_FIELDS)[1:]:
+        end = PART_HEAD.search(part, 0, 10_000)
+        name = PART_NAME.search(part, 0, end.start()) if end else None
+        if not name:
+            continue  # the two hyphens after the last
+        file = PART_FILE.search(part, 0, end.start())
+        content = part[end.end() :].removesuffix(b"\n").removesuffix(b"\r")
+        if file or starts_as_image(content):
+            if content or (file and file[1]):  # not an empty choice of a browser
+                text = text_of(content)
+                image = base64_image(text) if text else None
+                values.setdefault("image", []).append(image or content)
+        else:
+            field = name[1].decode(errors="replace")
+            values.setdefault(field, []).append(text_of(content) or "")
+    return gathered(values)
+
+
+def gathered(values: dict[str, list]) -> dict[str, Any]:
+    """Return the fields of a form, in which several of one name make a list."""
+    fields = {}
+    for name, several in values.items():
+        name = name.removesuffix("[]")
+        if name in ("urls", "images"):
+            fields[name] = several
+        elif name in ("url", "image") and len(several) > 1:
+            fields[name + "s"] = several
+        else:
+            fields[name] = several[-1]
+    return typed(fields)
+
+
+# --- Base64 ---------------------------------------------------------------------------------------
+
+
+def base64_image(text: str) -> bytes | None:
+    """Return the image in a base64 text or data URL; None if the text holds none."""
+    try:
+        data = decode_base64(text, "the body")
+    except RequestError:
+        return None
+    return data if starts_as_image(data) else None
+
+
+def decode_base64(text: Any, name: str) -> bytes:
+    """Return the bytes of the field of this name, which holds base64 text or a data URL.
+
+    Takes what other decoders take: no padding, the URL-safe alphabet, white space of any kind,
+    percent-encoding. Raises RequestError for other characters and for a remainder of one.
+    """
+    hint = ""
+    try:
+        if "%" in text:
+            for escape, character in ESCAPES.items():
+                text = text.replace(escape, character).replace(escape.lower(), character)
+        text = DATA_URL.sub("", text, count=1)
+        text = "".join(text.split()).strip("\ufeff").translate(URL_SAFE).rstrip("=")
+        return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
+    except (AttributeError, TypeError, ValueError):
+        if isinstance(text, str) and re.match("https?:", text):
+            hint = "; an address belongs in the field url"
+        elif isinstance(text, str) and text.startswith(("b'", 'b"')):
+            hint = "; leave out the b and the quotes that Python prints"
+        raise RequestError("invalid_request", f"{name} must be base64 text{hint}") from None
