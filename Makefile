@@ -3,6 +3,7 @@
 #                                address that is printed
 # make teach IMAGES=my_pictures  a model file of your own classes, my_classes.tflite (or OUTPUT=...), from a folder with a
 #                                sub-folder of pictures for each; then make serve MODEL=my_classes.tflite
+# make site                      the page with the model in it, for any web server, in the folder site; SITE=folder if wanted
 # make install                   the environment of the scripts, .venv
 # make demo                      every script in order on a small drawn data set, in a folder of its own, to a served
 #                                prediction
@@ -14,12 +15,13 @@
 # make lock                      the packages of the image, with their hashes, anew
 # make clean                     remove the environments and the demo
 #
-# predict, serve and teach set up .venv-serving, 200 MB; install, demo, test, lint and lock .venv, 2 GB. Another Python: make PYTHON=python3.12 ...
+# predict, serve, teach and site set up .venv-serving, 200 MB; install, demo, test, lint and lock .venv, 2 GB. Another Python: make PYTHON=python3.12 ...
 
 PYTHON ?= python3
 MODEL ?= models/dog_breeds_120.tflite
 PORT ?= 8080
 PAGE_PORT ?= 9000
+SITE ?= site
 DEMO ?= demo
 OUTPUT ?= my_classes.tflite
 
@@ -39,7 +41,7 @@ wait = for i in $$(seq 50); do \
 # free,BIN,PORTS: whether nobody listens there
 free = $(1)/python -c "import socket; [socket.create_server(('127.0.0.1', int(port))).close() for port in '$(2)'.split()]" 2>/dev/null
 
-.PHONY: help install demo test predict teach serve lint image push deploy lock clean
+.PHONY: help install demo test predict teach serve site lint image push deploy lock clean
 .DELETE_ON_ERROR:
 
 help:
@@ -133,6 +135,9 @@ teach: .venv-serving/installed
 	@test -n "$(IMAGES)" || { echo "name a folder with a sub-folder of pictures for each class: make teach IMAGES=my_pictures"; exit 1; }
 	@$(SERVING)/python teach.py --images "$(IMAGES)" --output "$(OUTPUT)"
 
+site: .venv-serving/installed
+	@$(SERVING)/python -m dog_breeds.clients.site --model "$(MODEL)" --output "$(SITE)"
+
 # bash, for its >(...): behind a pipe nobody could end the emulator.
 serve: private SHELL = bash
 serve: $(SERVING)/aws-lambda-rie
@@ -193,4 +198,4 @@ lock: .venv/lint/installed
 	@cp .venv/lint/lock requirements-lambda.lock
 
 clean:
-	rm -rf .venv .venv-serving $(DEMO)
+	rm -rf .venv .venv-serving .litertjs $(DEMO)

@@ -7,6 +7,7 @@ import hashlib
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 from dog_breeds.serving.http_events import HttpRequest, text_response
 
@@ -30,8 +31,8 @@ def wants_page(request: HttpRequest) -> bool:
     return service and "text/html" in request.accept and "url" not in request.query
 
 
-def page_response(request: HttpRequest, facts: dict, explains: bool) -> dict:
-    """Return the response with the page for a model file that says this of itself."""
+def page_html(facts: dict, explains: bool, **more: Any) -> str:
+    """Return the page for a model file that says this of itself; `more` is for its scripts."""
     html = PAGE.read_text(encoding="utf-8")
     if "cross_validation" in facts:  # it was made by teach.py
         for words, others in OTHER_WORDS.items():
@@ -41,9 +42,15 @@ def page_response(request: HttpRequest, facts: dict, explains: bool) -> dict:
         "breeds": facts["classes"],
         "names": facts.get("display_names", {}),
         "explains": explains,
+        **more,
     }
     shown = json.dumps(shown).replace("<", r"\u003c")
-    html = html.replace('"application/json">{}<', f'"application/json">{shown}<', 1)
+    return html.replace('"application/json">{}<', f'"application/json">{shown}<', 1)
+
+
+def page_response(request: HttpRequest, facts: dict, explains: bool) -> dict:
+    """Return the response with the page for a model file that says this of itself."""
+    html = page_html(facts, explains)
     policy = {
         "default-src": "'none'",
         "script-src": digest("script", html),

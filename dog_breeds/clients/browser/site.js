@@ -1,0 +1,109 @@
+"use strict";
+// The page without a service: answers come from worker.js, in this browser. Uses opened() and complain() of the page.
+
+const site = JSON.parse(document.getElementById("facts").textContent).site;
+const THREADS = 4; // at most: more gain little, and each takes memory
+const START = 2000; // milliseconds in which the service worker usually starts
+const jobs = new Map(); // number of a job -> what to do with its result
+let count = 0, worker, loading;
+
+// Returns the answer about a File, a Blob or the text of a URL, and an address at which the page finds the image.
+window.answerHere = async source => {
+  const blob = typeof source === "string" ? await download(source) : source;
+  const bitmap = await opened(blob, {colorSpaceConversion: "none", premultiplyAlpha: "none"});
+  await load();
+  return {answer: await inWorker("answer", bitmap, [bitmap]), address: URL.createObjectURL(blob)};
+};
+
+async function download(address) {
+  if (!/^https:\/\//i.test(address)) throw Error("Only addresses that begin with https:// work here.");
+  let response;
+  try {
+    response = await fetch(address, {credentials: "omit", referrerPolicy: "no-referrer", signal: AbortSignal.timeout(30000)});
+  } catch {
+    throw Error("This website does not answer, or does not let other pages read its pictures. Save the picture, and choose the file.");
+  }
+  if (!response.ok) throw Error(`The website answered with status ${response.status}. Check the address.`);
+  return response.blob();
+}
+
+function inWorker(job, input, transfer = []) {
+  return new Promise((done, failed) => {
+    jobs.set(++count, {done, failed});
+    worker.postMessage({id: count, job, input}, transfer);
+  });
+}
+
+// Loads the model once; again where that failed.
+function load() {
+  loading ??= start().catch(error => {
+    worker?.terminate();
+    loading = null;
+    throw error;
+  });
+  return loading;
+}
+
+async function start() {
+  await serviceWorker();
+  worker = new Worker(site.files["worker.js"].address);
+  worker.onmessage = ({data}) => {
+    if (data.progress) return showProgress(data.progress);
+    const {done, failed} = jobs.get(data.id);
+    jobs.delete(data.id);
+    if ("error" in data) failed(Error(data.error));
+    else done(data.result);
+  };
+  worker.onerror = event => {
+    for (const {failed} of jobs.values()) failed(Error(`This browser cannot run the model: ${event.message || "its worker does not start"}.`));
+    jobs.clear();
+  };
+  try {
+    const threads = window.crossOriginIsolated ? Math.min(THREADS, navigator.hardwareConcurrency) : 1;
+    const result = await inWorker("load", {site, threads});
+    keep(result.wasm);
+    return result;
+  } finally {
+    document.getElementById("loading")?.remove();
+  }
+}
+
+function showProgress({received, total}) {
+  let label = document.getElementById("loading");
+  if (!label) {
+    label = Object.assign(document.createElement("label"), {id: "loading", className: "soft"});
+    label.append("", document.createElement("progress"));
+    document.getElementById("status").before(label);
+  }
+  label.firstChild.textContent = `Loading the model: ${Math.round(received / 1e6)} of ${Math.round(total / 1e6)} MB`;
+  Object.assign(label.lastChild, {max: total, value: received});
+}
+
+// Waits for the service worker, which keeps the files. It also makes threads possible, but for a page that it has sent.
+async function serviceWorker() {
+  const container = navigator.serviceWorker; // only with https, and on this computer
+  if (!container || container.controller) return;
+  const registration = await container.register("service-worker.js").catch(() => null);
+  if (!registration || registration.active) return;
+  await new Promise(done => {
+    container.addEventListener("controllerchange", done, {once: true});
+    setTimeout(done, START);
+  });
+  if (container.controller && !window.crossOriginIsolated && navigator.hardwareConcurrency > 1 && !asked) {
+    location.reload();
+    await new Promise(() => {});
+  }
+}
+
+// Lets the service worker keep what this browser needs of this site, and forget what older versions of it needed.
+function keep(wasm) {
+  const here = new URL("./", location).href;
+  const needed = Object.keys(site.files).filter(name => !name.startsWith(site.litert) || name.startsWith(wasm.replace(/wasm$/, "")));
+  const addresses = names => [here, ...names.map(name => here + site.files[name].address)];
+  navigator.serviceWorker?.controller?.postMessage({
+    all: addresses(Object.keys(site.files)),
+    needed: addresses([...needed, `${site.litert}/litert.js`]),
+  });
+}
+
+if (!navigator.connection?.saveData) document.addEventListener("DOMContentLoaded", () => load().catch(error => asked || complain(error)));

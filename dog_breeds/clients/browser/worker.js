@@ -1,0 +1,100 @@
+"use strict";
+// Runs the model, beside the page. A classic worker: LiteRT.js loads its script with importScripts, which no module has.
+
+let loaded; // {answers, litert, model, rules, kernel}
+const JOBS = {load, answer, run, modelPixels};
+
+onmessage = async ({data: {id, job, input}}) => {
+  try {
+    postMessage({id, result: await JOBS[job](input)});
+  } catch (error) {
+    postMessage({id, error: error?.message || String(error)});
+  }
+};
+
+// Loads LiteRT.js and the model. `site` is what the page knows of the folder's files; `threads` of 1 needs no headers.
+async function load({site, threads}) {
+  const answers = await import(`./${site.files["answers.js"].address}`);
+  const litert = await import(`./${site.litert}/litert.js`);
+  const relaxed = await litert.supportsFeature("relaxedSimd");
+  const threaded = threads > 1 && relaxed;
+  const name = `litert_wasm${threaded ? "_threaded" : relaxed ? "" : "_compat"}_internal`;
+  const wasm = `${site.litert}/${name}.wasm`;
+  const total = site.files[wasm].bytes + site.files["model.tflite"].bytes;
+  let received = 0;
+  const progress = bytes => postMessage({progress: {received: received += bytes, total}});
+  const [wasmBinary, content] = await Promise.all([wasm, "model.tflite"].map(file => verified(site, file, progress)));
+  // LiteRT.js would take this file for the script of its threads, and start one for each CPU.
+  const mainScriptUrlOrBlob = new URL(`${site.litert}/${name}.js`, location).href, silent = () => {};
+  self.Module = {wasmBinary, mainScriptUrlOrBlob, print: silent, printErr: silent};
+  Object.defineProperty(navigator, "hardwareConcurrency", {value: threads});
+  litert.Environment.create = async () => new litert.Environment({webGpuDevice: null}); // it would look for a GPU, and warn
+  await litert.loadLiteRt(new URL(site.litert, location).href, {threads: threaded});
+  const model = await litert.loadAndCompile(content, {accelerator: "wasm", cpuOptions: {numThreads: threaded ? threads : 1}});
+  const {offset, length} = site.kernel || {};
+  const kernel = site.kernel && new Float32Array(content.slice(offset, offset + 4 * length).buffer);
+  loaded = {answers, litert, model, rules: site.rules, kernel};
+  return {wasm, threads: threaded ? threads : 1};
+}
+
+// Returns the bytes of a file, if they are those that site.py has written.
+async function verified(site, name, progress) {
+  const {sha256, bytes, address} = site.files[name];
+  const failure = Error(`The file ${name} is damaged, or is being replaced. Reload the page.`);
+  const content = new Uint8Array(bytes);
+  let place = 0;
+  try {
+    // Without https there is no crypto.subtle; then the browser checks the hash, and there is no progress.
+    const integrity = `sha256-${btoa(String.fromCharCode(...sha256.match(/../g).map(digits => parseInt(digits, 16))))}`;
+    const response = await fetch(address, self.crypto.subtle ? {} : {integrity});
+    if (!response.ok) throw Error(response.status);
+    for (const reader = response.body.getReader(); ;) {
+      const {done, value} = await reader.read();
+      if (done) break;
+      if (place + value.length > bytes) throw failure;
+      content.set(value, place);
+      place += value.length;
+      progress(value.length);
+    }
+  } catch (error) {
+    throw error === failure ? error : Error(`The file ${name} could not be loaded. Check the connection and try again.`);
+  }
+  const digest = self.crypto.subtle && new Uint8Array(await crypto.subtle.digest("SHA-256", content));
+  if (place === bytes && (!digest || [...digest].map(byte => byte.toString(16).padStart(2, "0")).join("") === sha256)) return content;
+  if (self.caches) for (const cache of await caches.keys()) await (await caches.open(cache)).delete(address);
+  throw failure;
+}
+
+// Returns the answer about an image: an ImageBitmap, or pixels as the model takes them.
+async function answer(image) {
+  const {answers, rules, kernel} = loaded;
+  const pixels = image instanceof ImageBitmap ? modelPixels(image) : image;
+  return answers.answer(run, pixels, rules, kernel);
+}
+
+// An image as the model sees it: opaque over white, its central share, squared.
+function modelPixels(bitmap) {
+  const {width, height} = bitmap;
+  const canvas = new OffscreenCanvas(width, Math.min(height, 256));
+  const context = canvas.getContext("2d", {willReadFrequently: true});
+  const strip = (start, end) => {
+    context.fillStyle = "white";
+    context.fillRect(0, 0, width, end - start);
+    context.drawImage(bitmap, 0, start, width, end - start, 0, 0, width, end - start);
+    return context.getImageData(0, 0, width, end - start).data;
+  };
+  const pixels = loaded.answers.resize(strip, width, height, 4, loaded.rules.size, loaded.rules.share);
+  bitmap.close();
+  return pixels;
+}
+
+async function run(pixels) {
+  const {litert, model, rules} = loaded;
+  const input = new litert.Tensor(Float32Array.from(pixels), [1, rules.size, rules.size, 3]);
+  const tensors = await model.run([input]);
+  input.delete();
+  const outputs = {};
+  for (const [index, {name}] of model.getOutputDetails().entries()) outputs[name] = Float32Array.from(await tensors[index].data());
+  for (const tensor of tensors) tensor.delete();
+  return {...outputs, similarity: outputs.similarity[0], upright: outputs.upright[0]};
+}
