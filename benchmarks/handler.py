@@ -5,8 +5,8 @@ Prints  the time of a warm call for a small and a 12-megapixel JPEG that are kno
         inference as well (handler_unknown_*), and if it seems to be turned, four
         (handler_turned_*); beside them the bare inference, and what the original's handler did
         (NEAREST to 150 or 299 px, float32, tflite-runtime), all with one thread; the time from the
-        start of a process to its first answer; time and memory of hostile pictures; memory over
-        2,000 requests to AWS's emulator.
+        start of a process to its first answer; the most time and memory that an image of
+        tests/odd_images.py costs; memory over 2,000 requests to AWS's emulator.
 
 Draws its pictures itself. Needs Linux, tests/, the packages of requirements.txt, and Python 3.10 or
 3.11, the last that tflite-runtime knows.
@@ -243,8 +243,8 @@ print(int(open("/proc/self/statm").read().split()[1]) * os.sysconf("SC_PAGESIZE"
     }
 
 
-def hostile_pictures(model: str) -> dict[str, float]:
-    """Measure the most that a picture of tests/odd_images.py costs."""
+def odd_images(model: str) -> dict[str, float]:
+    """Measure the most that an image of tests/odd_images.py costs."""
     from handler_process import handler_process
     from odd_images import cases
 
@@ -259,7 +259,7 @@ def hostile_pictures(model: str) -> dict[str, float]:
                 max(memory, answered.peak_mb),
                 number + 1,
             )
-    return {"hostile_pictures": number, "hostile_slowest_s": seconds, "hostile_peak_mb": memory}
+    return {"odd_images": number, "odd_slowest_s": seconds, "odd_peak_mb": memory}
 
 
 def many_requests(model: str, small: str) -> dict[str, float]:
@@ -322,7 +322,7 @@ def measure(model: Path) -> Iterator[Figure]:
             )
         knowing = knowing_all(model, Path(folder) / "knowing.tflite")
         yield from with_units(fresh_process(str(knowing), str(files[0])))
-        yield from with_units(hostile_pictures(str(model)))
+        yield from with_units(odd_images(str(model)))
         yield from with_units(many_requests(str(model), str(files[0])))
 
 

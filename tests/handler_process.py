@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import unquote
 
-from dog_breeds.serving import web_images
+from dog_breeds.serving import safe_images, web_images
 
 ROOT = Path(__file__).parent.parent
 
@@ -133,6 +133,11 @@ def without_network() -> None:
         raise socket.gaierror(socket.EAI_NONAME, "no network here")
 
     socket.getaddrinfo = fail
+
+
+def with_little_time(seconds: float) -> None:
+    """Decoding an image may take so many seconds of a CPU."""
+    safe_images.MAX_SECONDS = seconds
 
 
 def with_local_server(port: int, seconds: float) -> None:

@@ -1,5 +1,5 @@
-"""Pictures that a service on the internet meets: of every kind, turned, cut off, mislabelled, and
-built to hurt it.
+"""Images that a service on the internet meets: of every kind, turned, cut off, mislabelled, and
+beyond its limits. None of them harms the software that reads it.
 """
 
 import base64
@@ -235,8 +235,7 @@ def turned() -> Iterator[Case]:
     for name, exif in {
         "garbage": b"Exif\0\0" + bytes(range(256)),
         "short": b"Exif\0\0II*\0",
-        "endless": b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\xff\xff\xff\xff\x08\0\0\0",
-        "loop": b"Exif\0\0II*\0\x08\0\0\0\x01\0\x69\x87\x04\0\x01\0\0\0\x08\0\0\0\x08\0\0\0",
+        "beyond": b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\xe8\x03\0\0\x08\0\0\0",
         "text": b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x02\0\x04\0\0\0six\0\0\0\0\0",
     }.items():
         for kind in ("jpg", "png", "webp"):
@@ -254,10 +253,12 @@ UNWRITABLE_EXIF += (
 )
 
 
-def orientation_exif(orientation: int) -> bytes:
-    """EXIF data that say only how a picture is turned."""
+def orientation_exif(orientation: int, comment: int = 0) -> bytes:
+    """EXIF data that say only how an image is turned, and a comment of so many characters."""
     exif = Image.Exif()
     exif[0x0112] = orientation
+    if comment:
+        exif[0x9C9C] = "c" * comment
     return exif.tobytes()
 
 
@@ -308,9 +309,9 @@ def mislabelled() -> Iterator[Case]:
         "zeros": bytes(1000),
         "text": b"a dog",
         "html": b"<!doctype html><img src=dog.jpg>",
-        "svg": b"<svg xmlns='http://www.w3.org/2000/svg'><image href='file:///etc/passwd'/></svg>",
+        "svg": b"<svg xmlns='http://www.w3.org/2000/svg'/>",
         "pdf": b"%PDF-1.7\n" + bytes(100),
-        "postscript": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(/etc/passwd) (r) file\n",
+        "postscript": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n",
         "heic": b"\0\0\0\x18ftypheic" + bytes(100),
         "zip": b"PK\x03\x04" + bytes(100),
         "script": b"#!/bin/sh\necho\n",
@@ -340,20 +341,15 @@ def sizes() -> Iterator[Case]:
         TOO_LARGE,
     )
     yield "over_50_megapixels.gif", saved(Image.new("P", (8000, 6251)), format="GIF"), TOO_LARGE
-    jpeg, gif, bmp = (saved(picture(), **FORMATS[kind]) for kind in ("jpg", "gif", "bmp"))
-    frame = jpeg.index(b"\xff\xc0") + 5
-    yield (
-        "announces_65535x65535.jpg",
-        jpeg[:frame] + b"\xff\xff\xff\xff" + jpeg[frame + 4 :],
-        TOO_LARGE,
-    )
-    yield "announces_0x0.jpg", jpeg[:frame] + bytes(4) + jpeg[frame + 4 :], DAMAGED
+    gif, bmp = (saved(picture(), **FORMATS[kind]) for kind in ("gif", "bmp"))
+    yield "announces_65535x65535.jpg", jpeg_head(b"\xc0", 65535, 65535, 1), TOO_LARGE
+    yield "announces_0x0.jpg", jpeg_head(b"\xc0", 0, 0, 1), DAMAGED
     for width, height, code in (
         (2**31 - 1, 2**31 - 1, TOO_LARGE),
         (60000, 60000, TOO_LARGE),
         (0, 0, DAMAGED),
     ):
-        data = png_file((width, height, 8, 6, 0, 0, 0), chunk(b"IDAT", zlib.compress(bytes(1000))))
+        data = png_file((width, height, 8, 6, 0, 0, 0), chunk(b"IDAT", b""))
         yield f"announces_{width}x{height}.png", data, code
     yield "announces_65535x65535.gif", gif[:6] + b"\xff\xff\xff\xff" + gif[10:], TOO_LARGE
     wrong = (
@@ -379,91 +375,50 @@ def sizes() -> Iterator[Case]:
 
 @once
 def hostile() -> Iterator[Case]:
-    """Small files that cost a careless service seconds or its memory."""
+    """Files that the service refuses for what they would cost, and large files that it accepts.
+
+    All are harmless for other software. A file that stands for a costly one is just beyond the
+    limit, or is cut off before any data: the service has to refuse it by its header.
+    """
     jpeg, png, gif = (saved(picture(), **FORMATS[kind]) for kind in ("jpg", "png", "gif"))
-    segments = jpeg[:2] + b"\xff\xe5\x00\x02" * 2_200_000 + jpeg[2:]
-    yield "million_segments.jpg", segments, DAMAGED
-    yield "million_fill_bytes.jpg", jpeg[:2] + b"\xff" * 9_000_000 + jpeg[2:], DAMAGED
-    yield "million_chunks.png", png[:33] + chunk(b"prVt", b"") * 700_000 + png[33:], DAMAGED
+    yield "many_segments.jpg", jpeg[:2] + segment(b"\xe5", b"") * 6000 + jpeg[2:], DAMAGED
+    yield "many_fill_bytes.jpg", jpeg[:2] + b"\xff" * 6000 + jpeg[2:], DAMAGED
+    yield "many_chunks.png", png[:33] + chunk(b"prVt", b"") * 6000 + png[33:], DAMAGED
     start = gif.index(b",", 13 + 3 * 2 ** ((gif[10] & 7) + 1))
-    yield (
-        "long_comment.gif",
-        gif[:start] + b"!\xfe" + (b"\xff" + b"c" * 255) * 38_000 + b"\0" + gif[start:],
-        DAMAGED,
-    )
-    for name, entries, size in (
-        ("60_kB", 4900, 60_000),
-        ("1_MB", 60_000, 1_000_000),
-        ("9_MB", 65_535, 9_000_000),
-    ):
-        yield (
-            f"overlapping_exif_{name}.jpg",
-            jpeg[:2] + exif_segments(entries, size) + jpeg[20:],
-            None,
-        )
-    yield (
-        "overlapping_exif.png",
-        png[:33] + chunk(b"eXIf", overlapping_exif(60_000, 1_000_000)) + png[33:],
-        None,
-    )
-    index = segment(b"\xe2", b"MPF\0" + overlapping_exif(4900, 60_000))
-    yield "overlapping_index.jpg", jpeg[:2] + index + jpeg[2:], None
-    yield "many_exif_tags.jpg", jpeg[:2] + exif_segments(65_535, 4) + jpeg[20:], None
-    texts = chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(50_000_000), 9)) * 70
-    yield "compressed_text.png", png[:33] + texts + png[33:], None
-    profile = chunk(b"iCCP", b"a\0\0" + zlib.compress(bytes(200_000_000), 9))
-    yield "compressed_profile.png", png[:33] + profile + png[33:], None
-    yield "repeated_scans.jpg", repeated_scans(5000, 5000, 300), TOO_LARGE
-    yield "many_scans.jpg", repeated_scans(1000, 1000, 400), "pomeranian"
-    yield "scans_of_few_pixels.jpg", repeated_scans(8, 8, 50_000), TOO_LARGE
-    yield (
-        "scans_of_a_narrow_picture.jpg",
-        repeated_scans(1, 65_000, 1200),
-        TOO_LARGE,
-    )  # in blocks it is 8 wide
-    data = repeated_scans(5000, 5000, 300)  # and an end of the picture in a comment, which is none
-    place = data.index(b"\xff\xda", data.index(b"\xff\xda") + 2)
-    yield (
-        "scans_behind_a_comment.jpg",
-        data[:place] + segment(b"\xfe", b"\xff\xd9") + data[place:],
-        TOO_LARGE,
-    )
-    data = saved(
-        Image.new("RGB", (6000, 6000)), format="JPEG"
-    )  # not progressive, but with scans all the same
-    place = data.index(b"\xff\xda")
-    scans = b"".join(
-        segment(b"\xda", bytes([1, component, 0, 0, 63, 0])) for component in (1, 2, 3)
-    )
-    yield "plain_jpeg_with_scans.jpg", data[:place] + scans * 300 + b"\xff\xd9", TOO_LARGE
-    yield "gray_in_three_scans.jpg", data[:place] + scans + b"\xff\xd9", None
-    yield "runs.bmp", run_length_bmp(3000, 3000, b"\x01\x07" * 4_800_000), OTHER_TYPE
-    yield "one_long_row.bmp", run_length_bmp(50_000_000, 1, b"\x01\x07\0\0\0\x01"), OTHER_TYPE
-    yield "lossless.jpg", lossless_jpeg(2800, 2800), OTHER_TYPE
-    yield "lossless_behind_a_comment.jpg", hidden(lossless_jpeg(320, 240)), OTHER_TYPE
-    yield "lossless_behind_an_end.jpg", b"\xff\xd8\xff\xd9" + lossless_jpeg(2800, 2800), OTHER_TYPE
+    comment = b"!\xfe" + b"\1c" * 6000 + b"\0"
+    yield "long_comment.gif", gif[:start] + comment + gif[start:], DAMAGED
+    # Of long EXIF data only the start is read; it holds the orientation.
+    turned = saved(picture().transpose(STORED[6]), format="PNG")
+    exif = chunk(b"eXIf", orientation_exif(6, 100_000).removeprefix(b"Exif\0\0"))
+    yield "long_exif.png", turned[:33] + exif + turned[33:], BREED
+    for kind, name in ((b"zTXt", b"a"), (b"iCCP", b"a")):
+        text = chunk(kind, name + b"\0\0" + zlib.compress(bytes(2_000_000)))
+        yield f"long_{kind.decode()}.png", png[:33] + text + png[33:], None
+    yield "many_scans.jpg", repeated_scans(64, 64, 30), "pomeranian"
+    # As many scans as are allowed for so many pixels: these files are refused for having no data.
+    yield "10_scans_of_50_megapixels.jpg", jpeg_head(b"\xc2", 8000, 6250, 10), DAMAGED
+    yield "11_scans_of_50_megapixels.jpg", jpeg_head(b"\xc2", 8000, 6250, 11), TOO_LARGE
+    # A narrow image is decoded in blocks, and counts as 8 pixels wide.
+    yield "scans_of_a_narrow_image.jpg", jpeg_head(b"\xc2", 1, 65_000, 961), DAMAGED
+    yield "too_many_scans_of_a_narrow_image.jpg", jpeg_head(b"\xc2", 1, 65_000, 962), TOO_LARGE
+    yield "scans_of_few_pixels.jpg", jpeg_head(b"\xc2", 8, 8, 6000), TOO_LARGE
+    yield "plain_jpeg_with_scans.jpg", jpeg_head(b"\xc0", 8000, 6250, 11), TOO_LARGE
+    # An end of the image within a comment is none.
+    first, more = jpeg_head(b"\xc2", 8000, 6250, 1), jpeg_head(b"\xc2", 8000, 6250, 10)
+    scans = more[len(first) - len(SCAN) :]
+    yield "scans_behind_a_comment.jpg", first + segment(b"\xfe", b"\xff\xd9") + scans, TOO_LARGE
+    for marker in (0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF):  # rare kinds
+        rare = jpeg_head(bytes([marker]), 320, 240, 1)
+        yield f"frame_{marker:x}.jpg", rare, OTHER_TYPE
+        # A frame of the usual kind within a comment is none.
+        comment = segment(b"\xfe", b"\xff\xc0\0\x02")
+        yield f"frame_{marker:x}_behind_a_comment.jpg", rare[:2] + comment + rare[2:], OTHER_TYPE
     yield "plain_behind_an_end.jpg", b"\xff\xd8\xff\xd9" + jpeg, OTHER_TYPE
-    yield (
-        "scans_behind_an_end.jpg",
-        b"\xff\xd8\xff\xd9" + repeated_scans(5000, 5000, 300),
-        OTHER_TYPE,
-    )
-    yield (
-        "scans_behind_no_segment.jpg",
-        scans_after(b"\xff\x02\xff\xff" + segment(b"\xdd", b"\0\0")),
-        OTHER_TYPE,
-    )
-    for kind, marker, rare in (
-        ("jpg", b"\xff\xc0", b"\xff\xc9"),
-        ("progressive.jpg", b"\xff\xc2", b"\xff\xca"),
-    ):
-        content = saved(Image.new("L", (64, 64)), **FORMATS[kind]).replace(marker, rare, 1)
-        yield f"arithmetic.{kind}", content, OTHER_TYPE
-    same = overlapping_exif(65_535, 4_400_000, tags=1)
-    yield "one_exif_tag_again_and_again.png", png[:33] + chunk(b"eXIf", same) + png[33:], None
-    data = zlib.compress(
-        b"".join(b"\0" + bytes(COLOURS[BREED]) * 1780 for _ in range(1780)), 0
-    )  # 9.5 MB, honest
+    odd = first + b"\0\xff\x02\xff\xff" + segment(b"\xdd", b"\0\0")
+    yield "marker_of_no_segment.jpg", odd, OTHER_TYPE
+    yield "runs.bmp", run_length_bmp(64, 64, b"\x40\x07\0\0" * 64 + b"\0\1"), OTHER_TYPE
+    rows = b"".join(b"\0" + bytes(COLOURS[BREED]) * 1780 for _ in range(1780))
+    data = zlib.compress(rows, 0)  # 9.5 MB
     chunks = [chunk(b"IDAT", data[i : i + 8192]) for i in range(0, len(data), 8192)]
     yield "chunks_of_8_kB.png", png_file((1780, 1780, 8, 2, 0, 0, 0), *chunks), BREED
     side = 7071  # 50 megapixels
@@ -472,42 +427,18 @@ def hostile() -> Iterator[Case]:
         data = b"".join(packer.compress(row) for _ in range(side)) + packer.flush()
         content = png_file((side, side, 8, colour_type, 0, 0, 0), chunk(b"IDAT", data))
         yield f"50_megapixels_{channels}.png", content, breed
-    yield (
-        "49_megapixels.webp",
-        saved(Image.new("RGB", (7000, 7000)), format="WEBP", lossless=True, method=0),
-        DAMAGED,
-    )
+    black = Image.new("RGB", (7000, 7000))
+    yield "49_megapixels.webp", saved(black, format="WEBP", lossless=True, method=0), DAMAGED
     yield "12_megapixels.webp", saved(picture(4032, 3024), format="WEBP", method=0), BREED
     cmyk = Image.new("CMYK", (7000, 7000), (0, 0, 255, 0))
     yield "progressive_cmyk.jpg", saved(cmyk, format="JPEG", progressive=True), None
-    yield (
-        "24_megapixels_alpha.png",
-        saved(picture(6000, 4000).convert("RGBA"), format="PNG", compress_level=1),
-        BREED,
-    )
+    large = picture(6000, 4000).convert("RGBA")
+    yield "24_megapixels_alpha.png", saved(large, format="PNG", compress_level=1), BREED
 
 
-@once
-def slow() -> Iterator[Case]:
-    """Files that take seconds to decode, unless that is ended: no rule tells them from others."""
-    jpeg, png = saved(picture(), format="JPEG"), saved(picture(), format="PNG")
-    more = segment(b"\xe1", b"Exif\0\0x") * 1200  # put together one by one
-    yield (
-        "many_exif_segments.jpg",
-        jpeg[:2] + exif_segments(65_535, 8_500_000, tags=1) + more + jpeg[20:],
-        None,
-    )
-    for kind, name in ((b"zTXt", b""), (b"iCCP", b"a")):
-        parts = chunk(kind, name + b"\0\0" + zlib.compress(bytes(1_000_000), 9)) * 1600
-        yield f"{kind.decode()}_1600_times.png", png[:33] + parts + png[33:], None
-    data = zlib.compress(
-        (b"\4" + bytes(7000 * 8)) * 7000, 9
-    )  # 50 megapixels, each the harder kind of difference
-    yield (
-        "50_megapixels_16_bit.png",
-        png_file((7000, 7000, 16, 6, 0, 0, 0), chunk(b"IDAT", data)),
-        None,
-    )
+def named(name: str) -> bytes:
+    """The content of a file of `hostile`."""
+    return next(data for other, data, _ in hostile() if other == name)
 
 
 def segment(marker: bytes, data: bytes) -> bytes:
@@ -515,63 +446,19 @@ def segment(marker: bytes, data: bytes) -> bytes:
     return b"\xff" + marker + struct.pack(">H", len(data) + 2) + data
 
 
-def hidden(jpeg: bytes) -> bytes:
-    """The same JPEG behind a comment in which a frame of the usual kind seems to begin."""
-    return jpeg[:2] + segment(b"\xfe", b"\xff\xc0\0\x02") + jpeg[2:]
+SCAN = segment(b"\xda", bytes([1, 1, 0, 1, 1, 0]))  # the header of a scan, without data
 
 
-def lossless_jpeg(width: int, height: int) -> bytes:
-    """A lossless JPEG, grey. At a smaller scale Pillow's rows were shorter than what the decoder
-    writes into them.
-    """
-    table = segment(b"\xc4", b"\0" + bytes([1, 1] + [0] * 14) + b"\0\1")
-    frame = segment(b"\xc3", struct.pack(">BHHBBBB", 8, height, width, 1, 1, 0x11, 0))
-    scan = segment(b"\xda", bytes([1, 1, 0, 1, 0, 0]))
-    return b"\xff\xd8" + frame + table + scan + bytes(width * height // 8 + 9) + b"\xff\xd9"
-
-
-def scans_after(what: bytes) -> bytes:
-    """A progressive JPEG of 25 megapixels that restarts at each block, with this in its first scan,
-    and then 3,000.
-    """
-    data = repeated_scans(5000, 5000, 0)
-    first = data.index(b"\xff\xda")
-    body = first + 2 + int.from_bytes(data[first + 2 : first + 4], "big")
-    scan = segment(b"\xda", bytes([1, 1, 0, 1, 1, 0]))
-    return (
-        data[:first]
-        + segment(b"\xdd", b"\0\1")
-        + data[first : body + 1]
-        + what
-        + scan * 3000
-        + b"\xff\xd9"
-    )
+def jpeg_head(frame: bytes, width: int, height: int, scans: int) -> bytes:
+    """The start of a JPEG: a frame of this kind, headers of scans, no tables and no data."""
+    sizes = struct.pack(">BHHBBBB", 8, height, width, 1, 1, 0x11, 0)
+    return b"\xff\xd8" + segment(frame, sizes) + SCAN * scans
 
 
 def run_length_bmp(width: int, height: int, runs: bytes) -> bytes:
     """A run-length encoded BMP."""
     header = struct.pack("<IiiHHIIiiII", 40, width, height, 1, 8, 1, len(runs), 0, 0, 256, 0)
     return b"BM" + struct.pack("<IHHI", 0, 0, 0, 1078) + header + bytes(1024) + runs
-
-
-def overlapping_exif(entries: int, size: int, tags: int = 65_535) -> bytes:
-    """EXIF data whose entries, of so many tags, all share the same `size` bytes, which a reader
-    copies for each.
-    """
-    table = b"".join(
-        struct.pack("<HHII", number % tags + 1, 7, size, 8) for number in range(entries)
-    )
-    return (b"II*\0\x08\0\0\0" + struct.pack("<H", entries) + table + bytes(4)).ljust(
-        size + 8, b"\0"
-    )
-
-
-def exif_segments(entries: int, size: int, tags: int = 65_535) -> bytes:
-    """Such EXIF data in as many segments of a JPEG as they need."""
-    data = overlapping_exif(entries, size, tags)
-    return b"".join(
-        segment(b"\xe1", b"Exif\0\0" + data[i : i + 65_000]) for i in range(0, len(data), 65_000)
-    )
 
 
 def repeated_scans(width: int, height: int, times: int) -> bytes:

@@ -14,7 +14,7 @@ from odd_images import STORED, chunk, orientation_exif, png_file, saved
 from PIL import Image
 from planted import smooth_picture
 
-from dog_breeds.serving.pixels import model_pixels, opaque, read_pixels, resize
+from dog_breeds.serving.pixels import model_pixels, opaque, read_pixels, resize, scale_down
 
 
 def over_white(image: Image.Image) -> Image.Image:
@@ -174,19 +174,12 @@ def test_handler_and_training_see_the_same_pixels(colour_model, tmp_path):
     assert done.stdout.splitlines() == trained, done.stderr
 
 
-def test_a_lossless_jpeg_is_read_at_its_own_scale(tmp_path):
-    """At a smaller one, Pillow's rows were shorter than what the decoder writes into them, and the
-    process ended.
-    """
-    (tmp_path / "lossless.jpg").write_bytes(odd_images.lossless_jpeg(2800, 2800))
-    code = """
-import sys
-from pathlib import Path
-from dog_breeds.clients.client_images import upright_picture
-from dog_breeds.data.duplicates import thumbnails
-from dog_breeds.serving.pixels import read_pixels
-path = Path(sys.argv[1])
-print(read_pixels(path, 64).shape, upright_picture(path, 64).size, thumbnails([path]).shape)
-"""
-    done = run_python(code, tmp_path / "lossless.jpg")
-    assert (done.returncode, done.stdout) == (0, "(64, 64, 3) (64, 64) (1, 32, 36)\n"), done.stderr
+def test_a_lossless_jpeg_keeps_its_scale():
+    """With another scale the process ended."""
+    for content, side in (
+        (odd_images.jpeg_head(b"\xc3", 2800, 2800, 1), 2800),
+        (saved(Image.new("RGB", (2800, 2800)), format="JPEG"), 350),
+    ):
+        with Image.open(io.BytesIO(content)) as image:
+            scale_down(image, 64)
+            assert image.size == (side, side)

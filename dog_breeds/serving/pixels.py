@@ -30,9 +30,9 @@ def scale_down(image: Image.Image, side: int, mode: str | None = None) -> None:
     """Let an opened JPEG be decoded at a smaller scale, if it has one at which both sides have
     `side` pixels.
 
-    `mode` "L": and in grey. Not a lossless one, which has no tables of quantization: Pillow's rows
-    would be too short for what is decoded.
+    `mode` "L": and in grey. A lossless JPEG keeps its scale: Pillow crashed at another.
     """
+    # A lossless JPEG has no quantization tables.
     if getattr(image, "quantization", None):
         image.draft(mode, (side, side))
 

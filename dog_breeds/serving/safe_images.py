@@ -32,9 +32,8 @@ MAX_EXIF = 2**16  # bytes that are read of EXIF data, as many as a JPEG's segmen
 # Where a part of a JPEG begins: what is stuffed in, fills up or restarts begins none.
 PART = re.compile(rb"\xff([^\x00\xff\xd0-\xd7])")
 SCAN, END = b"\xda", b"\xd9"
-# The parts of a usual JPEG, each of which states its length. All others are refused. Lossless JPEG
-# overflow Pillow's buffers where it asks for a smaller scale; arithmetic ones decode at full cost
-# what is not there.
+# The parts of a usual JPEG, each of which states its length. All others are refused: a lossless
+# JPEG has ended the process, an arithmetic one has kept it busy.
 USUAL = {
     bytes([marker])
     for marker in (0xC0, 0xC1, 0xC2, 0xC4, *range(0xDA, 0xDE), *range(0xE0, 0xF0), 0xFE)
@@ -102,8 +101,7 @@ def check_jpeg(data: bytes, pixels: int) -> None:
     have.
 
     Goes from part to part as the decoder does, by the lengths that they state: what looks like a
-    scan, or like the end of the picture, within a comment is none. Each scan visits all pixels, and
-    an empty one has a dozen bytes.
+    scan, or like the end of the picture, within a comment is none. Each scan visits all pixels.
     """
     scans, start = 0, 2
     for _ in range(MAX_PARTS):
@@ -125,9 +123,7 @@ def check_jpeg(data: bytes, pixels: int) -> None:
 
 
 class ShortExif(Image.Exif):
-    """EXIF data, of which MAX_EXIF bytes are read: each of 65,535 entries may be the same
-    megabytes.
-    """
+    """EXIF data, of which MAX_EXIF bytes are read: longer data have taken seconds."""
 
     def load(self, data: bytes) -> None:
         """Read as usual, but no more."""
@@ -203,8 +199,8 @@ def limited_memory() -> Iterator[None]:
     """Let the process have at most MAX_MEMORY bytes more than it has now; past that, it gets a
     MemoryError.
 
-    Not every picture says what it will cost: WebP takes 16 bytes a pixel, and 60 kB of EXIF data
-    can take 300 MB. Works on Linux, as Lambda is, and does nothing elsewhere.
+    Not every picture says what it will cost: WebP, for instance, takes 16 bytes a pixel. Works on
+    Linux, as Lambda is, and does nothing elsewhere.
     """
     if sys.platform != "linux":
         yield
