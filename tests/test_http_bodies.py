@@ -257,18 +257,36 @@ def test_usual_mistakes_with_base64_are_named(ask):
 
 HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"
 NO_IMAGES = {
-    "web page": (b"<!DOCTYPE html><html><head><title>Dog</title>", "it is a web page; take the address"),
+    "web page": (
+        b"<!DOCTYPE html><html><head><title>Dog</title>",
+        "it is a web page; take the address",
+    ),
     "web page after blanks": (b"\xef\xbb\xbf\r\n\n<html lang=en>", "it is a web page"),
     "web page after a comment": (b"<!-- saved -->\n<HTML>", "it is a web page"),
     "script": (b"<script>window.location='/login'</script>", "it is a web page"),
-    "Git LFS": (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12\n", "Git LFS pointer"),
-    "S3": (b'<?xml version="1.0"?>\n<Error><Code>NoSuchKey</Code></Error>', "the error NoSuchKey of a storage"),
-    "GCS": (b"<?xml version='1.0'?><Error><Code>AccessDenied</Code><Message>", "the error AccessDenied"),
-    "Azure": (b'\xef\xbb\xbf<?xml version="1.0"?><Error><Code>BlobNotFound</Code>', "the error BlobNotFound"),
+    "Git LFS": (
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12\n",
+        "Git LFS pointer",
+    ),
+    "S3": (
+        b'<?xml version="1.0"?>\n<Error><Code>NoSuchKey</Code></Error>',
+        "the error NoSuchKey of a storage",
+    ),
+    "GCS": (
+        b"<?xml version='1.0'?><Error><Code>AccessDenied</Code><Message>",
+        "the error AccessDenied",
+    ),
+    "Azure": (
+        b'\xef\xbb\xbf<?xml version="1.0"?><Error><Code>BlobNotFound</Code>',
+        "the error BlobNotFound",
+    ),
     "nothing": (b"", "the picture is empty, it has 0 bytes"),
     "blanks": (b"\r\n\r\n", "nothing but blanks"),
     "base64": (TEXT.encode(), "base64 within base64; encode the file only once"),
-    "URL-safe base64 in lines": ("\n".join(re.findall(".{1,60}", URL_SAFE)).encode(), "base64 within base64"),
+    "URL-safe base64 in lines": (
+        "\n".join(re.findall(".{1,60}", URL_SAFE)).encode(),
+        "base64 within base64",
+    ),
     "data URL": (b"data:image/png;base64,iVBORw0KGgo=", "base64 within base64"),
     "SVG": (b'<?xml version="1.0"?><svg xmlns="http://www.w3.org/2000/svg">', "SVG drawing"),
     "plain SVG": (b"<svg viewBox='0 0 1 1'>", "SVG drawing"),
@@ -285,7 +303,7 @@ NO_IMAGES = {
     "read as text": (JPEG[:2000].decode(errors="replace").encode(), "changed into text on its way"),
     "text": (b"a dog", "it is text"),
     "something": (b"\x07\x99\x01\x02" * 9, "the picture is none of JPEG, PNG, WEBP, GIF, BMP"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", NO_IMAGES)
