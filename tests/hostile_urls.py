@@ -63,6 +63,11 @@ CONFUSING = words(r"""
 """)
 CONFUSING += [
     "http://public.example /dog.jpg",
+    "http://public.example\u00a0/dog.jpg",
+    "http://public.example\n@127.0.0.1/",
+    "http:\n//127.0.0.1/",
+    "\ufeff\u200bhttp://127.0.0.1/\u00a0",
+    "http://public.example/302?http://127.0.0.1/ a",
     " http://127.0.0.1/",
     "http://127.0.0.1/ ",
     "\thttp://127.0.0.1/",
@@ -83,7 +88,7 @@ PORTS += [
     "http://127.0.0.1:9001/2018-06-01/runtime/invocation/next",
 ]
 LONG = [
-    "http://public.example/dog.jpg?" + "a" * 2020,
+    "http://public.example/dog.jpg?" + "a" * 8192,
     "http://public.example/dog.jpg?" + "a" * 100_000,
     f"http://{'a' * 64}.example/",
     f"http://{'a.' * 200}example/",
@@ -122,7 +127,7 @@ def redirecting_urls() -> list[str]:
     ]
     return [
         *urls,
-        "http://public.example/steps/4",
+        "http://public.example/steps/11",
         "http://public.example/loop",
         "http://public.example/refresh",
     ]

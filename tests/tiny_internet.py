@@ -24,6 +24,7 @@ import sys
 import threading
 import time
 import traceback
+import zlib
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -38,8 +39,8 @@ PRIVATE = hostile_urls.words("""
     192.0.2.1 198.18.0.1 fd00::1 fe80::1 fec0::1 fc00::1 2001:db8::1 ::7f00:1 ::ffff:0:7f00:1
 """)
 UNFIT = hostile_urls.words("""
-    gzip gzip_bomb huge huge_length huge_chunked status/404 status/204 status/206 status/500 html
-    nothing garbage
+    gzip_bomb deflate_bomb br huge huge_length huge_chunked status/404 status/204 status/206
+    status/500 html nothing garbage
 """)
 SLOW = hostile_urls.words("drip drip_header flood_of_chunks continue headers silence")
 NAMES = {
@@ -63,13 +64,19 @@ ALLOWED = hostile_urls.words(f"""
     http://public.example/dog.jpg http://PUBLIC.example:80/dog.jpg?size=large&name=größe#top
     http://public6.example/dog.jpg http://both.example/dog.jpg http://{PUBLIC}/dog.jpg
     http://[{PUBLIC6}]/dog.jpg https://public.example/dog.jpg https://public.example:443/dog.jpg
-    http://public.example:080/dog.jpg http://public.example/steps/3
+    http://public.example:080/dog.jpg http://public.example/steps/10 http://public.example/gzip
     http://public.example/302?/dog.jpg http://public.example/307?dog.jpg
     http://public.example/302?https://public.example/dog.jpg http://public.example/cookie
     http://public.example/chunked http://public.example/endless_redirect
     http://public.example/cookies http://public.example/old_cookies
     http://public.example/late_cookie
 """)
+ALLOWED += [
+    " http://public.example/dog.jpg\r\n",
+    "http://public.example/302?http://public.example/dog.jpg?a b",
+    "http://public.exa\nmple/dog.jpg",
+    "https://public.example/dog.jpg?X-Amz-Security-Token=" + "A" * 4000,
+]
 LATE = 8.3
 CHANGING = itertools.cycle(
     [PUBLIC, "127.0.0.1"]
@@ -268,6 +275,14 @@ HEADERS = {  # that a careless client reads for seconds, or complains of
 }
 
 
+PACKED = {  # bodies, each with the Content-Encoding that its name begins with
+    "gzip": gzip.compress(DOG),
+    "gzip_bomb": gzip.compress(bytes(10**8), 1),
+    "deflate_bomb": zlib.compress(bytes(10**8), 1),
+    "br": b"\x0b\x02\x80",
+}
+
+
 def answer(request: http.server.BaseHTTPRequestHandler) -> None:
     """Behave as the path says."""
     path, _, query = request.path.lstrip("/").partition("?")
@@ -300,9 +315,10 @@ def answer(request: http.server.BaseHTTPRequestHandler) -> None:
             for i in range(0, len(DOG), 100)
         )
         send(OK + b"Transfer-Encoding: chunked\r\n\r\n" + blocks + b"0\r\n\r\n")
-    elif path in ("gzip", "gzip_bomb"):
-        body = gzip.compress(DOG) if path == "gzip" else gzip.compress(bytes(10**6), 1) * 1000
-        send(OK + b"Content-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+    elif path in PACKED:
+        body, coding = PACKED[path], path.partition("_")[0].encode()
+        head = b"Content-Encoding: %b\r\nContent-Length: %d\r\n\r\n" % (coding, len(body))
+        send(OK + head + body)
     elif path.startswith("status/"):
         send(
             b"HTTP/1.1 %d Status\r\nContent-Length: %d\r\n\r\n"

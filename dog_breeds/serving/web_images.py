@@ -3,23 +3,27 @@ size."""
 
 import concurrent.futures as futures  # its thread pools are loaded only when used
 import contextlib
+import os
 import re
 import socket
 import time
+import zlib
 from typing import Any
 from urllib.parse import urljoin, urlsplit
 
+from dog_breeds.serving.file_types import starts_as_image
 from dog_breeds.serving.limits import MAX_BYTES, RequestError
 
 MAX_SECONDS = 8  # for the downloads of a request, all together
-MAX_REDIRECTS = 3
-MAX_URL = 2048  # characters
+MAX_REDIRECTS = 10
+MAX_URL = 8192  # characters: a pre-signed URL holds a session token of 2,000 to 4,000
 PORTS = {"http": 80, "https": 443}
-HEADERS = {
-    "User-Agent": "dog-breeds/1.0 (classifies a picture that its user named)",
-    "Accept": "image/*",
-    "Accept-Encoding": "identity",
-}
+ACCEPT = "image/jpeg, image/png, image/webp, image/gif, image/bmp;q=0.9, */*;q=0.1"
+# Content codings that exist. Servers also name others by mistake, or none: an empty value after
+# `aws s3 sync`, "aws-chunked", "utf-8", "image/jpeg".
+COMPRESSIONS = ("gzip", "x-gzip", "deflate", "br", "zstd", "compress", "x-compress", "dcb", "dcz")
+WINDOW_BITS = {"gzip": (31,), "x-gzip": (31,), "deflate": (15, -15)}  # of zlib, in turn
+INVISIBLE = "\u200b\u200c\u200d\u200e\u200f\u202a\u202c\u2060\ufeff"  # that are copied along
 LATE = ("download_timeout", f"the download took more than {MAX_SECONDS} seconds")
 
 NO_URLS = (
@@ -97,23 +101,63 @@ def checked_request(url: Any) -> Any:
     """
     from requests import Request
 
+    url = cleaned_url(url)
     try:
-        if len(url) > MAX_URL or not url.isprintable() or re.search(r"[ \\]", url):
-            raise ValueError
-        request = Request("GET", url, HEADERS).prepare()
-        for parts in (
-            urlsplit(url),
-            urlsplit(request.url),
-        ):  # requests repairs odd URLs: before and after must do
-            if "@" in parts.netloc or parts.port not in (None, PORTS[parts.scheme]):
-                raise ValueError
+        request = Request("GET", url, request_headers()).prepare()
+        # requests repairs odd URLs: what comes before and after must do
+        for parts in (urlsplit(url), urlsplit(request.url)):
+            if "@" in parts.netloc:
+                raise RequestError("url_refused", "the URL must not hold a user name or password")
+            if parts.port not in (None, PORTS[parts.scheme]):
+                raise RequestError(
+                    "url_refused", "the URL must not name a port, other than 80 or 443 by default"
+                )
         return request
     except (AttributeError, LookupError, OSError, TypeError, ValueError):
-        message = (
-            f"the URL must be http or https, at most {MAX_URL} characters, "
-            "without user name and special port"
+        raise RequestError("url_refused", "the URL is not a valid http or https URL") from None
+
+
+def cleaned_url(url: Any) -> str:
+    """Return a URL as a browser reads it: without white space around it, without tabs and line ends
+    within, and with %20 for a blank in its path or query. RequestError if it cannot be one.
+    """
+    if not isinstance(url, str):
+        raise RequestError("url_refused", "the URL must be text")
+    url = re.sub("[\t\r\n]", "", url.strip().strip(INVISIBLE).strip())
+    if len(url) > MAX_URL:
+        raise RequestError(
+            "url_refused", f"the URL has {len(url):,} characters, more than {MAX_URL:,}"
         )
-        raise RequestError("url_refused", message) from None
+    if not re.match("https?://", url, re.IGNORECASE):
+        scheme = url[:5].lower()
+        hint = "; a data URL belongs in the field image" if scheme == "data:" else ""
+        hint = "; make a pre-signed URL of the object" if scheme == "s3://" else hint
+        raise RequestError("url_refused", f"the URL must begin with http:// or https://{hint}")
+    authority = re.match("[^/]*//[^/?#]*", url)[0]
+    if not url.isprintable() or "\\" in url or " " in authority:
+        raise RequestError(
+            "url_refused",
+            "the URL holds a blank, a backslash or another character in a wrong place",
+        )
+    return url.replace(" ", "%20")
+
+
+def request_headers() -> dict[str, str]:
+    """Return the headers of a download. The variable CONTACT holds an address, by mail or on the
+    web, of who runs this service: some servers refuse requests that name none.
+    """
+    contact = re.sub("[^ -~]|[()]", "", contact_address())[:200]
+    purpose = "classifies a picture that its user named" + (f"; {contact}" if contact else "")
+    return {
+        "User-Agent": f"dog-breeds/1.0 ({purpose})",
+        "Accept": ACCEPT,
+        "Accept-Encoding": "identity",
+    }
+
+
+def contact_address() -> str:
+    """Return the contact that requests name; empty for none."""
+    return os.environ.get("CONTACT", "").strip()
 
 
 def public_session(deadline: float, sockets: list) -> Any:
@@ -161,17 +205,21 @@ def public_session(deadline: float, sockets: list) -> Any:
 
 
 def read_body(response: Any, deadline: float) -> bytes:
-    """Return the body of a plain answer of at most MAX_BYTES; TimeoutError after the deadline."""
-    if response.status_code != 200:
+    """Return the body of an answer, of at most MAX_BYTES as it comes and unpacked; TimeoutError
+    after the deadline.
+    """
+    status = response.status_code
+    if status != 200:
+        hint = ""
+        if status == 403 and not contact_address():
+            hint = (
+                "; some servers refuse requests that name no contact: whoever runs this service can"
+                " name one in the variable CONTACT"
+            )
         raise RequestError(
-            "download_failed", f"the server of the URL answered with status {response.status_code}"
+            "download_failed", f"the server of the URL answered with status {status}{hint}"
         )
-    if (
-        response.headers.get("Content-Encoding", "identity").lower() != "identity"
-    ):  # could unpack to any size
-        raise RequestError(
-            "download_failed", "the server of the URL sent a compressed answer, though asked not to"
-        )
+    response.raw.headers.pop("Content-Encoding", None)  # else requests unpacks, to any size
     body = bytearray()
     for block in response.iter_content(2**16):
         body += block
@@ -181,4 +229,32 @@ def read_body(response: Any, deadline: float) -> bytes:
             time.monotonic() > deadline
         ):  # blocks of a byte go on coming from buffers when the socket is shut
             raise TimeoutError
-    return bytes(body)
+    return unpacked(bytes(body), response.headers.get("Content-Encoding", ""))
+
+
+def unpacked(body: bytes, encoding: str) -> bytes:
+    """Return a body without the compression that its Content-Encoding names; RequestError if it
+    cannot be undone.
+
+    An image that is not compressed, whatever the server calls it, is taken as it is.
+    """
+    codings = [name.strip().lower() for name in encoding.split(",")]
+    codings = [name for name in codings if name in COMPRESSIONS]
+    if not codings or starts_as_image(body):
+        return body
+    if len(codings) > 1 or codings[0] not in WINDOW_BITS:
+        names = ", ".join(codings)[:50]
+        raise RequestError(
+            "download_failed", f"the server compressed its answer ({names}), though asked not to"
+        )
+    for bits in WINDOW_BITS[codings[0]]:
+        try:
+            data = zlib.decompressobj(bits).decompress(body, MAX_BYTES + 1)
+        except zlib.error:
+            continue
+        if len(data) > MAX_BYTES:
+            raise RequestError("too_large", f"the picture has more than {MAX_BYTES:,} bytes")
+        return data
+    raise RequestError(
+        "download_failed", f"the server says that its answer is {codings[0]}, which it is not"
+    )
