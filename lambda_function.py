@@ -8,7 +8,9 @@ Takes   {"url": U}, {"image": base64}, {"urls": [...]} or {"images": [...]}, wit
         browser that asks for / gets a page. From a direct invocation also {"bucket": B, "key": K},
         an object of S3
 Gives   {"prediction": {breed: probability}, "known": true}, best first; for lists {"predictions":
-        [one for each]}; or {"error": {"code", "message"}}. With "cropped": true, it is about the
+        [one for each]}; or {"error": {"code", "message"}}. Where "known" is true, also
+        "candidates", a list of breeds, likeliest first: the right one is most probably among them,
+        if the model file states a threshold for that. With "cropped": true, it is about the
         picture without its borders, with "turned": 90, 180 or 270 about the picture turned
         clockwise by so many degrees. With "explain": true also "explanation", 10 rows of 10 numbers
         0..1 (7 of 7 at 224 pixels): how much each part of the picture's central "explanation_share"
@@ -35,7 +37,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image, WebPImagePlugin  # noqa: F401  without it Pillow would import all its formats for WebP
 
-from dog_breeds.serving.answers import Look, best_look, end_of, half_way
+from dog_breeds.serving.answers import Prediction, best_prediction, end_of, half_way, likely_classes
 from dog_breeds.serving.cpus import cpu_count, start_log
 from dog_breeds.serving.explanation import class_activation_map, explaining, on_picture
 from dog_breeds.serving.facts import read_facts
@@ -52,9 +54,6 @@ from dog_breeds.serving.page import page_response, wants_page
 from dog_breeds.serving.s3_images import read_object
 from dog_breeds.serving.safe_images import read_picture
 from dog_breeds.serving.web_images import download_all
-
-OUTPUTS = ("probabilities", "similarity", "upright")  # of the model file, by name
-
 
 # --- Requests -------------------------------------------------------------------------------------
 
@@ -149,7 +148,7 @@ def answer_picture(item: Any, top_k: int | None, explain: bool, log: dict, until
     download ended with.
 
     It is to be decoded before `until`, a time of time.monotonic(), after which there are no further
-    looks at it.
+    attempts.
     """
     try:
         if isinstance(item, Exception):
@@ -159,21 +158,24 @@ def answer_picture(item: Any, top_k: int | None, explain: bool, log: dict, until
         pixels = read_picture(data, MODEL.size, MODEL.share, log, until)
         log["decode_ms"] = milliseconds_since(start)
         start = time.monotonic()
-        look, looks = best_look(run_model, pixels, MODEL.threshold, until)
-        answer = answer_for(look, top_k)
-        best = next(iter(answer["prediction"]))
+        best, attempts = best_prediction(run_model, pixels, MODEL.threshold, until)
+        answer = answer_for(best, top_k)
+        top_class = next(iter(answer["prediction"]))
         log.update(
-            looks=looks, inference_ms=milliseconds_since(start), top_class=best, outcome="ok"
+            attempts=attempts,
+            inference_ms=milliseconds_since(start),
+            top_class=top_class,
+            outcome="ok",
         )
         log["unknown"] = int(not answer["known"])  # a number, of which CloudWatch can take the mean
         if explain:
-            if looks > 1:
-                run_model(look.pixels)  # which need not have been the last look
+            if attempts > 1:
+                run_model(best.pixels)  # the best attempt need not have been the last one
             cells = class_activation_map(
-                MODEL.interpreter, MODEL.explaining, MODEL.classes.index(best)
+                MODEL.interpreter, MODEL.explaining, MODEL.classes.index(top_class)
             )
             answer |= {
-                "explanation": on_picture(cells, look.box, look.turned),
+                "explanation": on_picture(cells, best.box, best.turned),
                 "explanation_share": MODEL.share,
             }
         return answer
@@ -202,8 +204,9 @@ class Model(NamedTuple):
     classes: list[str]  # in the order of the probabilities
     size: int  # of the input: pixels a side
     share: float  # of both sides of a photo, around its centre: what the model is shown
-    threshold: float  # similarity from which a breed counts as known
-    tensors: list[int]  # indices of pixels and of OUTPUTS
+    threshold: float  # of the score for unknown breeds: from here on, a breed counts as known
+    likely: float | None  # probability that makes a class a candidate; None: no candidates
+    tensors: list[int]  # indices of pixels, probabilities, that score, and upright
     facts: dict  # what the file says of itself
     explaining: list[int]  # indices of the tensors that tell where it looked; empty if it has none
 
@@ -214,12 +217,9 @@ def load_model(path: Path) -> Model:
     """
     facts = read_facts(path)
     try:
-        classes, size, threshold = (
-            facts["classes"],
-            facts["input"]["height"],
-            facts["unknown_rule"]["threshold"],
-        )
-        share = facts["photo_share"]
+        classes, size, share = facts["classes"], facts["input"]["height"], facts["photo_share"]
+        rule = facts["unknown_rule"]
+        likely = float(facts["candidates"]["threshold"]) if "candidates" in facts else None
         # Only one of the two runtimes may be in a process, and no TensorFlow beside it: together
         # they crash.
         default = "ai_edge_litert" if find_spec("ai_edge_litert") else "tflite_runtime"
@@ -229,16 +229,19 @@ def load_model(path: Path) -> Model:
         interpreter = runtime.Interpreter(str(path), num_threads=cpu_count())
         interpreter.allocate_tensors()
         outputs = {detail["name"]: detail for detail in interpreter.get_output_details()}
-        details = interpreter.get_input_details() + [outputs[name] for name in OUTPUTS]
+        names = "probabilities", rule["score"], "upright"  # the score is an output of the file
+        details = interpreter.get_input_details() + [outputs[name] for name in names]
         shapes = [tuple(detail["shape"].tolist()) for detail in details]
         expected = [(1, size, size, 3), (1, len(classes)), (1, 1), (1, 1)]
         if (
             shapes != expected
             or {detail["dtype"] for detail in details} != {np.float32}
             or not 0 < share <= 1
+            or not (likely is None or 0 < likely < 1)
         ):
             raise ValueError(
-                f"tensors of the shapes {shapes} and photo_share {share}, not float32 {expected}"
+                f"tensors of the shapes {shapes}, photo_share {share}, threshold of candidates "
+                f"{likely}, not float32 {expected}, a share and a probability"
             )
         indices = [detail["index"] for detail in details]
         return Model(
@@ -246,7 +249,8 @@ def load_model(path: Path) -> Model:
             classes,
             size,
             share,
-            float(threshold),
+            float(rule["threshold"]),
+            likely,
             indices,
             facts,
             explaining(interpreter),
@@ -258,25 +262,27 @@ def load_model(path: Path) -> Model:
 
 
 def run_model(pixels: np.ndarray) -> tuple[np.ndarray, float, float]:
-    """Return probabilities, float32 [N], similarity and uprightness of pixels, float32 (size, size,
-    3) in 0..255.
+    """Return probabilities, float32 [N], the score for unknown breeds, and uprightness of pixels,
+    float32 (size, size, 3) in 0..255.
     """
     interpreter, (inputs, *outputs) = MODEL.interpreter, MODEL.tensors
     interpreter.set_tensor(inputs, pixels[None])
     interpreter.invoke()
-    probabilities, similarity, upright = (interpreter.get_tensor(index)[0] for index in outputs)
-    return probabilities, similarity.item(), upright.item()
+    probabilities, score, upright = (interpreter.get_tensor(index)[0] for index in outputs)
+    return probabilities, score.item(), upright.item()
 
 
-def answer_for(look: Look, top_k: int | None) -> dict:
-    """Return the answer that a look at a picture gives."""
-    values = look.probabilities.tolist()
+def answer_for(best: Prediction, top_k: int | None) -> dict:
+    """Return the answer that a prediction about a picture gives."""
+    values = best.probabilities.tolist()
     ranking = sorted(zip(MODEL.classes, values, strict=True), key=lambda item: -item[1])[:top_k]
     prediction = {breed: round(probability, 6) for breed, probability in ranking}
-    answer = {"prediction": prediction, "known": look.known}
-    if look.box:
+    answer = {"prediction": prediction, "known": best.known}
+    if best.known and MODEL.likely is not None:
+        answer["candidates"] = likely_classes(best.probabilities, MODEL.classes, MODEL.likely)
+    if best.box:
         answer["cropped"] = True
-    return answer | ({"turned": look.turned} if look.turned else {})
+    return answer | ({"turned": best.turned} if best.turned else {})
 
 
 # --- Start ----------------------------------------------------------------------------------------

@@ -35,6 +35,7 @@ from dog_breeds.clients.client_images import (
     upright_picture,
 )
 from dog_breeds.console import one_line_errors, quiet, script_parser, written_whole
+from dog_breeds.data.dataset import display_name
 from dog_breeds.serving.cpus import why_slow
 from dog_breeds.serving.limits import MAX_BYTES
 from dog_breeds.workers import in_processes
@@ -152,21 +153,27 @@ def answer_folder(folder: Path, table: Path, model: Path) -> str:
 def show(answer: dict) -> str:
     """Return the likeliest breeds as lines of name, percentage and bar, best first; RuntimeError
     for an error.
+
+    The lines above say what is special: candidates, an unknown breed, how the picture was seen.
     """
     if "error" in answer:
         raise RuntimeError(answer["error"]["message"])
     ranking = list(answer["prediction"].items())[:SHOWN]
     width = max(len(breed) for breed, _ in ranking)
-    lines = [
+    lines = []
+    if "cropped" in answer:
+        lines.append("The borders of the picture were cut off.")
+    if "turned" in answer:
+        lines.append(f"The picture was turned by {answer['turned']} degrees, clockwise.")
+    if not answer["known"]:
+        best = display_name(ranking[0][0])
+        lines.append(f"Looks most like {best}; it may be a breed that the model does not know.")
+    elif len(answer.get("candidates", [])) > 1:
+        lines.append(" or ".join(map(display_name, answer["candidates"])))
+    lines += [
         f"{breed:{width}}  {probability:6.1%}  {'#' * round(probability * BAR)}".rstrip()
         for breed, probability in ranking
     ]
-    if not answer["known"]:
-        lines.insert(0, "Probably none of these. The most similar:")
-    if "turned" in answer:
-        lines.insert(0, f"The picture was turned by {answer['turned']} degrees, clockwise.")
-    if "cropped" in answer:
-        lines.insert(0, "The borders of the picture were cut off.")
     return "\n".join(lines)
 
 

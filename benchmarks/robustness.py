@@ -130,7 +130,7 @@ class Answer(NamedTuple):
     breed: str  # the first
     probability: float
     known: bool
-    looks: int  # that the handler took
+    attempts: int  # inferences that the handler took
 
 
 @functools.cache
@@ -148,7 +148,7 @@ def ask(model: Path, make: Callable[..., bytes], *arguments: object) -> tuple[An
     """Return the answer of the plain look at a picture, and the handler's."""
     data = make(*arguments)
     best = answer(model, data, math.inf)
-    return best if best.looks == 1 else answer(model, data, -math.inf), best
+    return best if best.attempts == 1 else answer(model, data, -math.inf), best
 
 
 def answer(model: Path, data: bytes, until: float) -> Answer:
@@ -158,7 +158,7 @@ def answer(model: Path, data: bytes, until: float) -> Answer:
     log = {}
     answer = handler(model).answer_picture(data, 1, False, log, until)
     [(breed, probability)] = answer["prediction"].items()
-    return Answer(breed, probability, answer["known"], log["looks"])
+    return Answer(breed, probability, answer["known"], log["attempts"])
 
 
 def changed(file: Path, change: str) -> bytes:

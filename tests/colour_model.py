@@ -5,8 +5,8 @@ of ten breeds.
 
 A picture's "breed" is the one of COLOURS nearest to the mean colour of its upper left quarter.
 Where none is near, as for gray, the similarity is below the threshold: the breed is not known, and
-the picture seems to be turned. The second has a map: each of its cells speaks for the breed of its
-own colour. TensorFlow needs a process of its own.
+the picture seems to be turned. The second has candidates and a map: each of its cells speaks for
+the breed of its own colour. TensorFlow needs a process of its own.
 """
 
 import sys
@@ -58,7 +58,8 @@ def write_model(
         outputs["map"] = ops.pad(near, ((0, 0), (0, 0), (0, 0), (0, 2048 - len(breeds))))
     content = tf.lite.TFLiteConverter.from_keras_model(keras.Model(pixels, outputs)).convert()
     path.write_bytes(with_names(content, len(breeds)))
-    append_facts(path, metadata(breeds, size))
+    candidates = {"candidates": {"threshold": 0.1}} if with_map else {}
+    append_facts(path, metadata(breeds, size) | candidates)
 
 
 def with_facts(model: Path, path: Path, **facts: object) -> Path:

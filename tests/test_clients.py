@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pillow_heif
 import pytest
-from colour_model import COLOURS
+from colour_model import COLOURS, with_facts
 from conftest import COMMITTED, NOT_PUBLIC, ROOT, command, needs_guard, run
 from emulator import free_ports
 from handler_fixtures import local_gateway, local_server
@@ -18,6 +18,7 @@ from odd_images import BREED, STORED, UNWRITABLE_EXIF, orientation_exif, picture
 from PIL import Image
 
 from dog_breeds.clients import client_images
+from dog_breeds.data.dataset import display_name
 
 
 def complaint(done: subprocess.CompletedProcess) -> str:
@@ -52,9 +53,21 @@ def test_prints_breeds_with_bars_best_first(stack, gateway, colour_model, photo)
 def test_says_when_the_breed_is_not_known(stack, tmp_path):
     Image.new("RGB", (64, 64), (128, 128, 128)).save(tmp_path / "gray.png")
     done = run("test.py", "--file", tmp_path / "gray.png", "--endpoint", stack.endpoint)
-    assert done.returncode == 0 and done.stdout.startswith(
-        "Probably none of these. The most similar:\n"
-    )
+    first, second = done.stdout.splitlines()[:2]
+    name = display_name(second.split()[0])
+    assert first == f"Looks most like {name}; it may be a breed that the model does not know."
+
+
+def test_shows_several_candidates_and_no_single_one(colour_model, tmp_path):
+    model = with_facts(colour_model, tmp_path / "m.tflite", candidates={"threshold": 0.1})
+    lines = {}
+    for colour in ((67, 41, 20), COLOURS["shih_tzu"]):
+        Image.new("RGB", (64, 64), colour).save(tmp_path / "dog.png")
+        done = run("test.py", "--file", tmp_path / "dog.png", "--model", model)
+        lines[colour] = done.stdout.splitlines()
+    between, plain = lines.values()
+    assert between[0] == "Shih Tzu or Irish Wolfhound" and between[1].startswith("shih_tzu")
+    assert plain[0].startswith("shih_tzu") and len(plain) == len(between) - 1 == 10
 
 
 @pytest.mark.parametrize("orientation", [1, 6])

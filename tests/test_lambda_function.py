@@ -18,7 +18,7 @@ from pathlib import Path
 import hostile_urls
 import odd_images
 import pytest
-from colour_model import COLOURS, metadata
+from colour_model import COLOURS, metadata, with_facts
 from conftest import GUARD, THOROUGH, needs_guard
 from handler_process import (
     handler_process,
@@ -42,6 +42,7 @@ CODES = hostile_urls.words("""
     invalid_image
 """)
 ONE_OF = "the request must have one of url, image, urls, images, key"
+RULE = metadata([])["unknown_rule"]
 TOP_K, NO_TEXT = "top_k must be a whole number from 1 to 10", "image must be base64 text"
 
 
@@ -73,6 +74,35 @@ def test_all_classes_best_first_and_adding_up(stack):
     assert answer["prediction"].keys() == COLOURS.keys() and values == sorted(values, reverse=True)
     assert sum(values) == pytest.approx(1, abs=1e-5) and answer["known"] is False
     assert stack.invoke({"image": TEXT})["known"] is True
+
+
+def test_candidates_of_known_pictures(colour_model, tmp_path):
+    """From a probability of 0.1, and always the first; not in the answer to an unknown picture."""
+    model = with_facts(colour_model, tmp_path / "m.tflite", candidates={"threshold": 0.1})
+    between = Image.new("RGB", (64, 64), (67, 41, 20))  # shih_tzu's colour and irish_wolfhound's
+    plain, unclear = text(Image.new("RGB", (64, 64), "white")), text(between, format="PNG")
+    unknown = text(Image.new("RGB", (64, 64), (170, 110, 90)))
+    expected = [["great_pyrenees"], ["shih_tzu", "irish_wolfhound"], None]
+    with handler_process(model) as ask:
+        for fields in ({}, {"top_k": 1}):
+            answers = ask({"images": [plain, unclear, unknown]} | fields).answer["predictions"]
+            assert [answer.get("candidates") for answer in answers] == expected
+            assert [answer["known"] for answer in answers] == [True, True, False]
+        assert ask({"image": unclear}).answer["candidates"] == expected[1]
+    high = with_facts(colour_model, tmp_path / "high.tflite", candidates={"threshold": 0.9})
+    with handler_process(high) as ask:
+        assert ask({"image": unclear}).answer["candidates"] == ["shih_tzu"]
+
+
+def test_the_facts_name_the_output_that_is_the_score(colour_model, tmp_path):
+    """ "upright" is the similarity less its threshold: with the threshold 0 it gives the same."""
+    rule = {"unknown_rule": {"score": "upright", "threshold": 0.0}}
+    with handler_process(with_facts(colour_model, tmp_path / "m.tflite", **rule)) as ask:
+        answers = [
+            ask({"image": text(Image.new("RGB", (64, 64), colour))}).answer
+            for colour in ("white", (170, 110, 90))
+        ]
+    assert [answer["known"] for answer in answers] == [True, False]
 
 
 @pytest.mark.parametrize("top_k", [1, 3, 10])
@@ -343,7 +373,7 @@ def test_log_has_one_line_with_what_happened(ask):
         "size": [500, 375],
         "top_class": BREED,
         "unknown": 0,
-        "looks": 1,
+        "attempts": 1,
     }
     log = ask({"images": [TEXT, "?"]}).log
     assert [entry["outcome"] for entry in log["pictures"]] == ["ok", "invalid_request"] and log[
@@ -418,7 +448,11 @@ def test_unfit_model_files_are_refused_at_start(colour_model, tmp_path):
         ("other size", bare, {"input": {"height": 150}}),
         ("no size", bare, {"input": {}}),
         ("no threshold", bare, {"unknown_rule": {}}),
-        ("threshold not a number", bare, {"unknown_rule": {"threshold": "high"}}),
+        ("threshold not a number", bare, {"unknown_rule": RULE | {"threshold": "high"}}),
+        ("score without an output", bare, {"unknown_rule": RULE | {"score": "logit"}}),
+        ("score of many numbers", bare, {"unknown_rule": RULE | {"score": "probabilities"}}),
+        ("candidates without a threshold", bare, {"candidates": {}}),
+        ("candidates from a probability of 2", bare, {"candidates": {"threshold": 2}}),
         ("no share", bare, {"photo_share": 0}),
         ("share above 1", bare, {"photo_share": 1.1}),
         ("no model", b"", {}),

@@ -3,6 +3,7 @@ phone uses it.
 """
 
 import io
+import json
 import shutil
 import urllib.parse
 
@@ -272,10 +273,25 @@ def test_unknown_breed(visit):
     page = visit()
     gray = saved(Image.new("RGB", (64, 64), (128, 128, 128)), format="PNG")
     page.set_input_files("#file", {"name": "gray.png", "mimeType": "image/png", "buffer": gray})
-    assert (
-        shown(page) == "None of the breeds I know"
-        and page.inner_text("#note") == "The most similar are:"
-    )
+    assert shown(page).startswith("Looks most like ")
+    note = page.inner_text("#note")
+    assert note == "It may be a breed that the model does not know. The most similar are:"
+    assert page.inner_text("#status") == f"{shown(page)}. {note}"
+
+
+def test_candidates(visit):
+    """The browser gets the answer from the test: a second picture has one candidate alone."""
+    page = visit()
+    answer = {"prediction": {"maltese_dog": 0.6, "samoyed": 0.4}, "known": True}
+    page.route("**/*", lambda route: route.fulfill(body=json.dumps(answer)))
+    for candidates, title, status in (
+        (["maltese_dog", "samoyed"], "Maltese Dog or Samoyed", "Maltese Dog or Samoyed"),
+        (["maltese_dog"], "Maltese Dog", "Maltese Dog, 60.0 %"),
+    ):
+        answer["candidates"] = candidates
+        page.set_input_files("#file", DOG)
+        sync_api.expect(page.locator("#best")).to_have_text(title)
+        assert page.inner_text("#status") == status
 
 
 def test_says_how_the_picture_was_seen(visit):

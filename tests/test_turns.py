@@ -1,5 +1,5 @@
 """Pictures on their side or within borders, in the real Lambda stack and when time is short, and
-which look counts.
+which attempt counts.
 """
 
 import time
@@ -12,7 +12,7 @@ from handler_process import handler_process
 from odd_images import BREED, STORED, one_way_up, orientation_exif, screenshot, text
 from PIL import Image
 
-from dog_breeds.serving.answers import best_look, cut_out, inside_borders
+from dog_breeds.serving.answers import best_prediction, cut_out, inside_borders
 
 UPRIGHT, SCREENSHOT = one_way_up(), screenshot(one_way_up())
 TURNS = {  # how the picture was turned, by the degrees clockwise that turn it back
@@ -103,7 +103,7 @@ def test_a_list_of_unknown_pictures_is_answered_before_the_time_out(slow):
     answers, inferences = answer_and_inferences(slow, {"images": [text(UNKNOWN)] * 5})
     assert [answer["known"] for answer in answers["predictions"]] == [False] * 5
     assert inferences == 5, (
-        "even the last has only 1.4 s for further looks, of which the first would end at 1.65 s"
+        "even the last has only 1.4 s for further attempts, of which the first would end at 1.65 s"
     )
 
 
@@ -122,13 +122,13 @@ def test_explanations_are_about_the_picture_as_it_was_sent(explaining_model):
             assert cells.mean() <= 0.3, "and hardly anything elsewhere"
 
 
-# --- Which look it is -----------------------------------------------------------------------------
+# --- Which attempt counts -------------------------------------------------------------------------
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (24, 24, 3)).astype(np.float32)
 
 
-def model(similarities, upright):
-    """A model with a similarity for each turn by which the pixels are turned, and what it was
+def model(scores, upright):
+    """A model with a score for each turn by which the pixels are turned, and what it was
     asked.
     """
     asked = []
@@ -140,13 +140,13 @@ def model(similarities, upright):
             if (pixels == np.rot90(PIXELS, -turned // 90)).all()
         )
         asked.append(turned)
-        return np.array([turned], np.float32), similarities[turned], upright
+        return np.array([turned], np.float32), scores[turned], upright
 
     return run, asked
 
 
 @pytest.mark.parametrize(
-    ("similarities", "upright", "turned", "known"),
+    ("scores", "upright", "turned", "known"),
     [
         ({0: 0.7, 90: 0.99, 180: 0.99, 270: 0.99}, 0.0, 0, True),  # upright: nothing else is asked
         ({0: 0.1, 90: 0.99, 180: 0.99, 270: 0.99}, 0.1, 0, False),  # though it is not known
@@ -161,17 +161,13 @@ def model(similarities, upright):
         ({0: 0.1, 90: 0.2, 180: 0.699, 270: 0.3}, -0.1, 0, False),
     ],
 )
-def test_the_most_similar_turn_of_a_turned_picture_is_taken_if_it_is_known(
-    similarities, upright, turned, known
-):
-    run, asked = model(similarities, upright)
-    look, looks = best_look(run, PIXELS, 0.7)
-    assert (look.turned, look.similarity, look.known) == (turned, similarities[turned], known)
-    assert (
-        look.probabilities.tolist() == [turned]
-        and (look.pixels == np.rot90(PIXELS, -turned // 90)).all()
-    )
-    assert asked == ([0] if upright >= 0 else [0, 90, 180, 270]) and looks == len(asked)
+def test_the_turn_with_the_highest_score_is_taken_if_it_is_known(scores, upright, turned, known):
+    run, asked = model(scores, upright)
+    best, attempts = best_prediction(run, PIXELS, 0.7)
+    assert (best.turned, best.score, best.known) == (turned, scores[turned], known)
+    assert best.probabilities.tolist() == [turned]
+    assert (best.pixels == np.rot90(PIXELS, -turned // 90)).all()
+    assert asked == ([0] if upright >= 0 else [0, 90, 180, 270]) and attempts == len(asked)
 
 
 def test_inside_of_borders_is_found_to_the_pixel_and_scaled():
@@ -210,14 +206,12 @@ def test_a_view_without_borders_is_asked_and_turned_if_it_seems_to_be(known_at, 
         right = known_at is not None and (pixels == np.rot90(inside, known_at // 90)).all()
         return np.ones(1), 0.9 if right else 0.1, upright
 
-    look, looks = best_look(run, whole, 0.7)
-    assert (look.box is not None, look.turned) == (
-        known_at is not None,
-        known_at or 0,
-    ) and looks == len(asked) == views
+    best, attempts = best_prediction(run, whole, 0.7)
+    assert (best.box is not None, best.turned) == (known_at is not None, known_at or 0)
+    assert attempts == len(asked) == views
 
 
 def test_no_time_no_turns():
     run, asked = model({0: 0.1, 90: 0.9, 180: 0.9, 270: 0.9}, -0.1)
-    assert best_look(run, PIXELS, 0.7, until=time.monotonic() - 1)[0].turned == 0
+    assert best_prediction(run, PIXELS, 0.7, until=time.monotonic() - 1)[0].turned == 0
     assert asked == [0]

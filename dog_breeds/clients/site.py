@@ -42,7 +42,7 @@ PACKAGES = {  # of npm: name, version, SHA-512 of the archive, as npm writes it
 LITERT = "litert-2.5.3"  # folder of the site
 # With threads; with one thread; for browsers without relaxed SIMD. A visitor loads one of them.
 VARIANTS = ("litert_wasm_threaded", "litert_wasm", "litert_wasm_compat")
-OUTPUTS = {"probabilities", "similarity", "upright"}
+OUTPUTS = {"probabilities", "upright"}  # and the score that the facts name
 WORDS = {  # of page.html, which do not hold without a service
     "Pictures are made smaller in the browser before they are sent, and are not kept.": (
         "Pictures stay on this device: the model runs in your browser. After the first visit, it "
@@ -109,15 +109,16 @@ def inspect_model(path: Path, content: bytes) -> tuple[dict, dict | None]:
             interpreter = Interpreter(model_content=content)
             interpreter.allocate_tensors()
         names = {detail["name"] for detail in interpreter.get_output_details()}
-        if not names >= OUTPUTS:
-            raise ValueError(f"its outputs are {sorted(names)}, not {sorted(OUTPUTS)}")
+        needed = OUTPUTS | {facts["unknown_rule"]["score"]}
+        if not names >= needed:
+            raise ValueError(f"its outputs are {sorted(names)}, not {sorted(needed)}")
         tensors = explaining(interpreter)
         if not tensors:
             return facts, None
         kernel = interpreter.get_tensor(tensors[1])
         offset = content.find(kernel.tobytes())
         return facts, {"offset": offset, "length": kernel.size} if offset >= 0 else None
-    except (RuntimeError, TypeError, ValueError) as error:
+    except (KeyError, RuntimeError, TypeError, ValueError) as error:
         raise ValueError(
             f"{path.name} is damaged, or was not made by convert_model.py: {error}"
         ) from error
@@ -200,6 +201,7 @@ def index_page(folder: Path, facts: dict, kernel: dict | None) -> str:
         "size": facts["input"]["height"],
         "share": facts["photo_share"],
         "unknown_rule": facts["unknown_rule"],
+        "candidates": facts.get("candidates"),
     }
     site = {"litert": LITERT, "files": files, "rules": rules, "kernel": kernel}
     page = page_html(facts, bool(kernel), site=site)

@@ -1,10 +1,10 @@
-"""Which answer about a picture to give: the model knows upright photos without borders, and people
+"""Choose the answer about a picture: the model knows upright photos without borders, and people
 send others.
 """
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,19 +19,17 @@ SMALLEST_INSIDE, LARGEST_INSIDE = (
 )  # of a side, of the area: else there is no border, or nothing but border
 
 Frame = tuple[float, float, float, float]  # left, top, right, bottom in shares of both sides, 0..1
-Run = Callable[
-    [np.ndarray], tuple[np.ndarray, float, float]
-]  # pixels -> probabilities [N], similarity, upright
+Run = Callable[[np.ndarray], tuple[np.ndarray, float, float]]  # pixels -> as in Prediction
 
 
-class Look(NamedTuple):
-    """What the model says about a view of a picture."""
+class Prediction(NamedTuple):
+    """What the model says about a picture, or about one view of it."""
 
     pixels: np.ndarray  # float32 RGB [size, size, 3], 0..255: the view
     probabilities: np.ndarray  # float32 [N]
-    similarity: float  # to the nearest breed
+    score: float  # of the rule for unknown breeds: low for a picture of no known breed
     upright: float  # below 0 where the view seems to be turned
-    known: bool  # the picture seems to show that breed
+    known: bool  # the picture seems to show a known breed
     box: Frame | None = None  # of what the view shows, where borders were cut off
     turned: int = 0  # degrees clockwise by which it was then turned
 
@@ -52,41 +50,52 @@ def half_way(end: float, pictures: int = 1) -> float:
     return now + (end - now) / pictures / 2
 
 
-def best_look(
+def best_prediction(
     run: Run, pixels: np.ndarray, threshold: float, until: float = math.inf
-) -> tuple[Look, int]:
-    """Return the most similar of the looks at a picture if it is known, else the plain one; and how
-    many there were.
+) -> tuple[Prediction, int]:
+    """Return the prediction with the highest score of all attempts if that one is known, else the
+    first; and the number of attempts.
 
-    A picture that is not known is also looked at without its borders, if it has any; one that seems
-    to be turned, known or not, at the other three quarter turns. That makes one inference for
-    nearly all pictures, five at most. Starts none, after the first, that would hardly end before
+    The first attempt shows the model the picture as it is. If no breed is recognised, the next one
+    shows the picture without its borders, if it has any. If the picture seems to be turned, known
+    or not, three attempts show the other quarter turns. Nearly all pictures take one inference;
+    none takes more than five. After the first attempt, none starts that would hardly end before
     `until`, a time of time.monotonic().
     """
-    looks: list[Look] = []
-    seconds = 0.0  # that one takes
+    attempts: list[Prediction] = []
+    seconds = 0.0  # that the first attempt takes
 
-    def take(view: np.ndarray, box: Frame | None = None, turned: int = 0) -> None:
-        if not looks or time.monotonic() + 2 * seconds < until:
-            probabilities, similarity, upright = run(view)
-            looks.append(
-                Look(view, probabilities, similarity, upright, similarity >= threshold, box, turned)
-            )
+    def attempt(view: np.ndarray, box: Frame | None = None, turned: int = 0) -> None:
+        if not attempts or time.monotonic() + 2 * seconds < until:
+            probabilities, score, upright = run(view)
+            known = score >= threshold
+            attempts.append(Prediction(view, probabilities, score, upright, known, box, turned))
 
     start = time.monotonic()
-    take(pixels)
+    attempt(pixels)
     seconds = time.monotonic() - start
-    box = None if looks[0].known else inside_borders(pixels)
+    box = None if attempts[0].known else inside_borders(pixels)
     if box:
-        take(cut_out(pixels, box), box)
-    last = looks[-1]
+        attempt(cut_out(pixels, box), box)
+    last = attempts[-1]
     if last.upright < 0:
         for turned in (90, 180, 270):
-            take(
-                np.rot90(last.pixels, k=-(turned // 90)), last.box, turned
-            )  # rot90 turns anticlockwise
-    best = max(looks, key=lambda look: look.similarity)
-    return best if best.known else looks[0], len(looks)
+            clockwise = np.rot90(last.pixels, k=-(turned // 90))  # rot90 itself turns anticlockwise
+            attempt(clockwise, last.box, turned)
+    best = max(attempts, key=lambda prediction: prediction.score)
+    return best if best.known else attempts[0], len(attempts)
+
+
+def likely_classes(
+    probabilities: np.ndarray, classes: Sequence[str], threshold: float
+) -> list[str]:
+    """Return the names of the classes with at least this probability, likeliest first; always the
+    first one.
+
+    The threshold comes from split conformal prediction (heads.fit_candidates).
+    """
+    ranking = np.argsort(-probabilities, kind="stable").tolist()
+    return [classes[i] for i in ranking if i == ranking[0] or probabilities[i] >= threshold]
 
 
 def inside_borders(pixels: np.ndarray) -> Frame | None:

@@ -18,7 +18,7 @@ OTHER_WORDS = {  # for a file whose classes are somebody's own
         "Give a picture, and see what it looks most like."
     ),
     "Says which breed the dog in a picture is.": "Says what a picture shows.",
-    "None of the breeds I know": "None of the things I know",
+    "It may be a breed that": "It may be something that",
     "The other breeds": "The others",
     "The ${names.length} breeds that it knows": "The ${names.length} things that it knows",
 }

@@ -7,7 +7,7 @@ const SMALLEST_INSIDE = 1 / 6, LARGEST_INSIDE = 0.8; // of a side, of the area: 
 const PRECISION = 2 ** 22; // Pillow's weights are whole numbers of this fraction
 
 // Returns the best answer about pixels: {prediction, known, ...}, as lambda_function.py gives it with "explain": true.
-// `run` is an async function from pixels to {probabilities, similarity, upright, map}; `rules` is what the page knows of
+// `run` is an async function from pixels to {probabilities, score, upright, map}; `rules` is what the page knows of
 // the model file; `kernel` holds the head's weights (Float32Array, breeds x depth), or is null.
 export async function answer(run, pixels, rules, kernel) {
   const best = await bestPrediction(run, pixels, rules);
@@ -22,12 +22,12 @@ export async function answer(run, pixels, rules, kernel) {
   return given;
 }
 
-// The most similar attempt if it is known, else the plain one. Further attempts are made without borders, and turned.
+// The attempt with the highest score if it is known, else the plain one. Further attempts are made without borders, and turned.
 export async function bestPrediction(run, pixels, rules) {
   const attempts = [];
   async function attempt(view, box = null, turned = 0) {
     const outputs = await run(view);
-    attempts.push({...outputs, pixels: view, box, turned, known: outputs.similarity >= rules.unknown_rule.threshold});
+    attempts.push({...outputs, pixels: view, box, turned, known: outputs.score >= rules.unknown_rule.threshold});
   }
 
   await attempt(pixels);
@@ -37,7 +37,7 @@ export async function bestPrediction(run, pixels, rules) {
   if (last.upright < 0) {
     for (const turned of [90, 180, 270]) await attempt(quarterTurns(last.pixels, turned / 90, rules.size, 3), last.box, turned);
   }
-  const best = attempts.reduce((a, b) => (b.similarity > a.similarity ? b : a));
+  const best = attempts.reduce((a, b) => (b.score > a.score ? b : a));
   return best.known ? best : attempts[0];
 }
 
@@ -47,6 +47,10 @@ export function answerFor(best, rules) {
     prediction: Object.fromEntries(ranking.map(([breed, probability]) => [breed, Math.round(probability * 1e6) / 1e6])),
     known: best.known,
   };
+  if (best.known && rules.candidates) {
+    const likely = ([, probability], place) => place === 0 || probability >= rules.candidates.threshold;
+    given.candidates = ranking.filter(likely).map(([breed]) => breed);
+  }
   if (best.box) given.cropped = true;
   if (best.turned) given.turned = best.turned;
   return given;

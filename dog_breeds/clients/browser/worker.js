@@ -96,5 +96,5 @@ async function run(pixels) {
   const outputs = {};
   for (const [index, {name}] of model.getOutputDetails().entries()) outputs[name] = Float32Array.from(await tensors[index].data());
   for (const tensor of tensors) tensor.delete();
-  return {...outputs, similarity: outputs.similarity[0], upright: outputs.upright[0]};
+  return {...outputs, score: outputs[rules.unknown_rule.score][0], upright: outputs.upright[0]};
 }
