@@ -13,9 +13,13 @@ from pathlib import Path
 from handler_process import ROOT
 
 QEMU = "qemu-aarch64-static"
-CPU_INFO = """processor	: {number}
+FEATURES = (
+    "fp asimd evtstrm aes pmull sha1 sha2 crc32 atomics fphp asimdhp cpuid asimdrdm lrcpc dcpop "
+    "asimddp ssbs"
+)
+CPU_INFO = f"""processor	: {{number}}
 BogoMIPS	: 243.75
-Features	: fp asimd evtstrm aes pmull sha1 sha2 crc32 atomics fphp asimdhp cpuid asimdrdm lrcpc dcpop asimddp ssbs
+Features	: {FEATURES}
 CPU implementer	: 0x41
 CPU architecture: 8
 CPU variant	: 0x3
@@ -33,7 +37,8 @@ mount --bind "$cpuinfo" "$root/proc/cpuinfo"
 for device in null zero random urandom; do
     touch "$root/dev/$device"; mount --bind "/dev/$device" "$root/dev/$device"
 done
-exec env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin LANG=C.UTF-8 chroot "$root" /qemu -cpu neoverse-n1 "$@"
+export PATH=/usr/sbin:/usr/bin:/sbin:/bin
+exec env -i PATH=$PATH LANG=C.UTF-8 chroot "$root" /qemu -cpu neoverse-n1 "$@"
 """
 
 
@@ -49,7 +54,7 @@ def why_not() -> str:
 
 
 def image_files() -> dict[str, str]:
-    """Return what the Dockerfile puts into /sys, by path: the stage `cpus` and what is copied of it."""
+    """Return the files that the Dockerfile's stage `cpus` puts into /sys, by path."""
     text = (ROOT / "Dockerfile").read_text()
     ((content, first, second),) = re.findall(r"^RUN echo (\S+) >(\S+) && cp \2 (\S+) ", text, re.M)
     ((files, place),) = re.findall(r"^COPY --from=cpus (.+) (/sys/\S+/)$", text, re.M)

@@ -26,7 +26,8 @@ for path in sys.argv[2:]:
     pixels = read_picture(pathlib.Path(path).read_bytes(), side, model.share, {}, float("inf"))
     probabilities, *scores = lambda_function.run_model(pixels)
     features = model.interpreter.get_tensor(outputs["features"])
-    rows.append([pixels.tobytes().hex(), features.tobytes().hex(), [*probabilities.tolist(), *scores]])
+    scores = [*probabilities.tolist(), *scores]
+    rows.append([pixels.tobytes().hex(), features.tobytes().hex(), scores])
 print(json.dumps([started, rows]))
 """
 
