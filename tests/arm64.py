@@ -28,6 +28,27 @@ CPU revision	: 1
 
 """
 PLATFORMS = ("manylinux_2_28_aarch64", "manylinux_2_27_aarch64", "manylinux2014_aarch64")
+# What the handler's modules give of photos, at another size unless it is 0: what the start logs,
+# and for each photo the pixels and the features in hexadecimal, and all other outputs.
+SCORES = """
+import json, pathlib, sys, lambda_function
+from dog_breeds.serving.cpus import start_log
+from dog_breeds.serving.safe_images import read_picture
+model, size = lambda_function.MODEL, int(sys.argv[1]) or lambda_function.MODEL.size
+started = start_log(model.interpreter)
+if size != model.size:
+    model.interpreter.resize_tensor_input(model.tensors[0], (1, size, size, 3))
+    model.interpreter.allocate_tensors()
+outputs = {output["name"]: output["index"] for output in model.interpreter.get_output_details()}
+rows = []
+for path in sys.argv[2:]:
+    pixels = read_picture(pathlib.Path(path).read_bytes(), size, model.share, {}, float("inf"))
+    probabilities, *scores = lambda_function.run_model(pixels)
+    features = model.interpreter.get_tensor(outputs["features"])
+    scores = [*probabilities.tolist(), *scores]
+    rows.append([pixels.tobytes().hex(), features.tobytes().hex(), scores])
+print(json.dumps([started, rows]))
+"""
 # A mount namespace, which ends with the process: nothing stays mounted.
 START = """
 set -e

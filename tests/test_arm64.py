@@ -6,30 +6,12 @@ import subprocess
 
 import numpy as np
 import pytest
-from arm64 import image_files, make_root, run_arm64, why_not
+from arm64 import SCORES, image_files, make_root, run_arm64, why_not
 from conftest import COMMITTED, ROOT
 from handler_process import run_python
 from PIL import Image
 
 SIDE = 75  # pixels: the committed network, on a sixteenth of its work, through the same kernels
-CODE = """
-import base64, json, pathlib, sys, lambda_function
-from dog_breeds.serving.cpus import start_log
-from dog_breeds.serving.safe_images import read_picture
-model, side = lambda_function.MODEL, int(sys.argv[1])
-started = start_log(model.interpreter)
-model.interpreter.resize_tensor_input(model.tensors[0], (1, side, side, 3))
-model.interpreter.allocate_tensors()
-outputs = {output["name"]: output["index"] for output in model.interpreter.get_output_details()}
-rows = []
-for path in sys.argv[2:]:
-    pixels = read_picture(pathlib.Path(path).read_bytes(), side, model.share, {}, float("inf"))
-    probabilities, *scores = lambda_function.run_model(pixels)
-    features = model.interpreter.get_tensor(outputs["features"])
-    scores = [*probabilities.tolist(), *scores]
-    rows.append([pixels.tobytes().hex(), features.tobytes().hex(), scores])
-print(json.dumps([started, rows]))
-"""
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +34,7 @@ def root(tmp_path_factory):
 def here(root):
     """What the handler's code gives on this machine."""
     photos = sorted((root / "tmp").glob("*.jpg"))
-    done = run_python(CODE, SIDE, *photos, MODEL_FILE=str(COMMITTED))
+    done = run_python(SCORES, SIDE, *photos, MODEL_FILE=str(COMMITTED))
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -61,7 +43,7 @@ def there(root, files):
     """What it gives on arm64, where /sys has these files."""
     photos = sorted((root / "tmp").glob("*.jpg"))
     done = run_arm64(
-        root, COMMITTED, files, CODE, SIDE, *(f"/tmp/{photo.name}" for photo in photos)
+        root, COMMITTED, files, SCORES, SIDE, *(f"/tmp/{photo.name}" for photo in photos)
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])

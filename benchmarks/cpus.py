@@ -1,0 +1,262 @@
+"""One network on several CPUs and runtimes, side by side: milliseconds, and how features differ.
+
+Shows   each runtime the CPUs that this one can pass for: with VNNI, AVX-512 without VNNI, AVX2 with
+        AVX-VNNI, AVX2 alone. For that Linux must be able to make the instruction CPUID fault, which
+        most Intel CPUs can (`grep cpuid_fault /proc/cpuinfo`), and there must be a C compiler.
+        benchmarks/hide_cpu.c says how it works. Elsewhere the CPU is shown as it is.
+Runs    LiteRT, ONNX Runtime and OpenVINO on the committed backbone, the last two also with weights
+        of 7 bits. Each has a process and one thread. All take turns, one inference at a time.
+Prints  CPU milliseconds, the median; `of_litert`, their share of LiteRT's on the same CPU;
+        `features_off`, the mean distance to LiteRT's features on the first CPU, as a share of their
+        length (0: the same to the bit); `same_bits`, 1 if a runtime's features are those that it
+        has on the first CPU.
+Needs   for the last two runtimes: pip install onnx==1.23.2 onnxruntime==1.32.0 openvino==2026.4.1
+
+    python benchmarks/cpus.py                          # a minute
+    python benchmarks/cpus.py --photos DIR --arm64     # also an emulated Graviton2: 10 minutes more
+
+--arm64 needs what tests/test_arm64.py needs. Emulated, the CPU shows its features and no speed.
+"""
+
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import other_runtimes
+from common import MODEL, Figure, command_line, report
+from PIL import Image
+
+SOURCE = Path(__file__).with_name("hide_cpu.c")
+# A CPU: the flag of /proc/cpuinfo that the real one must have, and what is hidden of it
+CPUS = {
+    "vnni": ("avx512_vnni", ("amx",)),
+    "avx512": ("avx512f", ("amx", "vnni", "avx_vnni")),
+    "avx_vnni": ("avx_vnni", ("amx", "avx512", "vnni")),
+    "avx2": ("avx2", ("amx", "avx512", "vnni", "avx_vnni")),
+}
+FLAGS = {"amx": "amx_int8", "avx512": "avx512f", "vnni": "avx512_vnni", "avx_vnni": "avx_vnni"}
+RUNTIMES = ("litert", "onnxruntime", "openvino", "onnxruntime_7bit", "openvino_7bit")
+
+
+def shown_cpus(flags: set[str]) -> tuple[dict[str, tuple], dict[str, str]]:
+    """Return what is to be hidden for each CPU that can be shown, and why others cannot.
+
+    `flags` are those of /proc/cpuinfo. Nothing is hidden for the CPU that this one is.
+    """
+    shown, missing = {}, {}
+    for name, (needed, hidden) in CPUS.items():
+        there = tuple(feature for feature in hidden if FLAGS[feature] in flags)
+        if needed not in flags:
+            missing[name] = f"this CPU has no {needed}"
+        elif there and "cpuid_fault" not in flags:
+            missing[name] = "this CPU, or this virtual machine, cannot make CPUID fault"
+        elif there and not shutil.which("cc"):
+            missing[name] = "there is no C compiler, cc"
+        else:
+            shown[name] = there
+    return shown, missing
+
+
+class Worker:
+    """A runtime in a process of its own, on a CPU of which something may be hidden."""
+
+    def __init__(
+        self, runtime: str, file: Path, pixels: Path, hidden: tuple, library: Path
+    ) -> None:
+        """Start it, on a model file and photos (.npy), and ask for the features of all photos."""
+        env = dict(os.environ)
+        if hidden:
+            env |= {"HIDE": ",".join(hidden), "LD_PRELOAD": str(library)}
+        words = [sys.executable, __file__, "--worker", runtime, file, pixels]
+        self.process = subprocess.Popen(
+            list(map(str, words)),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=env,
+        )
+        self.features = np.array(self.ask("features"), np.float32)
+        self.milliseconds: list[float] = []
+
+    def ask(self, what: str) -> object:
+        """Return the worker's answer to a word; RuntimeError if it has ended."""
+        print(what, file=self.process.stdin, flush=True)
+        line = self.process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"{' '.join(self.process.args[2:])} has ended")
+        return json.loads(line)
+
+
+def work(runtime: str, file: str, pixels: str) -> None:
+    """Answer the lines on stdin: `features` of all photos, or the `time` of an inference."""
+    photos = np.load(pixels)
+    run = getattr(other_runtimes, runtime.removesuffix("_7bit"))(Path(file))
+    for number, line in enumerate(sys.stdin):
+        if line.strip() == "features":
+            print(json.dumps([run(photo[None]).tolist() for photo in photos]), flush=True)
+        else:
+            start = time.process_time()
+            run(photos[number % len(photos)][None])
+            print(json.dumps((time.process_time() - start) * 1e3), flush=True)
+
+
+def drawn_photos(number: int) -> list[Image.Image]:
+    """Return pictures of soft coloured blocks."""
+    rng = np.random.default_rng(0)
+    blocks = (rng.integers(0, 256, (12, 12, 3), np.uint8) for _ in range(number))
+    return [Image.fromarray(one).resize((500, 375), Image.Resampling.BICUBIC) for one in blocks]
+
+
+def write_photos(folder: Path | None, number: int, target: Path) -> list[Path]:
+    """Write some of a folder's photos, or drawn ones, as 1.jpg ... into the folder `target`."""
+    target.mkdir()
+    if folder:
+        files = sorted(folder.rglob("*.jpg"))
+        if not files:
+            raise ValueError(f"there is no .jpg in {folder}")
+        files = files[:: max(len(files) // number, 1)][:number]
+        photos = [Image.open(file).convert("RGB") for file in files]
+    else:
+        photos = drawn_photos(number)
+    for count, photo in enumerate(photos):
+        photo.save(target / f"{count:03}.jpg")
+    return sorted(target.iterdir())
+
+
+def files_for_runtimes(model: Path, folder: Path) -> dict[str, Path]:
+    """Write the network in each runtime's form; return the files of the runtimes that are here."""
+    files = {"litert": model}
+    seven = folder / "7bit.tflite"
+    seven.write_bytes(other_runtimes.with_7_bit_weights(model))
+    if find_spec("openvino"):
+        files |= {"openvino": model, "openvino_7bit": seven}
+    if find_spec("onnx") and find_spec("onnxruntime"):
+        for name, file in (("onnxruntime", model), ("onnxruntime_7bit", seven)):
+            files[name] = folder / f"{name}.onnx"
+            files[name].write_bytes(other_runtimes.to_onnx(file))
+    return {name: files[name] for name in RUNTIMES if name in files}
+
+
+def distance(features: np.ndarray, reference: np.ndarray) -> float:
+    """Return the mean distance of rows, as a share of the reference's length."""
+    lengths = np.linalg.norm(reference, axis=1)
+    return float(np.mean(np.linalg.norm(features - reference, axis=1) / lengths))
+
+
+def side_by_side(model: Path, photos: list[Path], rounds: int, folder: Path) -> Iterator[Figure]:
+    """Yield the figures of every CPU that can be shown."""
+    from dog_breeds.serving.facts import read_facts
+    from dog_breeds.serving.pixels import read_pixels
+
+    facts = read_facts(model)
+    pixels = folder / "pixels.npy"
+    size, share = facts["input"]["height"], facts["photo_share"]
+    np.save(pixels, np.stack([read_pixels(file, size, share) for file in photos]).astype("f4"))
+    shown, missing = shown_cpus(set(Path("/proc/cpuinfo").read_text().split()))
+    for name, why in missing.items():
+        print(f"# {name}: not shown here; {why}")
+    library = folder / "hide_cpu.so"
+    if any(shown.values()):
+        words = ["cc", "-shared", "-fPIC", "-O2", "-o", library, SOURCE]
+        subprocess.run(list(map(str, words)), check=True)
+    files = files_for_runtimes(model, folder)
+    for name in RUNTIMES:
+        if name not in files:
+            print(f"# {name}: not installed; see --help")
+
+    workers = {}
+    try:
+        reference = None
+        for cpu, hidden in shown.items():
+            for runtime, file in files.items():
+                worker = Worker(runtime, file, pixels, hidden, library)
+                workers[cpu, runtime] = worker
+                reference = worker.features if reference is None else reference
+        for _ in range(rounds):
+            for worker in workers.values():
+                worker.milliseconds.append(worker.ask("time"))
+    finally:
+        for worker in workers.values():
+            worker.process.kill()
+            worker.process.wait()
+    first = next(iter(shown), None)
+    for (cpu, runtime), worker in workers.items():
+        name = f"{cpu}_{runtime}"
+        milliseconds = statistics.median(worker.milliseconds)
+        yield f"{name}_ms", milliseconds, "ms"
+        if runtime != "litert":
+            litert = statistics.median(workers[cpu, "litert"].milliseconds)
+            yield f"{name}_of_litert", milliseconds / litert, ""
+        yield f"{name}_features_off", distance(worker.features, reference), ""
+        if cpu != first:
+            same = np.array_equal(worker.features, workers[first, runtime].features)
+            yield f"{name}_same_bits", same, ""
+
+
+def emulated(model: Path, photos: list[Path], folder: Path) -> Iterator[Figure]:
+    """Yield how the handler's features on an emulated Graviton2 differ from those here.
+
+    Once with the two files that the image brings into /sys, and once without them.
+    """
+    from arm64 import SCORES, image_files, make_root, run_arm64, why_not
+    from handler_process import run_python
+
+    if why_not():
+        raise ValueError(why_not())
+    here = run_python(SCORES, 0, *photos, MODEL_FILE=str(model)).stdout
+    reference = features_in(here)
+    root = make_root(folder)
+    for photo in photos:
+        shutil.copy(photo, root / "tmp")
+    inside = [f"/tmp/{photo.name}" for photo in photos]
+    for name, files in (("arm64", image_files()), ("arm64_without_files", {})):
+        done = run_arm64(root, model, files, SCORES, 0, *inside)
+        if done.returncode:
+            raise RuntimeError(done.stderr)
+        features = features_in(done.stdout)
+        yield f"{name}_accelerated", json.loads(done.stdout)[0]["accelerated"], ""
+        yield f"{name}_photos", len(features), ""
+        yield f"{name}_photos_same_bits", (features == reference).all(axis=1).sum(), ""
+        yield f"{name}_features_off", distance(features, reference), ""
+
+
+def features_in(printed: str) -> np.ndarray:
+    """Return the features, float32 [n, D], that the code of tests/arm64.py has printed."""
+    rows = json.loads(printed.splitlines()[-1])[1]
+    return np.stack([np.frombuffer(bytes.fromhex(row[1]), np.float32) for row in rows])
+
+
+def main() -> None:
+    """Measure."""
+    if sys.argv[1:2] == ["--worker"]:
+        work(*sys.argv[2:])
+        return
+    parser = command_line(__doc__)
+    parser.add_argument("--model", type=Path, default=MODEL, help=f"default: {MODEL.name}")
+    parser.add_argument("--photos", type=Path, help="folder of .jpg (default: drawn pictures)")
+    parser.add_argument("--number", type=int, default=20, help="of photos (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=15, help="default: %(default)s")
+    parser.add_argument("--arm64", action="store_true", help="emulate a Graviton2, too")
+    args = parser.parse_args()
+
+    def figures(folder: Path) -> Iterator[Figure]:
+        photos = write_photos(args.photos, args.number, folder / "photos")
+        yield from side_by_side(args.model, photos, args.rounds, folder)
+        if args.arm64:
+            yield from emulated(args.model, photos, folder)
+
+    with tempfile.TemporaryDirectory() as folder:
+        report(figures(Path(folder)), args.json)
+
+
+if __name__ == "__main__":
+    main()
