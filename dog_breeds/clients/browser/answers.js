@@ -105,7 +105,7 @@ export function cutOut(pixels, box, size) {
     inside.set(pixels.subarray(3 * (y * size + left), 3 * (y * size + right)), 3 * (y - top) * (right - left));
   }
   const strip = (start, end) => inside.subarray(3 * start * (right - left), 3 * end * (right - left));
-  return resize(strip, right - left, bottom - top, 3, size);
+  return resize({strip, width: right - left, height: bottom - top, channels: 3}, size);
 }
 
 // A square of cells turned clockwise by quarter turns; each cell has so many values.
@@ -125,11 +125,36 @@ export function quarterTurns(cells, turns, side, values = 1) {
   return turned;
 }
 
-// --- Pillow's bilinear, antialiased resize ---
+// --- An image as the model sees it ---
 
-// Returns the central `share` of both sides of an image, squashed to size x size. `strip(start, end)` gives its rows from
-// `start` to before `end`, with 3 or 4 bytes a pixel: a large photo never has to be in memory as a whole.
-export function resize(strip, width, height, channels, size, share = 1) {
+// The scale, 1, 2, 4 or 8, at which Pillow decodes a JPEG of this size for the model.
+export function jpegScale(width, height, size, share) {
+  const side = Math.ceil(size / share);
+  return [8, 4, 2, 1].find(scale => scale <= Math.max(1, Math.floor(Math.min(width, height) / side)));
+}
+
+// An image made smaller by a whole number, each pixel the mean of a block: {strip, width, height, channels}, strip as below.
+export function reduced({strip, width, height, channels}, scale) {
+  const narrow = Math.ceil(width / scale);
+  const smallerStrip = (start, end) => {
+    const top = start * scale, bottom = Math.min(end * scale, height), pixels = strip(top, bottom);
+    const sums = new Uint32Array((end - start) * narrow * 3), counts = new Uint32Array((end - start) * narrow);
+    for (let y = top; y < bottom; y++) {
+      for (let x = 0; x < width; x++) {
+        const target = (Math.floor(y / scale) - start) * narrow + Math.floor(x / scale);
+        counts[target]++;
+        for (let i = 0; i < 3; i++) sums[3 * target + i] += pixels[((y - top) * width + x) * channels + i];
+      }
+    }
+    return Uint8Array.from(sums, (sum, i) => Math.round(sum / counts[Math.floor(i / 3)]));
+  };
+  return {strip: smallerStrip, width: narrow, height: Math.ceil(height / scale), channels: 3};
+}
+
+// Returns the central `share` of both sides of an image, squashed to size x size, as Pillow does (bilinear, antialiased).
+// `strip(start, end)` gives its rows from `start` to before `end`, with 3 or 4 bytes a pixel: a large photo never has to be
+// in memory as a whole.
+export function resize({strip, width, height, channels}, size, share = 1) {
   const columns = weights(width, size, share), rows = weights(height, size, share);
   const first = rows[0].start, last = Math.max(...rows.map(({start, factors}) => start + factors.length));
   const narrow = new Uint8Array((last - first) * size * 3); // the needed rows, each already of the final width

@@ -10,10 +10,17 @@ let count = 0, worker, loading;
 // Returns the answer about a File, a Blob or the text of a URL, and an address at which the page finds the image.
 window.answerHere = async source => {
   const blob = typeof source === "string" ? await download(source) : source;
-  const bitmap = await opened(blob, {colorSpaceConversion: "none", premultiplyAlpha: "none"});
+  const image = await decoded(blob);
   await load();
-  return {answer: await inWorker("answer", bitmap, [bitmap]), address: URL.createObjectURL(blob)};
+  return {answer: await inWorker("answer", image, [image.bitmap]), address: URL.createObjectURL(blob)};
 };
+
+// The pixels of a file as they are stored, upright.
+async function decoded(blob) {
+  const bitmap = await opened(blob, {colorSpaceConversion: "none", premultiplyAlpha: "none"});
+  const start = new Uint8Array(await blob.slice(0, 3).arrayBuffer());
+  return {bitmap, jpeg: start.join() === "255,216,255"};
+}
 
 async function download(address) {
   if (!/^https:\/\//i.test(address)) throw Error("Only addresses that begin with https:// work here.");

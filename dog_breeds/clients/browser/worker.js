@@ -65,17 +65,15 @@ async function verified(site, name, progress) {
   throw failure;
 }
 
-// Returns the answer about an image: an ImageBitmap, or pixels as the model takes them.
 async function answer(image) {
   const {answers, rules, kernel} = loaded;
-  const pixels = image instanceof ImageBitmap ? modelPixels(image) : image;
-  return answers.answer(run, pixels, rules, kernel);
+  return answers.answer(run, modelPixels(image), rules, kernel);
 }
 
-// An image as the model sees it: opaque over white, its central share, squared.
-function modelPixels(bitmap) {
-  const {width, height} = bitmap;
-  const canvas = new OffscreenCanvas(width, Math.min(height, 256));
+// An image as the model sees it: opaque over white, its central share, squared. `jpeg`: it comes from such a file.
+function modelPixels({bitmap, jpeg}) {
+  const {answers, rules: {size, share}} = loaded, {width, height} = bitmap;
+  const canvas = new OffscreenCanvas(width, Math.min(height, 8 * 256)); // a strip of resize(), at the largest scale
   const context = canvas.getContext("2d", {willReadFrequently: true});
   const strip = (start, end) => {
     context.fillStyle = "white";
@@ -83,7 +81,8 @@ function modelPixels(bitmap) {
     context.drawImage(bitmap, 0, start, width, end - start, 0, 0, width, end - start);
     return context.getImageData(0, 0, width, end - start).data;
   };
-  const pixels = loaded.answers.resize(strip, width, height, 4, loaded.rules.size, loaded.rules.share);
+  const whole = {strip, width, height, channels: 4}, scale = jpeg ? answers.jpegScale(width, height, size, share) : 1;
+  const pixels = answers.resize(scale > 1 ? answers.reduced(whole, scale) : whole, size, share);
   bitmap.close();
   return pixels;
 }

@@ -1,0 +1,139 @@
+"""The site of `make site` in headless Chromium beside the handler: the same answers, and how fast.
+
+Reads   photos below a folder, by default those that make_dataset.py unpacked, and a model file.
+Needs   playwright and Chromium; npm, or .litertjs as `make site` leaves it.
+Prints  of so many photos: how often the page and the handler name the same class and agree on
+        whether it is known, the mean and the largest difference of a probability; the seconds to
+        the first answer at a first visit, with nothing cached; the median milliseconds of further
+        answers with one thread and with all, decoding and resize included; the seconds to an
+        answer at a second visit while nobody serves the site.
+
+    python benchmarks/site.py --json site.json                  # 300 photos, 5 minutes on 2 cores
+    python benchmarks/site.py --photos data/raw/Images --number 60
+"""
+
+import base64
+import os
+import shutil
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from common import MODEL, ROOT, Figure, command_line, report
+from playwright import sync_api
+from site_visits import BASE64, Files, IsolatedFiles, answer_of_page, host, loaded
+
+from dog_breeds.clients.site import write_site
+from dog_breeds.data.dataset import DATA_DIR, images_dir
+
+TIMED = 20  # photos of a median
+
+
+def new_page(context: sync_api.BrowserContext, address: str) -> sync_api.Page:
+    """Return a page of the site that has its model."""
+    page = context.new_page()
+    page.set_default_timeout(120_000)
+    page.add_init_script(BASE64)
+    page.goto(address)
+    loaded(page)
+    return page
+
+
+def seconds_to_answer(context: sync_api.BrowserContext, address: str, photo: Path) -> float:
+    """Return the seconds from opening the page to its answer about a photo."""
+    start = time.perf_counter()
+    answer_of_page(new_page(context, address), photo.read_bytes())
+    return time.perf_counter() - start
+
+
+def median_ms(page: sync_api.Page, photos: list[Path]) -> float:
+    """Return the median milliseconds of an answer of a page that has given one before."""
+    seconds = []
+    for photo in photos:
+        content = photo.read_bytes()
+        start = time.perf_counter()
+        answer_of_page(page, content)
+        seconds.append(time.perf_counter() - start)
+    return 1000 * statistics.median(seconds)
+
+
+def compare(page: sync_api.Page, handler: object, photos: list[Path]) -> Iterator[Figure]:
+    """Ask page and handler about the same photos."""
+    same_class, same_known, differences = [], [], []
+    for photo in photos:
+        content = photo.read_bytes()
+        event = {"image": base64.b64encode(content).decode()}
+        expected = handler.lambda_handler(event)  # type: ignore[attr-defined]
+        found = answer_of_page(page, content)
+        names = list(expected["prediction"])
+        same_class.append(next(iter(found["prediction"])) == names[0])
+        same_known.append(found["known"] == expected["known"])
+        differences.append(
+            [found["prediction"][name] - expected["prediction"][name] for name in names]
+        )
+        if not same_class[-1] or not same_known[-1]:
+            print(f"# {photo.name}: {list(found['prediction'].items())[:2]}, {expected}"[:300])
+    absolute = np.abs(differences)
+    yield "site_photos", len(photos), ""
+    yield "site_same_class", 100 * np.mean(same_class), "%"
+    yield "site_same_known", 100 * np.mean(same_known), "%"
+    yield "site_mean_difference", absolute.mean(), ""
+    yield "site_mean_of_largest_differences", absolute.max(axis=1).mean(), ""
+    yield "site_largest_difference", absolute.max(), ""
+
+
+def measure(model: Path, folder: Path, number: int) -> Iterator[Figure]:
+    """Write the site, visit it, compare."""
+    os.environ["MODEL_FILE"] = str(model)
+    import lambda_function as handler
+
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    files = sorted(folder.rglob("*.jpg"))
+    if not files:
+        raise ValueError(f"there are no photos below {folder}; name a folder with --photos")
+    chosen = np.random.default_rng(0).permutation(len(files))[:number]
+    photos = [files[index] for index in chosen]
+    with tempfile.TemporaryDirectory() as temporary, sync_api.sync_playwright() as playwright:
+        site = Path(temporary) / "site"
+        sizes = write_site(model, site, ROOT / ".litertjs")
+        yield "site_folder_mb", sum(sizes.values()) / 1e6, "MB"
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        alone = browser.new_context(service_workers="block")  # so that there is one thread
+        with host(site, Files) as address:
+            yield "site_first_answer_s", seconds_to_answer(alone, address, photos[0]), "s"
+            page = new_page(alone, address)
+            median_ms(page, photos[:2])
+            yield "site_one_thread_ms", median_ms(page, photos[:TIMED]), "ms"
+            yield from compare(page, handler, photos)
+        context = browser.new_context()
+        with host(site, IsolatedFiles) as address:
+            page = new_page(context, address)
+            yield "site_threads", loaded(page)["threads"], ""
+            median_ms(page, photos[:2])
+            yield "site_threads_ms", median_ms(page, photos[:TIMED]), "ms"
+            page.wait_for_timeout(3000)  # until the service worker has kept everything
+        yield "site_offline_answer_s", seconds_to_answer(context, address, photos[0]), "s"
+        browser.close()
+
+
+def main() -> None:
+    """Visit, compare, print."""
+    parser = command_line(__doc__)
+    parser.add_argument(
+        "--photos",
+        type=Path,
+        default=images_dir(DATA_DIR),
+        metavar="DIR",
+        help="default: %(default)s",
+    )
+    parser.add_argument("--number", type=int, default=300, help="default: %(default)s")
+    parser.add_argument("--model", type=Path, default=MODEL, help="default: %(default)s")
+    args = parser.parse_args()
+    report(measure(args.model, args.photos, args.number), args.json)
+
+
+if __name__ == "__main__":
+    main()
