@@ -6,7 +6,7 @@ Takes   {"url": U}, {"image": base64}, {"urls": [...]} or {"images": [...]}, wit
         from a direct invocation or over HTTP (dog_breeds/serving/http_events.py says by which
         services), where the body may also be the picture itself and GET takes ?url=...&top_k=...; a
         browser that asks for / gets a page. From a direct invocation also {"bucket": B, "key": K},
-        an object of S3
+        an object of S3, whose answer also has "model", the digest of the model file
 Gives   {"prediction": {breed: probability}, "known": true}, best first; for lists {"predictions":
         [one for each]}; or {"error": {"code", "message"}}. Where "known" is true, also
         "candidates", a list of breeds, likeliest first: the right one is most probably among them,
@@ -22,6 +22,7 @@ imports, the page, and the model.
 """
 
 import ctypes
+import functools
 import importlib
 import json
 import logging
@@ -40,7 +41,7 @@ from PIL import Image, WebPImagePlugin  # noqa: F401  without it Pillow would im
 from dog_breeds.serving.answers import Prediction, best_prediction, end_of, half_way, likely_classes
 from dog_breeds.serving.cpus import cpu_count, start_log
 from dog_breeds.serving.explanation import class_activation_map, explaining, on_picture
-from dog_breeds.serving.facts import read_facts
+from dog_breeds.serving.facts import model_digest, read_facts
 from dog_breeds.serving.http_bodies import decode_base64, fields_of
 from dog_breeds.serving.http_events import (
     NO_WORK,
@@ -128,6 +129,9 @@ def answer_fields(fields: Any, log: dict, end: float, direct: bool) -> dict:
             else download_all(items)
         )
         log["download_ms"] = milliseconds_since(start)
+    if source == "key":  # a row of a table, which says by which model it is
+        answer = answer_picture(items[0], top_k, explain, log, half_way(end))
+        return answer | {"model": cached_digest(MODEL_PATH)}
     if not source.endswith("s"):
         return answer_picture(items[0], top_k, explain, log, half_way(end))
     log["pictures"] = entries = [{} for _ in items]
@@ -290,7 +294,9 @@ def answer_for(best: Prediction, top_k: int | None) -> dict:
 Image.preinit()  # Pillow's usual formats, which the first picture would load otherwise
 warnings.filterwarnings("ignore", module="PIL")  # remarks on odd pictures, a line for each odd tag
 logging.getLogger("urllib3").setLevel(logging.CRITICAL)  # remarks on odd servers, with their names
-MODEL = load_model(Path(os.environ.get("MODEL_FILE") or Path(__file__).with_name("model.tflite")))
+MODEL_PATH = Path(os.environ.get("MODEL_FILE") or Path(__file__).with_name("model.tflite"))
+MODEL = load_model(MODEL_PATH)
+cached_digest = functools.cache(model_digest)
 if sys.platform == "linux":
     # Freed memory is to return, so that limited_memory counts right: blocks of 128 kB and more
     # always get pages of their own (M_MMAP_THRESHOLD), and there is one heap (M_ARENA_MAX), else a

@@ -13,6 +13,7 @@ process puts these in its place:
 
 import copy
 import functools
+import importlib
 import json
 import sys
 import time
@@ -117,23 +118,24 @@ def serve(port: int, front: int) -> None:
     import boto3
     from moto.core.config import default_user_config
     from moto.server import ThreadedMotoServer
-    from moto.stepfunctions.parser.asl.component.common.retry import retrier_decl
-    from moto.stepfunctions.parser.asl.component.state.exec.state_map.iteration import (
-        distributed_iteration_component as distributed,
-    )
-    from moto.stepfunctions.parser.asl.component.state.exec.state_map.iteration.itemprocessor import (
-        distributed_item_processor_worker as worker,
-    )
     from moto.stepfunctions.parser.asl.eval.program_state import ProgramError, ProgramStopped
-    from moto.stepfunctions.parser.asl.jsonata import jsonata as expressions
+
+    def part(name: str) -> types.ModuleType:
+        return importlib.import_module(f"moto.stepfunctions.parser.asl.{name}")
+
+    maps = "component.state.exec.state_map.iteration"
+    worker = part(f"{maps}.itemprocessor.distributed_item_processor_worker")
+    component = part(f"{maps}.distributed_iteration_component").DistributedIterationComponent
+    retrier, expressions = part("component.common.retry.retrier_decl"), part("jsonata.jsonata")
 
     default_user_config["stepfunctions"]["execute_state_machine"] = True
     expressions._eval_jsonata = evaluate
-    retrier_decl.time = types.SimpleNamespace(sleep=lambda seconds: time.sleep(WAIT * seconds))
+    retrier.time = types.SimpleNamespace(sleep=lambda seconds: time.sleep(WAIT * seconds))
     client = functools.partial(boto3.client, endpoint_url=f"http://127.0.0.1:{front}")
     boto3.client = lambda *words, endpoint_url=None, **options: client(*words, **options)
     runs: dict[str, ResultFiles] = {}
-    run_child, run_map = worker.DistributedItemProcessorWorker._eval_job, None
+    run_child = worker.DistributedItemProcessorWorker._eval_job
+    run_map = component._eval_body
 
     def run_child_and_keep(self: Any, env: Any, job: Any) -> None:
         run_child(self, env, job)
@@ -143,8 +145,6 @@ def serve(port: int, front: int) -> None:
             runs[run].add(job.job_input, job.job_output, error)
 
     worker.DistributedItemProcessorWorker._eval_job = run_child_and_keep
-    component = distributed.DistributedIterationComponent
-    run_map = component._eval_body
 
     def run_map_and_write(self: Any, env: Any) -> None:
         run = env.stack[-1].map_run_record.map_run_arn

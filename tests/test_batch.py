@@ -120,11 +120,11 @@ def test_every_photo_is_asked_once_and_the_table_is_that_of_a_folder(aws, colour
     assert done.returncode == 0, done.stderr
     assert status == 0 and rows == rows_by_name(tmp_path / "x.csv")
     before = dict(aws.invocations)
-    assert "50 of them answered before" in start(aws, "all") and before == aws.invocations
+    assert "51 of them answered before" in start(aws, "all") and before == aws.invocations
 
 
 def test_lasting_faults_fail_their_group_and_only_they_are_asked_again(aws, tmp_path):
-    photos = {f"lasting/{number}.jpg": coloured(number) for number in range(30)}
+    photos = {f"lasting/{number}.jpg": coloured(number) for number in range(20)}
     aws.put(photos | {"lasting/ends always.jpg": coloured(0)})
     faults = {"lasting/0.jpg": "PassingFault", "lasting/1.jpg": "NotAllowed"}
     faults["lasting/ends always.jpg"] = "Runtime.ExitError"
@@ -140,7 +140,7 @@ def test_lasting_faults_fail_their_group_and_only_they_are_asked_again(aws, tmp_
     assert faults.keys() < failed, "answers of a failed group are kept, too"
 
     status, rows = table(aws, "lasting", tmp_path / "lasting.csv")
-    assert status == 1 and len(rows) == 31
+    assert status == 1 and len(rows) == 21
     assert {name: row["error"] for name, row in rows.items() if row["error"]} == faults
     for key in ("lasting/0.jpg", "lasting/1.jpg"):
         del aws.faults.s3[key]
@@ -168,7 +168,7 @@ def test_a_batch_that_is_stopped_goes_on_without_losing_or_doubling(aws, tmp_pat
     aws.machines.stop_execution(executionArn=execution)
     assert aws.wait(execution)["status"] == "ABORTED"
     status, rows = table(aws, "stopped", tmp_path / "stopped.csv")
-    assert status == 1 and len(rows) < 60
+    assert status == 1 and sum(bool(row["breed"]) for row in rows.values()) < 60
     assert aws.wait(start(aws, "stopped"))["status"] == "SUCCEEDED"
     status, rows = table(aws, "stopped", tmp_path / "stopped.csv")
     assert status == 0
@@ -178,7 +178,7 @@ def test_a_batch_that_is_stopped_goes_on_without_losing_or_doubling(aws, tmp_pat
 
 
 def test_a_fault_of_all_photos_fails_all_groups(aws, colour_model, tmp_path):
-    keys = [f"broken/{number}.jpg" for number in range(22)]
+    keys = [f"broken/{number}.jpg" for number in range(11)]
     aws.put({key: coloured(0) for key in keys})
     damaged = tmp_path / "damaged.tflite"
     damaged.write_bytes(colour_model.read_bytes()[:5000])
@@ -189,7 +189,7 @@ def test_a_fault_of_all_photos_fails_all_groups(aws, colour_model, tmp_path):
         aws.idle.get()
     for endpoint in whole:
         aws.idle.put(endpoint)
-    assert [group["Error"] for group in failed_groups(aws, "broken")] == ["ValueError"] * 3
+    assert [group["Error"] for group in failed_groups(aws, "broken")] == ["ValueError"] * 2
     status, rows = table(aws, "broken", tmp_path / "broken.csv")
     assert status == 1 and {row["error"] for row in rows.values()} == {"ValueError"}
     assert rows.keys() == set(keys)

@@ -19,6 +19,7 @@ from PIL import Image
 from test_clients import saved_heic
 
 from dog_breeds.clients import photo_files, tables
+from dog_breeds.serving import facts
 
 ODD = [
     "a,b.jpg",
@@ -95,7 +96,7 @@ def test_odd_names_and_files(colour_model, tmp_path):
     assert found == {**dict.fromkeys(known, "leonberg"), **errors}
     assert len(rows(table)) == len(found)
     assert {row["known"] for row in rows(table)} == {"yes", ""}
-    assert {row["model"] for row in rows(table)} == {tables.model_digest(colour_model)}
+    assert {row["model"] for row in rows(table)} == {facts.model_digest(colour_model)}
     assert f"{len(known):9,}  leonberg" in done.stdout.splitlines()
     assert done.stdout.splitlines()[0].endswith("that are no photos by their names (.txt)")
     before = table.read_bytes()
@@ -215,7 +216,7 @@ def test_rows_of_another_model_are_never_mixed_in(colour_model, explaining_model
     assert classify(folder, table, colour_model).returncode == 0
     before = table.read_bytes()
     done = classify(folder, table, explaining_model)
-    digests = [tables.model_digest(model) for model in (colour_model, explaining_model)]
+    digests = [facts.model_digest(model) for model in (colour_model, explaining_model)]
     assert done.returncode == 1 and done.stderr.count("\n") == 1
     assert all(digest in done.stderr for digest in digests) and table.read_bytes() == before
 

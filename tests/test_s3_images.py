@@ -1,5 +1,6 @@
 """Pictures from S3: boto3 itself, against a bucket on this machine."""
 
+import hashlib
 import os
 
 import pytest
@@ -25,9 +26,10 @@ def ask(colour_model):
         yield function
 
 
-def test_an_object_is_answered_as_a_photo_and_its_name_is_not_logged(ask):
+def test_an_object_is_answered_as_a_photo_and_its_name_is_not_logged(ask, colour_model):
     answered = ask({"bucket": "bucket", "key": "photos/a dog & ü+1.jpg", "top_k": 1})
-    assert answered.answer == {"prediction": {BREED: 1.0}, "known": True}
+    digest = hashlib.sha256(colour_model.read_bytes()).hexdigest()[:8]
+    assert answered.answer == {"prediction": {BREED: 1.0}, "known": True, "model": digest}
     assert (
         answered.log["source"] == "key"
         and answered.log["download_ms"] > 0

@@ -14,6 +14,8 @@ from conftest import ROOT
 from handler_process import handler_process, with_bucket
 from odd_images import picture, saved
 
+from dog_breeds.serving.limits import PassingFault
+
 LINT = ROOT / ".venv/lint/bin"
 TEMPLATE = ROOT / "template.yaml"
 
@@ -58,6 +60,27 @@ def test_linters_find_nothing(command):
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.fixture
+def classify(resources) -> dict:
+    """The state of the batch that asks the function."""
+    states = resources["Batch"]["Properties"]["Definition"]["States"]
+    for name in ("EachGroup", "EachPhoto"):
+        states = states[name]["ItemProcessor"]["States"]
+    return states["Classify"]
+
+
+def test_cfn_lint_ignores_nothing_in_the_batch_but_an_expression_that_it_does_not_know(tmp_path):
+    text = TEMPLATE.read_text()
+    expression, ignored = '"{% ${Concurrency} %}"', "ignore_checks: [E3601]"
+    assert text.count(expression) == 1 and text.count(ignored) == 1
+    changed = text.replace(expression, "10").replace(ignored, "ignore_checks: []")
+    (tmp_path / "template.yaml").write_text(changed)
+    done = subprocess.run(
+        [tool("cfn-lint"), tmp_path / "template.yaml"], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout
+
+
 def test_the_image_is_built_from_what_is_here(resources):
     metadata = resources["Classifier"]["Metadata"]
     assert (ROOT / metadata["DockerContext"] / metadata["Dockerfile"]).is_file()
@@ -94,26 +117,21 @@ def test_the_role_may_do_no_more_than_it_must(resources):
     }
 
 
-def test_batch_tries_again_after_every_passing_fault(resources):
-    states = resources["Batch"]["Properties"]["Definition"]["States"]["EachPicture"][
-        "ItemProcessor"
-    ]["States"]
+def test_batch_tries_again_after_every_passing_fault(classify):
     passing = ("TooManyRequests", "Service", "SdkClient", "AWSLambda", "ClientExecutionTimeout")
-    assert set(states["Classify"]["Retry"][0]["ErrorEquals"]) == {
-        f"Lambda.{name}Exception" for name in passing
-    }
+    names = {f"Lambda.{name}Exception" for name in passing} | {PassingFault.__name__}
+    assert set(classify["Retry"][0]["ErrorEquals"]) == names
 
 
-def test_batch_asks_as_the_handler_answers_and_queries_name_what_it_logs(resources, colour_model):
+def test_batch_asks_as_the_handler_answers_and_queries_name_what_it_logs(
+    resources, classify, colour_model
+):
     with handler_process(
         colour_model, with_bucket, {"photos/a.jpg": saved(picture(), format="JPEG")}
     ) as ask:
-        states = resources["Batch"]["Properties"]["Definition"]["States"]["EachPicture"][
-            "ItemProcessor"
-        ]["States"]
-        payload = json.dumps(states["Classify"]["Arguments"]["Payload"])
+        payload = json.dumps(classify["Arguments"]["Payload"])
         payload = payload.replace("${Bucket}", "bucket").replace(
-            "{% $states.input.Key %}", "photos/a.jpg"
+            "{% $states.input.key %}", "photos/a.jpg"
         )
         answered = ask(json.loads(payload))
     assert len(answered.answer["prediction"]) == 1

@@ -1,4 +1,4 @@
-"""A batch over the photos of an S3 bucket: start it, go on with it, and make a table of its answers.
+"""A batch over the photos of an S3 bucket: start it, go on with it, make a table of its answers.
 
     python -m dog_breeds.clients.batch start --bucket BUCKET --prefix 2026/ --state-machine ARN
     python -m dog_breeds.clients.batch table --bucket BUCKET --csv answers.csv
@@ -27,7 +27,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dog_breeds.clients.client_images import SUFFIXES
+from dog_breeds.clients.photo_files import SUFFIXES
 from dog_breeds.clients.tables import encode, encode_head, row_for
 from dog_breeds.console import one_line_errors, script_parser, written_whole
 
@@ -171,7 +171,7 @@ def start(args: argparse.Namespace, session: Any) -> str:
     lines = [
         f"{place}: {len(photos.keys):,} photos, {len(photos.keys) - len(left):,} of them answered "
         f"before; {photos.others:,} other objects left out",
-        f"to ask: {len(left):,} photos, for about ${len(left) * DOLLARS:,.2f} (DEPLOY.md says more)",
+        f"to ask: {len(left):,} photos, for about ${len(left) * DOLLARS:,.2f} (see DEPLOY.md)",
     ]
     if args.dry_run or not left:
         return "\n".join([*lines, "nothing was started"])

@@ -10,8 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from dog_breeds.clients.photo_files import LeftOut, list_photos
-from dog_breeds.clients.tables import continue_table, encode, file_key, model_digest, row_for
+from dog_breeds.clients.tables import continue_table, encode, file_key, row_for
 from dog_breeds.console import check_writable, progress
+from dog_breeds.serving.facts import model_digest
 from dog_breeds.workers import in_processes
 
 # Photos that a process gets at once, half a second's work, and whose rows are written at once

@@ -1,7 +1,6 @@
 """The table of answers about many photos: its columns, its rows, and its text, which is CSV."""
 
 import csv
-import hashlib
 import io
 import math
 import os
@@ -13,7 +12,8 @@ from typing import NamedTuple
 from dog_breeds.console import written_whole
 
 # known: yes or no. candidates: classes with a blank between two. error: a code of the handler, and
-# then no breed. model: of the model file, see model_digest.
+# then no breed. model: digest of the
+# model file, see facts.model_digest.
 COLUMNS = ("file", "breed", "probability", "known", "candidates", "error", "model")
 OLD_COLUMNS = ("file", "breed", "probability", "known", "error")  # of tables up to version 1.0
 MARK = "\ufeff"  # spreadsheets take a file without this mark for another encoding than UTF-8
@@ -23,11 +23,6 @@ DELIMITERS = ",;\t"  # a spreadsheet saves with the one that is usual in its use
 FORMULA = re.compile(r"[\s\0]*[=+\-@\uff1d\uff0b\uff0d\uff20]|[\t\r\n]")
 
 Row = dict[str, object]  # column -> cell
-
-
-def model_digest(model: Path) -> str:
-    """Return the first eight hex digits of a model file's SHA-256."""
-    return hashlib.sha256(model.read_bytes()).hexdigest()[:8]
 
 
 def row_for(name: str, answer: Mapping, model: str) -> Row:

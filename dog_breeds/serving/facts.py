@@ -37,3 +37,8 @@ def read_facts(file: Path) -> dict:
         raise ValueError(
             f"{file.name} is damaged, or was not made by convert_model.py: {error}"
         ) from error
+
+
+def model_digest(model: Path) -> str:
+    """Return the first eight hex digits of a model file's SHA-256."""
+    return hashlib.sha256(model.read_bytes()).hexdigest()[:8]
