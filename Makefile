@@ -88,7 +88,17 @@ demo: $(DEMO)/top_10_dog_breeds.tflite $(BIN)/aws-lambda-rie
 	image=$$(sed -n 's/,test//p' $$(ls -t $(DEMO)/*.csv | head -1) | sed -n 17p); echo "picture: $$image"; \
 	$(RUN) test.py --file $(DEMO)/data/raw/Images/$$image --endpoint $(ENDPOINT)
 
-$(DEMO)/data/dataset: make_dataset.py | .venv/installed
+# A stage is done again when its script changes, or the wings of dog_breeds/ that it needs.
+DATA_CODE := $(wildcard dog_breeds/*.py dog_breeds/serving/*.py dog_breeds/data/*.py)
+LEARNING_CODE := $(DATA_CODE) $(wildcard dog_breeds/learning/*.py) models/dog_breeds_120.tflite
+
+# The demo takes no folder that holds anything else, so that `make clean` may remove what it wrote.
+$(DEMO)/made-by-make-demo:
+	@test -z "$$(ls -A "$(DEMO)" 2>/dev/null)" || \
+		{ echo "$(DEMO) holds other files; name another folder: make demo DEMO=FOLDER"; exit 1; }
+	@mkdir -p "$(DEMO)" && touch $@
+
+$(DEMO)/data/dataset: make_dataset.py $(DATA_CODE) | $(DEMO)/made-by-make-demo .venv/installed
 	@echo "--- make_dataset.py --demo"
 	@$(RUN) make_dataset.py --demo --data-dir $(DEMO)/data
 	@touch $@
@@ -98,13 +108,13 @@ $(DEMO)/data/crops: $(DEMO)/data/dataset data_selection.py
 	@$(RUN) data_selection.py --data-dir $(DEMO)/data
 	@touch $@
 
-$(DEMO)/plots/eda.png: $(DEMO)/data/dataset exploratory_data_analysis.py
+$(DEMO)/plots/eda.png: $(DEMO)/data/dataset exploratory_data_analysis.py $(LEARNING_CODE)
 	@echo "--- exploratory_data_analysis.py"
 	@$(RUN) exploratory_data_analysis.py --data-dir $(DEMO)/data --plots-dir $(DEMO)/plots
 
-$(DEMO)/model: $(DEMO)/data/crops training.py
-	@echo "--- training.py --quick --size 150"
-	@$(RUN) training.py --quick --size 150 --data-dir $(DEMO)/data --output-dir $(DEMO)
+$(DEMO)/model: $(DEMO)/data/crops training.py $(LEARNING_CODE)
+	@echo "--- training.py --quick"
+	@$(RUN) training.py --quick --data-dir $(DEMO)/data --output-dir $(DEMO)
 	@touch $@
 
 $(DEMO)/top_10_dog_breeds.tflite: $(DEMO)/model $(DEMO)/plots/eda.png convert_model.py
@@ -198,4 +208,9 @@ lock: .venv/lint/installed
 	@cp .venv/lint/lock requirements-lambda.lock
 
 clean:
-	rm -rf .venv .venv-serving .litertjs $(DEMO)
+	rm -rf .venv .venv-serving .litertjs
+	@test ! -d "$(DEMO)" || test -f "$(DEMO)/made-by-make-demo" || \
+		{ echo "$(DEMO) stays: it was not made by make demo"; exit 1; }
+	@cd "$(DEMO)" 2>/dev/null || exit 0; rm -rf data plots model xception_v1_* \
+		top_10_dog_breeds.tflite serve.log made-by-make-demo
+	@rmdir "$(DEMO)" 2>/dev/null || true

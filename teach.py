@@ -37,12 +37,12 @@ from dog_breeds.console import (
     written_whole,
 )
 from dog_breeds.data.class_folders import Pictures, check_numbers, list_pictures, look_at, printable
-from dog_breeds.data.dataset import DATA_DIR, display_name
+from dog_breeds.data.dataset import DATA_DIR, display_name, features_dir
 from dog_breeds.data.duplicates import group_copies
 from dog_breeds.learning.features import Examples, View, evenly_spaced, features_by, turned
 from dog_breeds.learning.heads import Classifier, turn_rule
 from dog_breeds.learning.own_classes import judge, teach, teach_beside
-from dog_breeds.learning.tflite import join_head, load_file, read_head
+from dog_breeds.learning.tflite import inspect_backbone, join_head, load_file, read_head
 from dog_breeds.serving.cpus import cpu_count
 from dog_breeds.serving.facts import append_facts, read_facts
 
@@ -86,7 +86,7 @@ def names_of(pictures: Pictures) -> list[str]:
 
 
 def examples_of(
-    pictures: Pictures, thumbnails: np.ndarray, backbone: Path, data_dir: Path, most_turned: int
+    pictures: Pictures, thumbnails: np.ndarray, backbone: Path, cache: Path, most_turned: int
 ) -> tuple[Examples, Examples]:
     """Return a row for each picture; as image, the number of the first picture that it is a copy
     of, or its own.
@@ -98,7 +98,7 @@ def examples_of(
     views = [View(path, facts["photo_share"]) for paths in pictures.values() for path in paths]
     some = evenly_spaced(range(len(views)), most_turned)
     all_views = [*views, *(turned(views[row]) for row in some)]
-    rows_of_all = features_by(backbone, all_views, data_dir, facts["input"]["height"])
+    rows_of_all = features_by(backbone, all_views, cache)
     features, turned_features = rows_of_all[: len(views)], rows_of_all[len(views) :]
     labels = np.repeat(np.arange(len(pictures)), [len(paths) for paths in pictures.values()])
 
@@ -168,6 +168,7 @@ def facts_of(
     return {
         name: kept[name] for name in ("format_version", "input", "photo_share", "quantization")
     } | {
+        "backbone_sha256": inspect_backbone(backbone).digest,
         "classes": list(names),
         "display_names": names,
         "temperature": classifier.temperature,  # already in the weights
@@ -283,7 +284,9 @@ def teach_folder(
         print(f"left out: {len(wrong) - SHOWN} more, which the report names")
     check_numbers(pictures, FEWEST, "readable pictures")
 
-    examples, upright = examples_of(pictures, thumbnails, backbone, data_dir, most_turned)
+    examples, upright = examples_of(
+        pictures, thumbnails, backbone, features_dir(data_dir), most_turned
+    )
     if add:
         weights, means, score = read_head(backbone)
         rules = (

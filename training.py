@@ -2,19 +2,19 @@
 
 Reads     data/raw and data/weights (from make_dataset.py); crops what data_selection.py has not
           cropped yet.
-Writes    xception_v1_{epoch}_{val_accuracy}.h5, beside it a report (.json) and the split (.csv);
-          once for all runs data/weights/xception_int8_*.tflite, the backbone in the form that
-          serves; plots/; cache: data/features.
+Writes    xception_v1_{epoch}_{val_accuracy}.h5, and beside it the head (.npz), a report (.json) and
+          the split (.csv); plots/; cache: data/features.
 
     python training.py                 # the ten breeds with most images
     python training.py --breeds all    # all 120
     python training.py --quick         # a small search, to see that everything works
-    python training.py --images DIR    # your own pictures: what teach.py does
+    python training.py --images DIR    # your own images: what teach.py does
+    python training.py --breeds all --new-backbone FILE.tflite    # on a backbone of your own
 
-The backbone, which costs nearly all the time, sees every picture and every augmented view once; the
-search then trains heads on its stored features. A second run finds them in the cache. TensorFlow
-converts the backbone and writes the .h5, in processes of its own; all else runs in the serving
-runtime and NumPy.
+All breeds share the int8 backbone inside models/dog_breeds_120.tflite. It costs nearly all the time
+and sees every image and every augmented view once; the search then trains heads on the stored
+features. A second run finds them in the cache. The head is trained in NumPy. TensorFlow, in a
+process of its own, only writes the .h5, and converts the backbone for --new-backbone.
 """
 
 import itertools
@@ -24,7 +24,6 @@ import platform
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
 
@@ -73,7 +72,14 @@ from dog_breeds.learning.heads import (
     turn_rule,
 )
 from dog_breeds.learning.metrics import auroc, evaluate
-from dog_breeds.learning.saved_models import model_name, read_report
+from dog_breeds.learning.saved_models import (
+    model_name,
+    read_head,
+    read_report,
+    source_files,
+    write_head,
+)
+from dog_breeds.learning.tflite import inspect_backbone
 from dog_breeds.learning.training_plots import save_plots
 from dog_breeds.workers import call_elsewhere
 
@@ -90,30 +96,36 @@ def prepare_task(
     data_dir: Path = DATA_DIR,
     breeds: Sequence[str] = ("top10",),
     split_file: Path | None = None,
-    size: int | None = None,
     seed: int | None = None,
+    backbone: Path | None = None,
+    new_backbone_size: int | None = None,
 ) -> Task:
-    """Choose the breeds, crop what is missing, split the images as the file says or 70/15/15, make
-    the backbone. Defaults of `size` and `seed`: recipe.SIZE and recipe.SEED.
+    """Choose the breeds, crop what is missing, and split the images as the file says or 70/15/15.
+
+    The defaults of `seed` and `backbone`, a model file, are recipe.SEED and recipe.MODEL. With
+    `new_backbone_size`, in pixels, `backbone` is made: the file must not be there yet.
     """
-    task = Task(data_dir, [], {})
-    task = replace(task, size=size or task.size, seed=task.seed if seed is None else seed)
+    backbone = backbone or recipe.MODEL
+    task = Task(data_dir, [], {}, seed=recipe.SEED if seed is None else seed, backbone=backbone)
     classes = choose_breeds(data_dir, list(breeds))
     if len(classes) < 2:
         raise ValueError("a classifier needs at least two breeds; name more with --breeds")
-    if not task.weights.exists():
-        raise FileNotFoundError(f"no weights in {task.weights}; run make_dataset.py first")
-    summary = crop_breeds(data_dir, classes, size=task.size)
+    if not task.weights.is_file():
+        print(f"no weights in {task.weights}: run make_dataset.py, else there will be no .h5")
+    size = new_backbone_size or inspect_backbone(backbone).size
+    summary = crop_breeds(data_dir, classes, size=size)
     if summary["done"] or summary["failed"]:
         print(describe_crops(summary))
-    images = list_images(data_dir, classes, task.size)
+    images = list_images(data_dir, classes, size)
     split = (
         apply_split(images, read_split(split_file), task.seed)
         if split_file
         else split_images(images, task.seed)
     )
-    task = replace(task, classes=classes, split=split)
-    return replace(task, backbone=make_backbone(task))
+    task = replace(task, classes=classes, split=split, size=size)
+    if new_backbone_size:
+        make_backbone(task, backbone)
+    return task
 
 
 def train_classifier(
@@ -150,7 +162,9 @@ def train_classifier(
     save_plots(
         found, classifier, results, outputs, task.labels(outputs["images"]), output_dir / "plots"
     )
-    print_summary(report, path)
+    print_summary(report)
+    write_h5(task, path)
+    print(f"saved {path} with its head (.npz), its report (.json), its split (.csv) and plots/")
     return path
 
 
@@ -222,8 +236,8 @@ def make_report(task: Task, found: Search, classifier: Classifier, results: dict
         "photo_share": recipe.PHOTO_SHARE,
         "seed": task.seed,
         "images": {part: len(task.images(part)) for part in PARTS},
-        "backbone": task.backbone.name,
-        "backbone_sha256": sha256(task.backbone.read_bytes()).hexdigest(),
+        "backbone": str(task.backbone),
+        "backbone_sha256": inspect_backbone(task.backbone).digest,
         "temperature": classifier.temperature,
         "unknown_rule": {"score": "similarity", "threshold": classifier.threshold},
         "turn_rule": turn_rule(classifier),
@@ -231,7 +245,7 @@ def make_report(task: Task, found: Search, classifier: Classifier, results: dict
         "finalists": found.finalists,
         "test": results,
         "trials": found.trials,
-        "settings": {name.lower(): value for name, value in vars(recipe).items() if name.isupper()},
+        "settings": recipe.settings(),
         "data_dir": str(task.data_dir),
         "versions": {"python": platform.python_version()}
         | {name: version(name) for name in packages},
@@ -239,23 +253,22 @@ def make_report(task: Task, found: Search, classifier: Classifier, results: dict
 
 
 def save_results(task: Task, classifier: Classifier, report: dict, output_dir: Path) -> Path:
-    """Save the model under the original's name pattern, beside it the report and the split."""
+    """Save the head, the report and the split of a model; return the path of the .h5 to come.
+
+    An older .h5 of this name goes first: whenever this process is killed, no model is left beside
+    the report of another.
+    """
     winner = report["winner"]
     path = output_dir / model_name(winner["epoch"], winner["val_accuracy"])
     output_dir.mkdir(parents=True, exist_ok=True)
     rows = "".join(f"{image},{part}\n" for image, part in sorted(task.split.items()))
-    # A model of other breeds, split, size or seed stays
-    while path.exists() and not is_repeated(path, report, rows):
+    # A model of other breeds, split, backbone or seed stays
+    while any(file.exists() for file in source_files(path)) and not is_repeated(path, report, rows):
         path = path.with_stem(f"{path.stem}0")
-    arrays = classifier.weights, classifier.means, classifier.upright
-    # The .h5 gets its name last, and an older one goes before the new report comes: whenever this
-    # process is killed, no model stands beside the report of another
-    with written_whole(path) as model:
-        arguments = task.weights, task.size, *arrays, model
-        call_elsewhere("dog_breeds.learning.xception", "save_model", *arguments)
-        path.unlink(missing_ok=True)
-        write_whole(path.with_suffix(".csv"), "image,split\n" + rows)
-        write_whole(path.with_suffix(".json"), json.dumps(report, indent=1) + "\n")
+    path.unlink(missing_ok=True)
+    report = report | {"head_sha256": write_head(path, classifier)}
+    write_whole(path.with_suffix(".csv"), "image,split\n" + rows)
+    write_whole(path.with_suffix(".json"), json.dumps(report, indent=1) + "\n")
     return path
 
 
@@ -266,14 +279,29 @@ def is_repeated(path: Path, report: dict, rows: str) -> bool:
     try:
         old, split = read_report(path), path.with_suffix(".csv").read_text(encoding="utf-8")
         return split == "image,split\n" + rows and all(
-            old[key] == report[key] for key in ("size", "seed")
+            old[key] == report[key] for key in ("backbone_sha256", "seed")
         )
     except (OSError, ValueError, KeyError):
         return False
 
 
-def print_summary(report: dict, path: Path) -> None:
-    """Print the winner and what the test images say of it."""
+def write_h5(task: Task, path: Path) -> None:
+    """Write the whole model for Keras: the backbone with its Keras weights, and the saved head.
+
+    Raises FileNotFoundError if there are no weights, ValueError if they are damaged.
+    """
+    if not task.weights.is_file():
+        raise FileNotFoundError(
+            f"all is saved but {path.name}: there are no weights in {task.weights}. Run "
+            "make_dataset.py, then the same command: it goes on from the features computed so far"
+        )
+    with written_whole(path) as part:
+        arguments = task.weights, task.size, *read_head(path), part
+        call_elsewhere("dog_breeds.learning.xception", "save_model", *arguments)
+
+
+def print_summary(report: dict) -> None:
+    """Print the winner and how it did on the test images."""
     winner = report["winner"]
     print(
         f"best: learning rate {winner['learning_rate']:.1e}, inner size {winner['inner_size']}, "
@@ -300,11 +328,7 @@ def print_summary(report: dict, path: Path) -> None:
             f"{share:.0%} taken as known"
         )
     print("turned photos: {turned_pictures_noticed:.0%} are noticed".format(**report["turn_rule"]))
-    print(report["note"])
-    print(
-        f"saved {path} with its report (.json), its split (.csv) and plots/, "
-        f"after {report['seconds']:.0f} s"
-    )
+    print(f"{report['note']} After {report['seconds']:.0f} s", flush=True)
 
 
 # --- Command line ---------------------------------------------------------------------------------
@@ -333,32 +357,48 @@ def main() -> None:
     parser.add_argument(
         "--split-file", type=Path, metavar="CSV", help="use this split: rows of image,split"
     )
+    backbone = parser.add_mutually_exclusive_group()
+    backbone.add_argument(
+        "--backbone", type=Path, metavar="FILE", help=f"default: {recipe.MODEL.name}"
+    )
+    backbone.add_argument(
+        "--new-backbone",
+        type=Path,
+        metavar="FILE",
+        help="make a backbone from photos of the train part, and train on it",
+    )
     parser.add_argument(
-        "--size",
-        type=int,
-        default=recipe.SIZE,
-        help="pixels a side that the model sees (default: %(default)s)",
+        "--size", type=int, help=f"pixels a side, of a new backbone (default: {recipe.SIZE})"
     )
     parser.add_argument("--quick", action="store_true", help="a small search")
     parser.add_argument("--seed", type=int, default=recipe.SEED, help="default: %(default)s")
     args = parser.parse_args()
+    if args.size and not args.new_backbone:
+        parser.error("--size goes with --new-backbone: any other backbone has its own size")
     if args.images and (
-        args.breeds != ["top10"] or args.split_file or args.quick or args.size != recipe.SIZE
+        args.breeds != ["top10"] or args.split_file or args.quick or args.new_backbone
     ):
-        parser.error("--images goes without --breeds, --split-file, --size and --quick")
+        parser.error("--images goes without --breeds, --split-file, --new-backbone and --quick")
     with one_line_errors("stopped; the same command continues from the features computed so far"):
         if args.images:
             output = args.output_dir / teach.OUTPUT
             teach.teach_folder(
                 args.images,
                 output,
-                teach.BACKBONE,
+                args.backbone or teach.BACKBONE,
                 add=False,
                 data_dir=args.data_dir,
                 seed=args.seed,
             )
             return
-        task = prepare_task(args.data_dir, args.breeds, args.split_file, args.size, args.seed)
+        task = prepare_task(
+            args.data_dir,
+            args.breeds,
+            args.split_file,
+            args.seed,
+            args.new_backbone or args.backbone,
+            (args.size or recipe.SIZE) if args.new_backbone else None,
+        )
         train_classifier(task, recipe.QUICK_GRID if args.quick else recipe.GRID, args.output_dir)
 
 

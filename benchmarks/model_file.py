@@ -32,7 +32,7 @@ from data_selection import crop_breeds
 from dog_breeds.data.dataset import Task, breed_name
 from dog_breeds.learning.features import KINDS, calibration_views, load_pixels
 from dog_breeds.learning.metrics import auroc
-from dog_breeds.learning.saved_models import read_h5, read_report
+from dog_breeds.learning.saved_models import read_head, read_report
 from dog_breeds.learning.tflite import join_head
 from dog_breeds.serving.facts import append_facts
 from dog_breeds.workers import call_elsewhere, in_processes
@@ -47,8 +47,7 @@ ROUNDS, CALLS, WARM_UP = (
 THREADS = (1, 2)
 # As TensorFlow's converter makes it: ranges of all calibration pictures, RELUs not fused
 PLAIN = "plain_int8"
-FORMATS = ("float32", "float16", "dynamic", "int8")
-FILES = (*FORMATS, PLAIN)
+FILES = (*convert_model.FORMATS, PLAIN)
 UNKNOWN_PHOTOS = 300  # of breeds that the model does not know
 
 TIMER = """
@@ -114,12 +113,12 @@ def make_files(model_path: Path, folder: Path) -> None:
     pictures.
     """
     task = convert_model.task_of(model_path)
-    for quantization in FORMATS:
+    for quantization in convert_model.FORMATS:
         content = convert_model.to_tflite(task, model_path, quantization, folder)
         (folder / f"{quantization}.tflite").write_bytes(content)
     plain = folder / "xception_plain_int8.tflite"
     call_in_process(write_plain_backbone, task, plain)
-    content = join_head(plain.read_bytes(), *read_h5(model_path))
+    content = join_head(plain.read_bytes(), *read_head(model_path))
     (folder / f"{PLAIN}.tflite").write_bytes(content)
     call_in_process(handler.original_model, "150", str(folder / "original_150.tflite"))
     np.save(
@@ -139,7 +138,7 @@ def write_plain_backbone(task: Task, path: Path) -> None:
     from dog_breeds.learning import xception
 
     with mock.patch.multiple(xception, calm_half=lambda _, views: views, fuse_relus=id):
-        xception.write_backbone(task.weights, task.size, calibration_views(task), "int8", path)
+        xception.write_backbone(task.weights, task.size, calibration_views(task), path)
 
 
 def call_in_process(function: Callable, *arguments: object) -> None:
@@ -232,7 +231,8 @@ def measure_accuracy(model_path: Path, folder: Path, formats: tuple[str, ...]) -
     views = {
         kind: [view(task, image) for image in (*test, *unknown)] for kind, view in KINDS.items()
     }
-    keras = call_elsewhere("dog_breeds.learning.xception", "predict", model_path, views)
+    arguments = model_path, read_head(model_path)[0][-2], views
+    keras = call_elsewhere("dog_breeds.learning.xception", "predict", *arguments)
     known, other = slice(0, len(test)), slice(len(test), None)
     for name in formats:
         for kind, tflite in convert_model.predict_file(

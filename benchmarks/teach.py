@@ -162,7 +162,7 @@ def asked_images(task: Task) -> list[str]:
 def photo_examples(task: Task, images: list[str]) -> Examples:
     """Return the whole photos of images."""
     views = [photo_view(task, image) for image in images]
-    features = features_by(teach.BACKBONE, views, task.data_dir, task.size)
+    features = features_by(teach.BACKBONE, views, task.feature_cache)
     return Examples(features, task.labels(images), np.arange(len(images)))
 
 

@@ -8,9 +8,7 @@ from pathlib import Path
 
 MODEL = Path(__file__).parents[1] / "models/dog_breeds_120.tflite"  # the default of every script
 
-BACKBONE = (
-    "Xception"  # of keras.applications; weights, backbone file and model file are named after it
-)
+BACKBONE = "Xception"  # of keras.applications; weights and saved models are named after it
 SIZE = 299  # pixels a side of what the model sees: its input size
 RESCALING = 1 / 127.5, -1.0  # factor and offset that make of pixels 0..255 what it wants
 SEED = 33
@@ -57,6 +55,13 @@ TURNED_PHOTOS = (
     1000  # training photos that are turned, to learn what that looks like; 300 notice a tenth less
 )
 
-# Of the train part, each as crop and as whole photo: int8's ranges come from the calmer half
+# Photos of the train part, each as crop and as whole photo, from which a new backbone takes its
+# int8 ranges: from the calmer half of them
 CALIBRATION_IMAGES = 50
 ROWS_PER_SHARD = 256  # of the feature cache: what an interrupted extraction can lose
+
+
+def settings() -> dict:
+    """Return the settings as a report states them."""
+    values = {name.lower(): value for name, value in globals().items() if name.isupper()}
+    return values | {"model": MODEL.name}

@@ -107,10 +107,14 @@ class Small(NamedTuple):
 
 @pytest.fixture(scope="session")
 def small(demo, elsewhere, tmp_path_factory) -> Small:
-    """Three of the demo breeds at SIZE pixels, in a data folder of their own."""
+    """Three of the demo breeds in a data folder of their own, on a new backbone for SIZE pixels.
+
+    All tests share this conversion by TensorFlow.
+    """
     data_dir = tmp_path_factory.mktemp("small") / "data"
     shutil.copytree(demo, data_dir, copy_function=os.link)
-    task = training.prepare_task(data_dir, FEW, size=SIZE)
+    file = data_dir.parent / "backbones" / "small.tflite"
+    task = training.prepare_task(data_dir, FEW, backbone=file, new_backbone_size=SIZE)
     return Small(
         task, training.train_classifier(task, recipe.QUICK_GRID, data_dir.parent / "first")
     )
@@ -204,6 +208,7 @@ def made_demo(demo, tmp_path_factory) -> Demo:
     """
     folder = tmp_path_factory.mktemp("pipeline") / "demo"
     shutil.copytree(demo, folder / "data", copy_function=os.link)
+    (folder / "made-by-make-demo").touch()
     before, [free] = touched(), free_ports(among=range(8_000, 10_000, 2))
     result = make("demo", f"DEMO={folder}", f"PORT={free}")
     assert result.returncode == 0, result.stdout + result.stderr

@@ -67,7 +67,7 @@ def write_unfused(
         fuse(model)
 
     with mock.patch.object(xception, "fuse_relus", keep):
-        xception.write_backbone(weights, size, views, "int8", path)
+        xception.write_backbone(weights, size, views, path)
 
 
 def calm_half(weights: Path, size: int, views: Sequence[View], wild: View) -> list[View]:

@@ -16,7 +16,7 @@ def test_demo_has_ten_breeds_of_different_numbers(demo):
     counts = {folder.name: len(list(folder.iterdir())) for folder in images_dir(demo).iterdir()}
     assert counts == {name: breed["pictures"] for name, breed in DEMO_BREEDS.items()}
     assert len(counts) == 10
-    assert 20 <= min(counts.values()) < max(counts.values()) <= 30
+    assert 10 <= min(counts.values()) < max(counts.values()) <= 20
 
 
 def test_demo_annotations_describe_the_pictures(demo):

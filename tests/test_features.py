@@ -1,5 +1,6 @@
 """Views, the backbone's features of them, and their cache."""
 
+import hashlib
 import json
 import os
 import re
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from ai_edge_litert.tools import flatbuffer_utils
 from conftest import FEW, ROOT, SIZE
 from handler_process import run_python
 from PIL import Image
@@ -22,7 +24,8 @@ from dog_breeds.data import dataset
 from dog_breeds.data.dataset import processed_dir
 from dog_breeds.learning import features
 from dog_breeds.learning.features import View
-from dog_breeds.learning.tflite import load_file
+from dog_breeds.learning.tflite import cut_backbone, join_head, load_file
+from dog_breeds.serving.facts import read_facts
 
 
 @pytest.fixture
@@ -33,6 +36,7 @@ def lab(small, tmp_path) -> Path:
     data_dir = small.task.data_dir
     for name in ("raw", f"processed_{SIZE}", "weights"):
         shutil.copytree(data_dir / name, tmp_path / name, copy_function=os.link)
+    shutil.copy(small.task.backbone, backbone_of(tmp_path))
     return tmp_path
 
 
@@ -50,14 +54,13 @@ def passes(monkeypatch) -> list[int]:
 
 
 def backbone_of(lab):
-    """The backbone file, of which there is one."""
-    [file] = (lab / "weights").glob("xception_int8_*.tflite")
-    return file
+    """The file with the backbone."""
+    return lab / "backbone.tflite"
 
 
 def extract(views, lab):
     """The features of the views by that file."""
-    return features.features_by(backbone_of(lab), views, lab, SIZE)
+    return features.features_by(backbone_of(lab), views, lab / "features")
 
 
 def crops(data_dir, number):
@@ -196,13 +199,27 @@ def test_a_changed_picture_is_computed_again_and_nothing_else(lab, passes):
     assert np.abs(again[5] - rows[5]).max() > 0.1
 
 
+def test_files_with_the_same_backbone_share_the_cache(lab, passes):
+    views, backbone = crops(lab, 3), backbone_of(lab)
+    rows, bare = extract(views, lab), cut_backbone(backbone.read_bytes())
+    assert backbone.read_bytes() != bare, "it has facts"
+    for classes in (0, 2, 5):
+        arrays = [np.ones((2048, classes), np.float32), np.ones(classes, np.float32)]
+        upright = [np.ones((2048, 1), np.float32), np.ones(1, np.float32)]
+        means = np.ones((classes, 2048), np.float32)
+        backbone.write_bytes(join_head(bare, arrays, means, upright) if classes else bare)
+        assert (extract(views, lab) == rows).all()
+    assert passes == [3, 0, 0, 0]
+
+
 def test_another_backbone_has_a_cache_of_its_own(lab, passes):
     views, backbone = crops(lab, 3), backbone_of(lab)
-    rows = extract(views, lab)
-    content = backbone.read_bytes()
-    backbone.unlink()
-    backbone.write_bytes(content + b"more")
-    assert (extract(views, lab) == rows).all()
+    rows, bare = extract(views, lab), cut_backbone(backbone.read_bytes())
+    model = flatbuffer_utils.convert_bytearray_to_object(bytearray(bare))
+    weights = [buffer.data for buffer in model.buffers if buffer.data is not None]
+    max(weights, key=len)[:1000] = 7
+    backbone.write_bytes(flatbuffer_utils.convert_object_to_bytearray(model))
+    assert (extract(views, lab) != rows).any()
     assert passes == [3, 3]
 
 
@@ -294,25 +311,16 @@ def test_a_broken_picture_is_named(lab, tmp_path):
         extract([*crops(lab, 2), View(broken)], lab)
 
 
-def test_other_pictures_to_learn_from_get_a_backbone_of_their_own(lab, monkeypatch):
-    """Else that of drawings, or of ten breeds, would serve whatever is trained later in the same
-    folder.
-    """
-    made = []
-    monkeypatch.setattr(features, "call_elsewhere", lambda *arguments: made.append(arguments))
-    task, there = small_task(lab), backbone_of(lab)
-    assert features.make_backbone(task) == there and not made
-    images = dataset.list_images(lab, FEW, SIZE)
-    others = [
-        replace(task, split=dataset.split_images(images, 1)),
-        replace(task, size=SIZE + 1),
-    ]
-    photo = dataset.images_dir(lab) / task.images("train")[0]
-    photo.unlink()  # a hard link
-    Image.new("RGB", (299, 299), "red").save(photo)
-    files = {there, *map(features.make_backbone, [task, *others])}
-    assert len(files) == 4 == len(made) + 1
-    assert {arguments[-1] for arguments in made} == files - {there}
+def test_a_new_backbone_says_from_what_it_was_made(small):
+    task, facts = small.task, read_facts(small.task.backbone)
+    views = features.calibration_views(task)
+    assert facts["classes"] == [] and facts["input"]["height"] == SIZE == task.size
+    calibration = facts["provenance"]["calibration"]
+    assert calibration["photos"] == len(views) == 2 * len(task.images("train"))
+    keys = b"".join(features.view_keys(views))
+    assert calibration["sha256"] == hashlib.sha256(keys).hexdigest()
+    weights = hashlib.sha256(task.weights.read_bytes()).hexdigest()
+    assert facts["provenance"]["sha256"] == {task.weights.name: weights}
 
 
 @pytest.mark.parametrize("length", [0, 1, 7, 999, 1000, 1001, 1999, 10_200])

@@ -5,6 +5,7 @@ environment.
 import contextlib
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -150,3 +151,68 @@ def test_help_names_every_target():
     targets = re.findall(r"^\.PHONY: (.+)", (ROOT / "Makefile").read_text(), re.M)[0].split()
     assert all(f"make {target}" in done.stdout for target in targets if target != "help")
     assert make().stdout == done.stdout and "#" not in done.stdout
+
+
+def test_clean_removes_only_what_the_demo_wrote(tmp_path):
+    """In a copy of the project's folder, whose environments are empty."""
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    mine = {tmp_path / "Makefile"}
+    for folder in (".venv", ".venv-serving", "demo/data/raw", "demo/plots", "photos"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "file").touch()
+    for name in ("made-by-make-demo", "xception_v1_30_0.966.h5", "serve.log", "notes.txt"):
+        (tmp_path / "demo" / name).touch()
+
+    def clean(*words):
+        command = ["make", "--no-print-directory", "clean", *words]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+        return done.stdout, {path for path in tmp_path.rglob("*") if path.is_file()}
+
+    mine |= {tmp_path / "photos/file", tmp_path / "demo/notes.txt"}
+    for other in ("photos", ".", str(tmp_path)):
+        said, left = clean(f"DEMO={other}")
+        assert f"{other} stays: it was not made by make demo" in said and left > mine
+    assert clean()[1] == mine
+    (tmp_path / "demo/notes.txt").rename(tmp_path / "notes.txt")
+    (tmp_path / "demo/made-by-make-demo").touch()
+    clean()
+    assert not (tmp_path / "demo").exists()
+
+
+def test_the_demo_takes_no_folder_with_other_files(tmp_path):
+    (tmp_path / "notes.txt").touch()
+    done = make("demo", f"DEMO={tmp_path}")
+    assert done.returncode != 0
+    assert (
+        f"{tmp_path} holds other files; name another folder: make demo DEMO=FOLDER" in done.stdout
+    )
+    assert os.listdir(tmp_path) == ["notes.txt"]
+
+
+def test_the_demo_is_made_again_when_a_module_changes(tmp_path):
+    stages = {
+        "data/dataset": "make_dataset",
+        "data/crops": "data_selection",
+        "plots/eda.png": "exploratory_data_analysis",
+        "model": "training",
+        "top_10_dog_breeds.tflite": "convert_model",
+    }
+    (tmp_path / "made-by-make-demo").touch()
+    for number, name in enumerate(stages):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (4e9 + number, 4e9 + number))  # newer than all files
+
+    def again(file):
+        done = make(
+            "--dry-run", "demo", f"DEMO={tmp_path}", *(f"--what-if={name}" for name in file)
+        )
+        return set(re.findall(r"^echo \"--- (\w+)\.py", done.stdout, re.M)) - {"lambda_function"}
+
+    assert again([]) == set()
+    everything = set(stages.values())
+    assert again(["dog_breeds/workers.py"]) == again(["dog_breeds/data/archives.py"]) == everything
+    learned = everything - {"make_dataset", "data_selection"}
+    assert again(["dog_breeds/learning/heads.py"]) == learned
+    assert again(["training.py"]) == {"training", "convert_model"}
+    assert again(["dog_breeds/clients/gateway.py"]) == set()

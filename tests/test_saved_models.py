@@ -12,8 +12,9 @@ from dog_breeds.learning.saved_models import find_best_model, model_name, read_r
 def saved(folder, name, classes=("a", "b"), split="x,train"):
     model = folder / name
     model.touch()
-    model.with_suffix(".json").write_text(json.dumps({"classes": classes}))
+    model.with_suffix(".json").write_text(json.dumps({"classes": classes, "head_sha256": ""}))
     model.with_suffix(".csv").write_text(split)
+    model.with_suffix(".npz").touch()
     return model
 
 
@@ -23,6 +24,7 @@ def test_the_best_model_is_that_with_the_highest_validation_accuracy(tmp_path):
     for name in ("xception_v1_09_0.912.h5", "xception_v1_12_0.975.h5", "xception_v1_30_0.900.h5"):
         saved(tmp_path, name)
     (tmp_path / "xception_v1_x.h5").touch()
+    (tmp_path / "xception_v1_notes.txt").touch()
     assert find_best_model(tmp_path).name == "xception_v1_12_0.975.h5"
     newer = saved(tmp_path, "xception_v1_08_0.975.h5")
     os.utime(newer, (2e9, 2e9))
@@ -40,13 +42,11 @@ def test_models_of_different_tasks_are_not_compared(tmp_path, other):
     assert all(str(model) in str(error.value) for model in models)
 
 
-@pytest.mark.parametrize("missing", [".json", ".csv"])
+@pytest.mark.parametrize("missing", [".h5", ".npz", ".json", ".csv"])
 def test_a_stray_model_is_named(tmp_path, missing):
     model = saved(tmp_path, "xception_v1_09_0.912.h5")
     model.with_suffix(missing).unlink()
-    with pytest.raises(
-        FileNotFoundError, match="run it again, or move the model's other files"
-    ) as error:
+    with pytest.raises(FileNotFoundError, match="run it again, or move all of them") as error:
         find_best_model(tmp_path)
     assert f"there is no {model.with_suffix(missing)}" in str(error.value)
 

@@ -74,7 +74,8 @@ class Task:
     split: dict[str, str]  # image -> train, validation or test
     size: int = field(default_factory=lambda: recipe.SIZE)  # pixels a side of what the model sees
     seed: int = field(default_factory=lambda: recipe.SEED)
-    backbone: Path | None = None  # the int8 file that gives features; features.make_backbone
+    # A model file; its backbone gives the features
+    backbone: Path = field(default_factory=lambda: recipe.MODEL)
 
     def images(self, part: str) -> list[str]:
         """Return the images of one part of the split, sorted."""

@@ -1,4 +1,4 @@
-"""The demo set: 244 drawn photos of dogs with annotations, in the form of the real archives, the
+"""The demo set: 144 drawn photos of dogs with annotations, in the form of the real archives, the
 same every time.
 """
 
@@ -11,7 +11,9 @@ from PIL import Image, ImageDraw, ImageFilter
 
 from dog_breeds.console import counted
 from dog_breeds.data.archives import ARCHIVES
+from dog_breeds.data.dataset import Box
 from dog_breeds.data.demo_drawings import DEMO_BREEDS, Colour, draw_dog, shade
+from dog_breeds.workers import in_processes
 
 PLACES = {  # colours of sky (or wall), ground, things that stand about, specks on the ground
     "meadow": ((150, 200, 240), (112, 170, 84), (60, 120, 62), (250, 230, 120)),
@@ -39,19 +41,32 @@ def draw_demo(folder: Path) -> dict[str, Path]:
         tarfile.open(archives["images.tar"], "w") as images,
         tarfile.open(archives["annotation.tar"], "w") as annotations,
     ):
-        for name, number in counted(jobs, "drawing", len(jobs), "pictures"):
-            wnid = name.split("-")[0]
-            image, boxes = draw_photo(DEMO_BREEDS[name], random.Random(f"{wnid}_{number}"))
-            image_id = f"{wnid}_{900_000 + number}"  # no photo of the data set is called so
-            jpeg = io.BytesIO()
-            image.save(jpeg, "JPEG", quality=92)
-            add_file(images, f"Images/{name}/{image_id}.jpg", jpeg.getvalue())
+        drawn = counted(in_processes(draw_jpeg, jobs), "drawing", len(jobs), "pictures")
+        for (name, number), (jpeg, size, boxes) in zip(jobs, drawn, strict=True):
+            image_id = f"{wnid(name)}_{900_000 + number}"  # no photo of the data set is called so
+            add_file(images, f"Images/{name}/{image_id}.jpg", jpeg)
             add_file(
                 annotations,
                 f"Annotation/{name}/{image_id}",
-                voc_xml(name, image_id, image.size, boxes).encode(),
+                voc_xml(name, image_id, size, boxes).encode(),
             )
     return archives
+
+
+def wnid(name: str) -> str:
+    """Return the WordNet number of a class folder: n02085936 for n02085936-Maltese_dog."""
+    return name.split("-")[0]
+
+
+def draw_jpeg(name: str, number: int) -> tuple[bytes, tuple[int, int], list[Box]]:
+    """Draw a photo of a breed, the same for the same number.
+
+    Returns the JPEG, its width and height, and the boxes. Runs in a worker.
+    """
+    image, boxes = draw_photo(DEMO_BREEDS[name], random.Random(f"{wnid(name)}_{number}"))
+    jpeg = io.BytesIO()
+    image.save(jpeg, "JPEG", quality=92)
+    return jpeg.getvalue(), image.size, boxes
 
 
 def draw_photo(

@@ -1,8 +1,8 @@
 """What the frozen backbone makes of the pictures: their views, their features, and the cache of
 these.
 
-The backbone is the file that serves: it is made once, and whatever is trained is trained on what it
-gives.
+The backbone is the one that serves: heads are trained on what the int8 file gives. All breeds share
+the backbone inside recipe.MODEL; `make_backbone` makes another.
 """
 
 import hashlib
@@ -17,9 +17,10 @@ import numpy as np
 from PIL import Image
 
 from dog_breeds import recipe
-from dog_breeds.console import counted, written_whole
-from dog_breeds.data.dataset import Task, features_dir
-from dog_breeds.learning.tflite import load_file, print_if_slow, run_file
+from dog_breeds.console import check_writable, counted, written_whole
+from dog_breeds.data.dataset import Task
+from dog_breeds.learning.tflite import cut_backbone, inspect_backbone, print_if_slow, run_file
+from dog_breeds.serving.facts import append_facts
 from dog_breeds.serving.pixels import read_pixels
 from dog_breeds.workers import call_elsewhere
 
@@ -112,28 +113,42 @@ def is_readable(view: View) -> bool:
 # --- The backbone ---------------------------------------------------------------------------------
 
 
-def make_backbone(task: Task) -> Path:
-    """Return the task's backbone file, made first unless it is there: half a minute to a minute on
-    2 cores.
+def make_backbone(task: Task, path: Path) -> None:
+    """Convert the recipe's backbone to int8 and write it as a model file without a head.
 
-    Its name ends in a digest of the pictures that it is calibrated on: other breeds, splits or
-    pictures get another.
+    Its ranges come from photos of the task's train part. The same photos and weights give the same
+    file on one kind of CPU. Takes about a minute on 2 cores. Raises ValueError if the file is there
+    already, FileNotFoundError if there are no weights.
     """
-    weights, views = task.weights, calibration_views(task)
-    digest = hashlib.sha256(b"".join(view_keys(views)) + str(task.size).encode()).hexdigest()[:8]
-    path = weights.with_name(f"{recipe.BACKBONE.lower()}_int8_{digest}.tflite")
-    if not path.exists():
-        print(f"{path}: converting {recipe.BACKBONE} to int8, once ...", flush=True)
-        call_elsewhere(
-            "dog_breeds.learning.xception",
-            "write_backbone",
-            weights,
-            task.size,
-            views,
-            "int8",
-            path,
-        )
-    return path
+    if path.suffix != ".tflite" or path.exists():
+        raise ValueError(f"a new backbone needs a new file that ends in .tflite, not {path}")
+    if not task.weights.is_file():
+        raise FileNotFoundError(f"no weights in {task.weights}; run make_dataset.py first")
+    check_writable(path.parent)
+    print(f"{path}: converting {recipe.BACKBONE} to int8 ...", flush=True)
+    views = calibration_views(task)
+    with written_whole(path) as part:
+        arguments = task.weights, task.size, views, part
+        call_elsewhere("dog_breeds.learning.xception", "write_backbone", *arguments)
+        part.write_bytes(cut_backbone(part.read_bytes()))
+        calibration = {
+            "photos": len(views),
+            "sha256": hashlib.sha256(b"".join(view_keys(views))).hexdigest(),
+        }
+        weights = hashlib.sha256(task.weights.read_bytes()).hexdigest()
+        provenance = {"sha256": {task.weights.name: weights}, "calibration": calibration}
+        append_facts(part, backbone_facts(task.size) | {"classes": [], "provenance": provenance})
+
+
+def backbone_facts(size: int) -> dict:
+    """Return the facts that every model file states about its backbone."""
+    pixels = {"height": size, "width": size, "channels": 3, "dtype": "float32", "range": [0, 255]}
+    return {
+        "format_version": 1,
+        "input": pixels | {"color": "RGB"},
+        "photo_share": recipe.PHOTO_SHARE,  # the central part of a photo that the model is to see
+        "quantization": "int8",
+    }
 
 
 def calibration_views(task: Task) -> list[View]:
@@ -149,26 +164,25 @@ def evenly_spaced(items: Sequence, number: int) -> list:
 
 
 def extract_features(views: Sequence[View], task: Task) -> np.ndarray:
-    """Return the features of the views by the task's backbone file, as `features_by` does."""
-    return features_by(task.backbone, views, task.data_dir, task.size)
+    """Return the features of the views by the task's backbone, as `features_by` does."""
+    return features_by(task.backbone, views, task.feature_cache)
 
 
-def features_by(backbone: Path, views: Sequence[View], data_dir: Path, size: int) -> np.ndarray:
-    """Return the features of the views, float32 [len(views), D], from the cache as far as it has
-    them.
+def features_by(file: Path, views: Sequence[View], cache: Path) -> np.ndarray:
+    """Return the features of the views by the backbone of a model file, float32 [len(views), D].
 
-    The cache, data/features/, is a folder of shards for each backbone file; a row is found by its
-    view's key. Raises OSError, with the file's name, for a picture that cannot be read.
+    They come from the cache as far as it has them: a folder of shards for each backbone, shared by
+    all files with this backbone. A row is found by its view's key. Raises OSError, with the file's
+    name, for an image that cannot be read.
     """
-    digest = hashlib.sha256(backbone.read_bytes()).hexdigest()[:12]
-    cache = features_dir(data_dir) / f"{backbone.stem}-{digest}"
+    backbone = inspect_backbone(file)
+    cache = cache / f"backbone-{backbone.digest[:12]}"
     cache.mkdir(parents=True, exist_ok=True)
     wanted: dict[bytes, list[int]] = {}
     for row, key in enumerate(view_keys(views)):
         wanted.setdefault(key, []).append(row)
 
-    one = load_file(backbone)(np.zeros((size, size, 3), np.uint8))["features"]
-    features = np.empty((len(views), len(one)), np.float32)
+    features = np.empty((len(views), backbone.width), np.float32)
     missing = dict(wanted)
     for shard in sorted(cache.glob("[!.]*.npz")):
         try:
@@ -187,11 +201,11 @@ def features_by(backbone: Path, views: Sequence[View], data_dir: Path, size: int
     )
 
     if missing:
-        print_if_slow(backbone)
+        print_if_slow(file)
     keys = list(missing)
     todo = [views[wanted[key][0]] for key in keys]
     saved = 0
-    rows = run_file(backbone, todo, lambda view: load_pixels(view, size), ["features"])
+    rows = run_file(file, todo, lambda view: load_pixels(view, backbone.size), ["features"])
     for done, (row,) in enumerate(counted(rows, "features", len(keys), "views"), 1):
         features[wanted[keys[done - 1]]] = row
         if done - saved == recipe.ROWS_PER_SHARD or done == len(keys):

@@ -1,14 +1,16 @@
-"""The models that training.py has saved: their names, reports and splits, and which one is best."""
+"""The models that training.py saves: their names, heads and reports, and which one is best."""
 
+import io
 import json
 import re
 from hashlib import sha256
 from pathlib import Path
 
-import h5py
 import numpy as np
 
 from dog_breeds import recipe
+from dog_breeds.console import written_whole
+from dog_breeds.learning.heads import Classifier
 
 
 def model_name(epoch: int, val_accuracy: float) -> str:
@@ -17,19 +19,20 @@ def model_name(epoch: int, val_accuracy: float) -> str:
 
 
 def source_files(model_path: Path) -> list[Path]:
-    """Return the files that make up a saved model: the .h5, its report and its split."""
-    return [model_path.with_suffix(suffix) for suffix in (".h5", ".json", ".csv")]
+    """Return the files of a saved model: the .h5, its head, its report and its split."""
+    return [model_path.with_suffix(suffix) for suffix in (".h5", ".npz", ".json", ".csv")]
 
 
 def find_best_model(folder: Path = Path()) -> Path:
     """Return the saved model with the highest validation accuracy, the newest of equal ones.
 
-    Raises FileNotFoundError if there is none or if its report or split is missing. Raises
+    Raises FileNotFoundError if there is none or if one of its files is missing. Raises
     ValueError if the models have different breeds or splits: their accuracies say nothing about
     which one is better.
     """
     tasks: dict[tuple, list[Path]] = {}
-    for path in sorted(folder.glob(f"{_prefix()}*.h5")):
+    stems = {path.with_suffix(".h5") for path in folder.glob(f"{_prefix()}*")}
+    for path in sorted(stems):
         if re.fullmatch(r"\d+_\d\.\d+\.h5", path.name.removeprefix(_prefix())):
             check_complete(path)
             classes = tuple(read_report(path)["classes"])
@@ -51,9 +54,8 @@ def check_complete(model_path: Path) -> None:
     for path in source_files(model_path):
         if not path.is_file():
             raise FileNotFoundError(
-                f"there is no {path}; training.py writes {model_path.name} together with its "
-                "report (.json) and its split (.csv): run it again, or move the model's other "
-                "files here"
+                f"there is no {path}; training.py writes a model's .h5, .npz, .json and .csv "
+                "together: run it again, or move all of them here"
             )
 
 
@@ -67,30 +69,35 @@ def read_report(model_path: Path) -> dict:
         report = json.loads(path.read_text(encoding="utf-8"))
     except ValueError:
         raise ValueError(f"{path} is damaged; run training.py again") from None
-    if not isinstance(report, dict) or "classes" not in report:
-        raise ValueError(f"{path} is not a report of training.py; run training.py again")
+    if not isinstance(report, dict) or not {"classes", "head_sha256"} <= report.keys():
+        raise ValueError(f"{path} is not from this version of training.py; run training.py again")
     return report
 
 
-def read_h5(path: Path) -> tuple[list[np.ndarray], np.ndarray, list[np.ndarray]]:
-    """Return of a saved model what `tflite.join_head` takes: head, means, and the score of upright
-    pictures.
+def write_head(model_path: Path, classifier: Classifier) -> str:
+    """Write what a model has beside the backbone as .npz; return the file's SHA-256."""
+    path = model_path.with_suffix(".npz")
+    with written_whole(path) as part:
+        head = {f"head_{number}": array for number, array in enumerate(classifier.weights)}
+        kernel, bias = classifier.upright
+        rest = {"means": classifier.means, "upright_kernel": kernel, "upright_bias": bias}
+        np.savez(part, **head, **rest)
+    return sha256(path.read_bytes()).hexdigest()
+
+
+def read_head(model_path: Path) -> tuple[list[np.ndarray], np.ndarray, list[np.ndarray]]:
+    """Return what `tflite.join_head` takes of a saved model: head, means, and the score of upright
+    images.
+
+    Raises ValueError if the file is not the one that the model's report describes.
     """
-    with h5py.File(path) as file:
-        layers = {name: group for name, group in file["model_weights"].items() if len(group)}
-
-        def array(layer: str, name: str) -> np.ndarray:
-            found = []
-            layers[layer].visititems(
-                lambda key, item: found.append(item[()]) if key.endswith(name) else None
-            )
-            return found[0]
-
-        def dense(*names: str) -> list[np.ndarray]:
-            return [array(name, kind) for name in names for kind in ("kernel", "bias")]
-
-        head = dense(*(name for name in ("inner", "logits") if name in layers))
-        return head, array("cosines", "kernel").T, dense("upright")
+    path = model_path.with_suffix(".npz")
+    content = path.read_bytes()
+    if sha256(content).hexdigest() != read_report(model_path)["head_sha256"]:
+        raise ValueError(f"{path} is not the head that its report describes; run training.py again")
+    with np.load(io.BytesIO(content)) as arrays:
+        head = [arrays[name] for name in sorted(arrays) if name.startswith("head_")]
+        return head, arrays["means"], [arrays["upright_kernel"], arrays["upright_bias"]]
 
 
 def _prefix() -> str:

@@ -1,13 +1,16 @@
-"""Model files: run on pictures, and given a head. Never beside TensorFlow, with which the serving
-runtime crashes.
+"""Model files: run on images, cut down to their backbone, given a head.
+
+Never beside TensorFlow, with which the serving runtime crashes.
 """
 
 import functools
+import hashlib
 import importlib
 import queue
 from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from ai_edge_litert import (
@@ -91,28 +94,64 @@ def run_file(
     yield from in_threads(answer, pictures)
 
 
-# --- The head -------------------------------------------------------------------------------------
+# --- The backbone and the head --------------------------------------------------------------------
+
+
+class Backbone(NamedTuple):
+    """What training needs to know about the backbone inside a model file."""
+
+    digest: str  # SHA-256 of its bytes, without the head and the facts of the file: `cut_backbone`
+    size: int  # pixels a side of the image that it takes
+    width: int  # of its features
+
+
+def inspect_backbone(file: Path) -> Backbone:
+    """Return what the backbone inside a model file is like. Takes a second, once for each file.
+
+    Raises ValueError if the file has none.
+    """
+    status = file.stat()
+    return _inspect(file, status.st_mtime_ns, status.st_size)
+
+
+@lru_cache
+def _inspect(file: Path, *_: int) -> Backbone:
+    try:
+        backbone = cut_backbone(file.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from None
+    graph = schema.Model.GetRootAs(backbone).Subgraphs(0)
+    pixels, features = graph.Tensors(graph.Inputs(0)), graph.Tensors(graph.Outputs(0))
+    digest = hashlib.sha256(backbone).hexdigest()
+    return Backbone(digest, int(pixels.Shape(1)), int(features.Shape(1)))
+
+
+def cut_backbone(content: bytes) -> bytes:
+    """Return the backbone inside a model file, as a model file with the outputs features and map.
+
+    Files with the same backbone give the same bytes, whatever their heads and facts are.
+    """
+    model, features, maps = _read_backbone(content)
+    _set_outputs(model, features=features, map=maps)
+    return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
 
 
 def join_head(
     backbone: bytes, head: Sequence[np.ndarray], means: np.ndarray, upright: Sequence[np.ndarray]
 ) -> bytes:
-    """Return a backbone file's flatbuffer with a head: probabilities, similarity, upright,
+    """Return the backbone inside a model file with a head: probabilities, similarity, upright,
     features, map.
 
     `head` holds kernel [in, out] and bias [out] of each dense layer, all but the last with a RELU;
     `means` the mean features of the classes [N, D], of length 1; `upright` kernel [D, 1] and bias
-    [1]. The outputs are float32 [1, N], [1, 1], [1, 1], [1, D] and [1, h, w, D]. A head that is
-    there already is cut off, so that any file of this project serves as the backbone.
+    [1]. The outputs are float32 [1, N], [1, 1], [1, 1], [1, D] and [1, h, w, D]. A head that the
+    file has already is cut off. Raises ValueError for a backbone of other features.
     """
-    model = flatbuffer_utils.convert_bytearray_to_object(bytearray(backbone))
+    model, features, maps = _read_backbone(backbone)
     graph = model.subgraphs[0]
-    outputs = {graph.tensors[index].name.decode(): index for index in graph.outputs}
-    shape = list(graph.tensors[outputs["features"]].shape) if "features" in outputs else []
-    if "map" not in outputs or shape != [1, means.shape[1]]:
-        raise ValueError(f"no backbone: the outputs are {', '.join(sorted(outputs))}")
-    features = outputs["features"]
-    cut_head(model, features)
+    width = graph.tensors[features].shape[1]
+    if width != means.shape[1]:
+        raise ValueError(f"the backbone has {width} features, the head takes {means.shape[1]}")
 
     def tensor(name: str, shape: tuple[int, ...], values: np.ndarray | None = None) -> int:
         new = schema.TensorT(
@@ -176,28 +215,37 @@ def join_head(
     ]
     upright_score = operator("FULLY_CONNECTED", dense(), inputs, "upright", (1, 1))
 
-    graph.outputs = [probabilities, similarity, upright_score, features, outputs["map"]]
-    names = ("probabilities", "similarity", "upright", "features", "map")
-    model.signatureDefs[0].outputs = [
-        schema.TensorMapT(*pair) for pair in zip(names, graph.outputs, strict=True)
-    ]
+    outputs = {"probabilities": probabilities, "similarity": similarity, "upright": upright_score}
+    _set_outputs(model, **outputs, features=features, map=maps)
     return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
 
 
-def cut_head(model: schema.ModelT, features: int) -> None:
-    """Take away what `join_head` has put behind the tensor of the features: it stands at the end of
-    every list.
+def _read_backbone(content: bytes) -> tuple[schema.ModelT, int, int]:
+    """Return a model file's network without its head, and the tensors "features" and "map".
+
+    What `join_head` has added stands at the end of every list. Raises ValueError for other files.
     """
+    if content[4:8] != b"TFL3":
+        raise ValueError("no TensorFlow Lite file")
+    model = flatbuffer_utils.convert_bytearray_to_object(bytearray(content))
     graph = model.subgraphs[0]
-    first = next(
-        (i for i, tensor in enumerate(graph.tensors) if tensor.name in FIRST_OF_HEAD), None
-    )
-    if first is None:
-        return
-    last = next(i for i, operator in enumerate(graph.operators) if features in operator.outputs)
-    buffers = [tensor.buffer for tensor in graph.tensors[first:] if tensor.buffer]
-    del graph.operators[last + 1 :], graph.tensors[first:], model.buffers[min(buffers) :]
-    del model.operatorCodes[1 + max(operator.opcodeIndex for operator in graph.operators) :]
+    outputs = {graph.tensors[index].name.decode(): index for index in graph.outputs}
+    if not {"features", "map"} <= outputs.keys():
+        raise ValueError(f"no backbone: the outputs are {', '.join(sorted(outputs))}")
+    features = outputs["features"]
+    names = [tensor.name for tensor in graph.tensors]
+    first = next((i for i, name in enumerate(names) if name in FIRST_OF_HEAD), None)
+    if first is not None:
+        last = next(i for i, operator in enumerate(graph.operators) if features in operator.outputs)
+        buffers = [tensor.buffer for tensor in graph.tensors[first:] if tensor.buffer]
+        del graph.operators[last + 1 :], graph.tensors[first:], model.buffers[min(buffers) :]
+        del model.operatorCodes[1 + max(operator.opcodeIndex for operator in graph.operators) :]
+    return model, features, outputs["map"]
+
+
+def _set_outputs(model: schema.ModelT, **outputs: int) -> None:
+    model.subgraphs[0].outputs = list(outputs.values())
+    model.signatureDefs[0].outputs = [schema.TensorMapT(*pair) for pair in outputs.items()]
 
 
 def read_head(file: Path) -> tuple[list[np.ndarray], np.ndarray, list[np.ndarray]]:
@@ -212,6 +260,8 @@ def read_head(file: Path) -> tuple[list[np.ndarray], np.ndarray, list[np.ndarray
         for tensor in model.subgraphs[0].tensors
         if tensor.name in (b"means", *(name.encode() for name in DENSE))
     }
+    if "means" not in arrays:
+        raise ValueError(f"{file} holds a backbone without a head")
     dense = {name: arrays[name].T for name in DENSE if name in arrays}
     upright = [dense.pop(name) for name in DENSE[-2:]]
     return list(dense.values()), arrays["means"], upright

@@ -17,52 +17,57 @@ from ai_edge_litert import (
 from ai_edge_litert.tools import flatbuffer_utils
 
 from dog_breeds import recipe
-from dog_breeds.console import progress, quiet, written_whole
+from dog_breeds.console import counted, quiet
 from dog_breeds.learning.features import View, load_pixels
 
 os.environ["KERAS_BACKEND"] = "tensorflow"  # whatever the user's other projects run on
 with quiet():  # TensorFlow greets with remarks on its log and on missing GPUs
     import keras
     import tensorflow as tf
-    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
     tf.config.list_physical_devices()
 keras.config.set_image_data_format("channels_last")  # ~/.keras/keras.json may say otherwise
 keras.config.set_floatx("float32")
 
-BATCH = 16  # pictures at once in Keras; more are not faster on a CPU
+BATCH = 10  # images at once in Keras; more are not faster on a CPU
 
 
 # --- The backbone file ----------------------------------------------------------------------------
 
 
-def write_backbone(
-    weights: Path, size: int, views: Sequence[View], quantization: str, path: Path
-) -> None:
-    """Write Xception without its top as .tflite: pixels 0..255 -> "features" [1, 2048], and the
-    "map" that they are the mean of, float32 [1, h, w, 2048]. int8 needs `views`, to set the ranges
-    of activations by.
+def write_backbone(weights: Path, size: int, views: Sequence[View], path: Path) -> None:
+    """Write the backbone as .tflite, in int8 if there are `views` to set the ranges by, else in
+    float32.
+
+    It takes pixels 0..255 and gives "features" [1, D] and the "map" that they are the mean of,
+    float32 [1, h, w, D].
     """
     with quiet():  # the converter describes every variable
-        content = convert(load_xception(weights, size), quantization, views)
+        content = convert(load_xception(weights, size), views)
     model = flatbuffer_utils.convert_bytearray_to_object(bytearray(content))
-    if quantization == "int8":
+    if views:
         fuse_relus(model)
     graph = model.subgraphs[0]
     graph.outputs = sorted(graph.outputs, key=lambda output: len(graph.tensors[output].shape))
     for name, output in zip(("features", "map"), graph.outputs, strict=True):
         graph.tensors[output].name = name
-    with written_whole(path) as part:
-        part.write_bytes(flatbuffer_utils.convert_object_to_bytearray(model))
+    path.write_bytes(flatbuffer_utils.convert_object_to_bytearray(model))
 
 
 def load_xception(weights: Path, size: int) -> keras.Model:
     """Return the recipe's backbone without its top, for pictures of size x size pixels that are
-    rescaled.
+    rescaled. Raises ValueError if the weights are damaged or those of another backbone.
     """
     build = getattr(keras.applications, recipe.BACKBONE)
     xception = build(weights=None, include_top=False, input_shape=(size, size, 3))
-    xception.load_weights(weights)
+    try:
+        xception.load_weights(weights)
+    except Exception as error:  # h5py and Keras raise nearly anything for a damaged file
+        reason = str(error).strip().partition("\n")[0]
+        raise ValueError(
+            f"{weights} does not hold the weights of {recipe.BACKBONE} ({reason}); delete it and "
+            "run make_dataset.py again"
+        ) from None
     xception.trainable = False
     return xception
 
@@ -76,20 +81,17 @@ def features_and_map(
     return keras.layers.GlobalAveragePooling2D(name="features")(maps), maps
 
 
-def convert(xception: keras.Model, quantization: str, views: Sequence[View]) -> bytes:
-    """Return the backbone for one picture at a time as a TensorFlow Lite flatbuffer."""
+def convert(xception: keras.Model, views: Sequence[View]) -> bytes:
+    """Return the backbone for one image at a time as a TensorFlow Lite flatbuffer."""
     size = xception.input.shape[1]
     pixels = keras.Input(batch_shape=(1, size, size, 3))
     converter = tf.lite.TFLiteConverter.from_keras_model(
         keras.Model(pixels, features_and_map(xception, pixels))
     )
-    if quantization != "float32":
-        converter.optimizations = [tf.lite.Optimize.DEFAULT]
-    if quantization == "float16":
-        converter.target_spec.supported_types = [tf.float16]
-    if quantization != "int8":
+    if not views:
         return converter.convert()
 
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
     calm = calm_half(xception, views)
     converter.representative_dataset = lambda: (
         [load_pixels(view, size)[None].astype(np.float32)] for view in calm
@@ -191,31 +193,27 @@ def save_model(
     logging.disable(logging.NOTSET)
 
 
-def predict(path: Path, views: dict[str, list[View]]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+def predict(
+    path: Path, kernel: np.ndarray, views: dict[str, list[View]]
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Return what a saved .h5 file says of the views of each kind: probabilities float32 [n, N],
     similarities [n].
+
+    Raises ValueError for a damaged file, or if `kernel` [D, N] is not that of its last layer.
     """
-    model = keras.models.load_model(path, compile=False)
+    try:
+        model = keras.models.load_model(path, compile=False)
+        same = np.array_equal(model.get_layer("logits").get_weights()[0], kernel)
+    except Exception:  # h5py and Keras raise nearly anything for a damaged file
+        same = False
+    if not same:
+        raise ValueError(f"{path} is not the model of its report; run training.py again")
     size, results = model.input.shape[1], {}
-    pixels = tf.TensorSpec([None, size, size, 3], tf.float32)
-    function = tf.function(lambda pixels: model(pixels, training=False)).get_concrete_function(
-        pixels
-    )
-    with (
-        quiet()
-    ):  # with its weights as constants, TensorFlow fuses each convolution with what follows it
-        run = convert_variables_to_constants_v2(function)
     for kind, some in views.items():
-        rows = []
-        with progress(
-            f"{path.name}, {kind.replace('_', ' ')}", len(some), unit="pictures", scale=1
-        ) as show:
-            for start in range(0, len(some), BATCH):
-                pixels = np.stack([load_pixels(view, size) for view in some[start : start + BATCH]])
-                rows.append([output.numpy() for output in run(tf.constant(pixels, tf.float32))])
-                show(start + len(pixels))
-        probabilities, similarities, _ = (
-            np.concatenate(parts) for parts in zip(*rows, strict=True)
-        )
+        batches = [some[start : start + BATCH] for start in range(0, len(some), BATCH)]
+        label = f"{path.name}, {kind.replace('_', ' ')}"
+        pixels = (np.stack([load_pixels(view, size) for view in batch]) for batch in batches)
+        rows = counted(map(model.predict_on_batch, pixels), label, len(batches), "batches")
+        probabilities, similarities, _ = map(np.concatenate, zip(*rows, strict=True))
         results[kind] = probabilities, similarities[:, 0]
     return results
