@@ -151,6 +151,7 @@ def train_classifier(
     found = search(train, validation, grid or recipe.GRID, len(task.classes), task.seed)
     searched = time.monotonic() - searching
     classifier = fit_classifier(train, validation, upright, found, task.seed)
+    del train, validation, upright  # room for the test features, and then for TensorFlow
     results, outputs = measure_on_test(task, classifier)
 
     report = make_report(task, found, classifier, results)
