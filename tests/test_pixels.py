@@ -2,14 +2,17 @@
 training does.
 """
 
+import base64
 import io
 import itertools
+import resource
 import zlib
+from pathlib import Path
 
 import numpy as np
 import odd_images
 import pytest
-from handler_process import run_python
+from handler_process import handler_process, run_python
 from odd_images import STORED, chunk, orientation_exif, png_file, saved
 from PIL import Image
 from planted import smooth_picture
@@ -183,3 +186,21 @@ def test_a_lossless_jpeg_keeps_its_scale():
         with Image.open(io.BytesIO(content)) as image:
             scale_down(image, 64)
             assert image.size == (side, side)
+
+
+def lower_limit(megabytes: int) -> None:
+    """Limit this process's data for good, as `ulimit -d` does."""
+    used = int(Path("/proc/self/statm").read_text().split()[5]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_DATA, (used + megabytes * 10**6,) * 2)
+
+
+@pytest.mark.parametrize("megabytes", [10_000, 120])
+def test_a_lower_limit_of_memory_leaves_sound_photos_sound(colour_model, megabytes):
+    with handler_process(colour_model, lower_limit, megabytes) as ask:
+        for data in (odd_images.JPEG, saved(odd_images.picture(3000, 2000), format="PNG")):
+            answer = ask({"image": base64.b64encode(data).decode()}).answer
+            assert next(iter(answer["prediction"])) == odd_images.BREED
+        large = saved(Image.new("RGB", (7000, 7000), "red"), format="PNG")
+        answer = ask({"image": base64.b64encode(large).decode()}).answer
+        code = answer.get("error", {}).get("code")
+        assert code == (None if megabytes > 240 else "too_large")

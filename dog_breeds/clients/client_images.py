@@ -8,8 +8,9 @@ from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
+from dog_breeds.serving.jpegs import CutOff
 from dog_breeds.serving.limits import MAX_PIXELS
-from dog_breeds.serving.pixels import opaque, scale_down, turn_upright
+from dog_breeds.serving.pixels import NoColours, load, opaque, scale_down, turn_upright
 
 MAX_SENT = 4_000_000  # of what is sent: Lambda takes 6 MB a request, and base64 adds a third
 # Pixels on the longer side of what is sent instead of a larger file; the model sees some 300
@@ -49,9 +50,11 @@ def upright_picture(file: Path, side: int) -> Image.Image:
     with open_picture(file) as image:
         try:
             scale_down(image, side)
-            image.load()
+            load(image)
             turn_upright(image)
             image = opaque(image).convert("RGB")
+        except (CutOff, NoColours) as error:
+            raise NoPicture(f"{file} {error}") from None
         except Exception:  # Pillow raises nearly anything for a damaged file
             raise NoPicture(f"{file} is damaged or incomplete") from None
     image.thumbnail((side, side))

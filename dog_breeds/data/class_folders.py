@@ -12,8 +12,9 @@ from dog_breeds.clients.client_images import NoPicture, open_picture
 from dog_breeds.clients.photo_files import SUFFIXES
 from dog_breeds.console import counted
 from dog_breeds.data.duplicates import COLUMNS, ROWS
+from dog_breeds.serving.jpegs import CutOff
 from dog_breeds.serving.limits import MAX_PIXELS
-from dog_breeds.serving.pixels import model_pixels
+from dog_breeds.serving.pixels import NoColours, model_pixels
 from dog_breeds.workers import in_threads
 
 Pictures = dict[str, list[Path]]  # of each class; classes and paths sorted
@@ -114,6 +115,8 @@ def thumbnail(path: Path) -> np.ndarray | str:
             pixels = model_pixels(image, 64)
     except NoPicture as error:
         return printable(str(error).replace(f"{path} ", "it "))
+    except (CutOff, NoColours) as error:
+        return f"it {error}"
     except Exception as error:  # Pillow raises nearly anything for a damaged file
         return f"it is damaged ({error})"
     return np.asarray(

@@ -5,7 +5,6 @@ memory.
 import contextlib
 import io
 import math
-import re
 import signal
 import sys
 import threading
@@ -17,8 +16,9 @@ import numpy as np
 from PIL import Image
 
 from dog_breeds.serving.file_types import FORMATS, describe, starts_as_image
+from dog_breeds.serving.jpegs import END, PART, SCAN, CutOff, without_trailer
 from dog_breeds.serving.limits import MAX_BYTES, MAX_PIXELS, RequestError
-from dog_breeds.serving.pixels import model_pixels
+from dog_breeds.serving.pixels import NoColours, model_pixels
 
 MAX_MEMORY = (
     240_000_000  # bytes that decoding a picture may take: 50 megapixels of plain RGB, and a little
@@ -29,9 +29,6 @@ MAX_SCANS = 10
 # Of a picture's file: Pillow, and check_jpeg, go through them in Python, and there can be millions
 MAX_PARTS = 5_000
 MAX_EXIF = 2**16  # bytes that are read of EXIF data, as many as a JPEG's segment has
-# Where a part of a JPEG begins: what is stuffed in, fills up or restarts begins none.
-PART = re.compile(rb"\xff([^\x00\xff\xd0-\xd7])")
-SCAN, END = b"\xda", b"\xd9"
 # The parts of a usual JPEG, each of which states its length. All others are refused: a lossless
 # JPEG has ended the process, an arithmetic one has kept it busy.
 USUAL = {
@@ -53,6 +50,7 @@ def read_picture(
         raise RequestError("too_large", f"the picture has more than {MAX_BYTES:,} bytes")
     if not starts_as_image(data):
         raise RequestError("unsupported_type", describe(data))
+    data = without_trailer(data)
     try:
         with limited_memory(), limited_time(until):
             image = Image.open(CountedReads(data), formats=list(FORMATS))
@@ -73,6 +71,8 @@ def read_picture(
         raise RequestError(
             "too_large", "the picture takes too long to decode; send it smaller, or as JPEG"
         ) from None
+    except (CutOff, NoColours) as error:
+        raise RequestError("invalid_image", f"the picture {error}") from None
     except Exception as error:  # Pillow raises nearly anything for a damaged file
         log["detail"] = repr(error)[:200]
         raise RequestError(
@@ -209,7 +209,10 @@ def limited_memory() -> Iterator[None]:
 
     limits = resource.getrlimit(resource.RLIMIT_DATA)
     used = int(Path("/proc/self/statm").read_text().split()[5]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_DATA, (used + MAX_MEMORY, limits[1]))
+    # Lower limits, such as those of ulimit -d, stay
+    lower = [limit for limit in limits if limit != resource.RLIM_INFINITY]
+    lowest = min([used + MAX_MEMORY, *lower])
+    resource.setrlimit(resource.RLIMIT_DATA, (lowest, limits[1]))
     try:
         yield
     finally:
