@@ -143,7 +143,7 @@ def test_every_error_over_http(stack, service):
             "unsupported_type",
             "none of JPEG, PNG",
         ),
-        (("POST", "/predict", {}, damaged, "image/jpeg", True), 422, "invalid_image", "damaged"),
+        (("POST", "/predict", {}, damaged, "image/jpeg", True), 422, "invalid_image", "cut off"),
     ):
         answer = stack.invoke(service(*request))
         body = json.loads(answer["body"])
