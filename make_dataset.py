@@ -6,6 +6,7 @@ continues when started again; what is done takes a second.
 
     python make_dataset.py                                  # 20,580 photos of 120 breeds, 815 MB
     python make_dataset.py --base-url /mnt/stanford-dogs    # from a folder or an http(s) address
+    python make_dataset.py --pets                           # photos from elsewhere, in data/pets
     python make_dataset.py --demo                           # draws 244 dogs, in ten seconds
 """
 
@@ -40,6 +41,7 @@ from dog_breeds.data.archives import (
 )
 from dog_breeds.data.dataset import DATA_DIR, annotation_dir, images_dir, weights_path
 from dog_breeds.data.demo import draw_demo
+from dog_breeds.data.pets import PETS_URL, make_pets
 
 OFFICIAL_URL = "http://vision.stanford.edu/aditya86/ImageNetDogs/"
 OFFICIAL = {  # size in bytes, SHA-256
@@ -328,16 +330,19 @@ def weights_digest(model: Any) -> str:
 
 
 def main() -> None:
-    """Make data/raw, then data/weights."""
+    """Make data/raw, then data/weights; or data/pets alone."""
     parser = script_parser(__doc__, "python make_dataset.py --demo")
     parser.add_argument(
         "--base-url",
-        default=os.environ.get("STANFORD_DOGS_MIRROR") or OFFICIAL_URL,
-        help="address or folder of the two archives (default: STANFORD_DOGS_MIRROR, "
-        "else the official address)",
+        help="address or folder of the archives (default: STANFORD_DOGS_MIRROR, else the "
+        "official address; with --pets the official one)",
     )
-    parser.add_argument(
+    other = parser.add_mutually_exclusive_group()
+    other.add_argument(
         "--demo", action="store_true", help="draw a miniature dataset instead of fetching one"
+    )
+    other.add_argument(
+        "--pets", action="store_true", help="fetch the Oxford-IIIT Pet photos instead, to data/pets"
     )
     parser.add_argument(
         "--data-dir", type=Path, default=DATA_DIR, help="where to write (default: %(default)s)"
@@ -347,7 +352,12 @@ def main() -> None:
     )
     args = parser.parse_args()
     with one_line_errors("interrupted; run it again to continue"), only_run(args.data_dir):
-        make_raw(args.data_dir, args.base_url, args.demo, args.keep_archives)
+        if args.pets:
+            source = source_name(args.base_url or PETS_URL)
+            make_pets(args.data_dir, source, args.keep_archives)
+            return
+        base = args.base_url or os.environ.get("STANFORD_DOGS_MIRROR") or OFFICIAL_URL
+        make_raw(args.data_dir, base, args.demo, args.keep_archives)
         make_weights(args.data_dir)
 
 

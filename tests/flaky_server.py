@@ -72,7 +72,7 @@ class FlakyServer:
 class FlakyHandler(Silent):
     def do_GET(self):
         flaky, name = self.flaky, self.path.lstrip("/").removeprefix("moved/")
-        fault = flaky.faults.pop(0) if name.endswith(".tar") and flaky.faults else ""
+        fault = flaky.faults.pop(0) if name.endswith((".tar", ".tar.gz")) and flaky.faults else ""
         if fault.startswith("change"):
             flaky.changed = True
         body = flaky.files().get(name)

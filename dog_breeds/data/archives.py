@@ -38,12 +38,18 @@ INSTEAD = (
 # --- Fetch ----------------------------------------------------------------------------------------
 
 
-def fetch(url: str, path: Path, size: int | None = None, sha256: str | None = None) -> None:
+def fetch(
+    url: str,
+    path: Path,
+    size: int | None = None,
+    sha256: str | None = None,
+    instead: str = INSTEAD,
+) -> None:
     """Download `url` to `path`, continuing an earlier try; `path` appears only when it is whole.
 
     `size` (bytes) and `sha256` (hex) are checked where given. Raises FileNotFoundError where the
     server refuses the file, ConnectionError when all tries failed, ValueError when the bytes are
-    not the expected ones.
+    not the expected ones; `instead` ends their messages: what the user can do.
     """
     part, note = Path(f"{path}.part"), Path(f"{path}.json")
     pauses, best, spoiled = list(PAUSES), 0, False
@@ -55,24 +61,24 @@ def fetch(url: str, path: Path, size: int | None = None, sha256: str | None = No
                 return
             part.unlink()
             if spoiled:
-                raise ValueError(f"{url} is not the expected file: its SHA-256 differs; {INSTEAD}")
+                raise ValueError(f"{url} is not the expected file: its SHA-256 differs; {instead}")
             # Once more, from zero: a continued file may be pieced together from two versions
             spoiled = True
         except requests.RequestException as error:
             status = error.response.status_code if error.response is not None else 0
             if 400 <= status < 500 and status not in (408, 416, 429):
-                raise FileNotFoundError(f"{url}: {reason(error)}; {INSTEAD}") from None
+                raise FileNotFoundError(f"{url}: {reason(error)}; {instead}") from None
             if isinstance(
                 error, ValueError | requests.TooManyRedirects
             ):  # ValueError: the address makes no sense
-                raise ConnectionError(f"{url}: {reason(error)}; {INSTEAD}") from None
+                raise ConnectionError(f"{url}: {reason(error)}; {instead}") from None
             have = part.stat().st_size if part.exists() else 0
             if have > best + 1000 + read_note(note).get("size", 0) // 100:
                 pauses, best = list(PAUSES), have
             what = f"{urlsplit(url).hostname} {reason(error)}"
             if not pauses:
                 raise ConnectionError(
-                    f"{what} ({len(PAUSES) + 1} tries without progress); {INSTEAD}"
+                    f"{what} ({len(PAUSES) + 1} tries without progress); {instead}"
                 ) from None
             print(f"{what}; next try in {pauses[0]} s", flush=True)
             time.sleep(pauses.pop(0))
