@@ -14,8 +14,8 @@ Gives   {"prediction": {breed: probability}, "known": true}, best first; for lis
         picture without its borders, with "turned": 90, 180 or 270 about the picture turned
         clockwise by so many degrees. With "explain": true also "explanation", 10 rows of 10 numbers
         0..1 (7 of 7 at 224 pixels): how much each part of the picture's central "explanation_share"
-        of both sides spoke for the first breed. Prints one line of JSON a request, without pictures
-        and without URLs.
+        of both sides spoke for the first breed. Prints one line of JSON a request, and one
+        for each picture of several, without pictures, URLs and names of objects.
 
 Give the function 1024 MB and 15 s. The image holds this file, the modules of dog_breeds that it
 imports, the page, and the model.
@@ -39,6 +39,7 @@ import numpy as np
 from PIL import Image, WebPImagePlugin  # noqa: F401  without it Pillow would import all its formats for WebP
 
 from dog_breeds.serving.answers import Prediction, best_prediction, end_of, half_way, likely_classes
+from dog_breeds.serving.bucket_events import answer_service_event, is_service_event
 from dog_breeds.serving.cpus import cpu_count, start_log
 from dog_breeds.serving.explanation import class_activation_map, explaining, on_picture
 from dog_breeds.serving.facts import model_digest, read_facts
@@ -50,18 +51,21 @@ from dog_breeds.serving.http_events import (
     http_request,
     http_response,
 )
-from dog_breeds.serving.limits import MAX_IMAGES, BucketFault, RequestError
+from dog_breeds.serving.limits import MAX_IMAGES, RequestError, Unanswered
 from dog_breeds.serving.page import page_response, wants_page
 from dog_breeds.serving.s3_images import read_object
 from dog_breeds.serving.safe_images import read_picture
 from dog_breeds.serving.web_images import download_all
+
+EVENT_TOP_K = 5  # breeds in the answer to a photo that an event names
+
 
 # --- Requests -------------------------------------------------------------------------------------
 
 
 def lambda_handler(event: Any, context: Any = None) -> dict:
     """Answer an event. What is wrong with a request is an answer too; a fault of ours is logged and
-    raised, and so is a BucketFault, after which the caller may try again.
+    raised, and so is an event that gets no answer, after which the caller may try again.
     """
     log = {"request_id": getattr(context, "aws_request_id", None), "event": "direct"}
     request, answer, outcome = http_request(event), None, "ok"
@@ -75,12 +79,16 @@ def lambda_handler(event: Any, context: Any = None) -> dict:
                 log["source"] = "usage"
                 return http_response(request, outcome, USAGE)
             event = fields_of(request)
+        elif is_service_event(event):
+            log["event"] = "service"
+            answer_it = functools.partial(answer_object, log)
+            return answer_service_event(event, answer_it, log, end_of(context))
         if not request or request.method not in NO_WORK:
             answer = answer_fields(event, log, end_of(context), direct=not request)
-            outcome = answer["error"]["code"] if "error" in answer else "ok"
+            outcome = outcome_of(answer)
     except RequestError as error:
         outcome, answer = error.args[0], error_answer(error)
-    except BucketFault as error:
+    except Unanswered as error:
         outcome = error.code
         raise
     except Exception:
@@ -134,17 +142,38 @@ def answer_fields(fields: Any, log: dict, end: float, direct: bool) -> dict:
         return answer | {"model": cached_digest(MODEL_PATH)}
     if not source.endswith("s"):
         return answer_picture(items[0], top_k, explain, log, half_way(end))
-    log["pictures"] = entries = [{} for _ in items]
     answers = []
-    for number, entry in enumerate(entries):
-        item, items[number] = (
-            items[number],
-            None,
-        )  # let go when it is answered: ten downloads may have 100 MB
-        answers.append(
-            answer_picture(item, top_k, explain, entry, half_way(end, len(items) - number))
-        )
+    for number in range(len(items)):
+        # Let go when it is answered: ten downloads may have 100 MB.
+        item, items[number] = items[number], None
+        until = half_way(end, len(items) - number)
+        answers.append(answer_one_of_several(item, top_k, explain, log, until))
     return {"predictions": answers}
+
+
+def answer_object(log: dict, bucket: str, key: str, until: float) -> dict:
+    """Return the answer to a photo in a bucket that an event names, with the EVENT_TOP_K likeliest
+    breeds.
+    """
+    start = time.monotonic()
+    try:
+        item = read_object(bucket, key)
+    except RequestError as error:
+        item = error
+    noted = {"download_ms": milliseconds_since(start)}
+    answer = answer_one_of_several(item, EVENT_TOP_K, False, log, until, noted)
+    return answer | {"model": cached_digest(MODEL_PATH)}
+
+
+def answer_one_of_several(
+    item: Any, top_k: int | None, explain: bool, log: dict, until: float, noted: dict | None = None
+) -> dict:
+    """Return the answer to one picture of several. Log it on a line of its own, with `noted`."""
+    log["photos"] = number = log.get("photos", 0) + 1
+    entry = {"request_id": log["request_id"], "photo": number} | (noted or {})
+    answer = answer_picture(item, top_k, explain, entry, until)
+    print(json.dumps(entry | {"photo_outcome": outcome_of(answer)}), flush=True)
+    return answer
 
 
 def answer_picture(item: Any, top_k: int | None, explain: bool, log: dict, until: float) -> dict:
@@ -165,12 +194,7 @@ def answer_picture(item: Any, top_k: int | None, explain: bool, log: dict, until
         best, attempts = best_prediction(run_model, pixels, MODEL.threshold, until)
         answer = answer_for(best, top_k)
         top_class = next(iter(answer["prediction"]))
-        log.update(
-            attempts=attempts,
-            inference_ms=milliseconds_since(start),
-            top_class=top_class,
-            outcome="ok",
-        )
+        log.update(attempts=attempts, inference_ms=milliseconds_since(start), top_class=top_class)
         log["unknown"] = int(not answer["known"])  # a number, of which CloudWatch can take the mean
         if explain:
             if attempts > 1:
@@ -184,8 +208,12 @@ def answer_picture(item: Any, top_k: int | None, explain: bool, log: dict, until
             }
         return answer
     except RequestError as error:
-        log["outcome"] = error.args[0]
         return error_answer(error)
+
+
+def outcome_of(answer: dict) -> str:
+    """Return the code of an answer's error, or "ok"."""
+    return answer["error"]["code"] if "error" in answer else "ok"
 
 
 def error_answer(error: RequestError) -> dict:

@@ -33,6 +33,11 @@ class Answered(NamedTuple):
     peak_mb: float  # resident memory of the process, at its highest during the call
 
     @property
+    def logs(self) -> list[dict]:
+        """The lines that a request logs: one for each photo of several, and its own."""
+        return [json.loads(line) for line in self.printed.splitlines()]
+
+    @property
     def log(self) -> dict:
         """The one line that a request logs."""
         (line,) = self.printed.splitlines()

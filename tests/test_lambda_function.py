@@ -375,10 +375,11 @@ def test_log_has_one_line_with_what_happened(ask):
         "unknown": 0,
         "attempts": 1,
     }
-    log = ask({"images": [TEXT, "?"]}).log
-    assert [entry["outcome"] for entry in log["pictures"]] == ["ok", "invalid_request"] and log[
-        "outcome"
-    ] == "ok"
+    first, second, whole = ask({"images": [TEXT, "?"]}).logs
+    assert first.pop("inference_ms") > 0 and first["top_class"] == BREED
+    assert (first["photo"], first["photo_outcome"], first["unknown"]) == (1, "ok", 0)
+    assert second == {"request_id": None, "photo": 2, "photo_outcome": "invalid_request"}
+    assert whole == expected | {"source": "images", "photos": 2}
     log = ask(function_url("GET", "/", {"url": "http://10.0.0.1/secret?token=1"})).log
     assert log.pop("download_ms") >= 0
     assert log == {"request_id": None, "event": "2.0", "source": "url", "outcome": "url_refused"}

@@ -100,21 +100,70 @@ def test_the_world_may_ask_only_where_that_is_chosen(resources):
     assert open_to_all == {"OpenUrl", "OpenInvoke"}
     assert all(resources[name]["Condition"] == "IsOpen" for name in open_to_all)
     assert re.search(r"FunctionUrlAuth: {Type: String, Default: AWS_IAM,", TEMPLATE.read_text())
-    assert re.search(
-        r"RuleCondition: !Equals \[!Ref FunctionUrlAuth, NONE\]\n.*\n.*!Ref BatchBucket, \"\"\]",
-        TEMPLATE.read_text(),
-    )
+    rule = TEMPLATE.read_text().partition("  OpenReadsNoBucket:")[2].partition("Conditions:")[0]
+    assert "RuleCondition: !Equals [!Ref FunctionUrlAuth, NONE]" in rule
+    for bucket in ("BatchBucket", "WatchBucket"):
+        assert f'- Assert: !Equals [!Ref {bucket}, ""]' in rule
 
 
 def test_the_role_may_do_no_more_than_it_must(resources):
     (policy,) = resources["Role"]["Properties"]["Policies"]
-    logs, photos = policy["PolicyDocument"]["Statement"]
+    logs, *conditional = policy["PolicyDocument"]["Statement"]
     assert logs["Action"] == ["logs:CreateLogStream", "logs:PutLogEvents"]
     assert logs["Resource"] == {"Fn::GetAtt": ["Logs", "Arn"]}
-    assert photos["Fn::If"][0] == "HasBatch" and photos["Fn::If"][1]["Action"] == "s3:GetObject"
-    assert photos["Fn::If"][1]["Resource"] == {
-        "Fn::Sub": "arn:${AWS::Partition}:s3:::${BatchBucket}/*"
+    found = []
+    for statement in conditional:
+        condition, allowed, nothing = statement["Fn::If"]
+        assert nothing == {"Ref": "AWS::NoValue"} and allowed["Effect"] == "Allow"
+        found.append((condition, allowed["Action"], allowed["Resource"]))
+
+    def arn(path: str) -> dict:
+        return {"Fn::Sub": "arn:${AWS::Partition}:s3:::" + path}
+
+    queue = {"Fn::GetAtt": ["WatchQueue", "Arn"]}
+    messages = ["sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:GetQueueAttributes"]
+    assert found == [
+        ("HasBatch", "s3:GetObject", arn("${BatchBucket}/*")),
+        ("HasBatch", "s3:ListBucket", arn("${BatchBucket}")),
+        ("HasWatch", "s3:GetObject", arn("${WatchBucket}/*")),
+        ("HasWatch", "s3:PutObject", arn("${WatchBucket}/results/*")),
+        ("HasWatch", "s3:ListBucket", arn("${WatchBucket}")),
+        ("HasWatch", messages, queue),
+    ]
+
+
+def test_a_watched_bucket_loses_no_photo(resources):
+    """test_bucket_events.py sends events of the rule through the queue to the handler."""
+    watch = {name: one for name, one in resources.items() if name.startswith("Watch")}
+    assert all(one["Condition"] == "HasWatch" for one in watch.values())
+    watch = {name: one["Properties"] for name, one in watch.items()}
+    source, queue = watch["WatchSource"], watch["WatchQueue"]
+    assert source["FunctionResponseTypes"] == ["ReportBatchItemFailures"]
+    assert queue["VisibilityTimeout"] == {"Fn::Sub": "${Timeout}0"}, "ten times the function's"
+    dead = {"Fn::GetAtt": ["WatchDeadLetters", "Arn"]}
+    assert queue["RedrivePolicy"]["deadLetterTargetArn"] == dead
+    [target] = watch["WatchRule"]["Targets"]
+    assert target["Arn"] == source["EventSourceArn"] == {"Fn::GetAtt": ["WatchQueue", "Arn"]}
+    assert target["DeadLetterConfig"]["Arn"] == dead
+    [dimension] = watch["WatchAlarm"]["Dimensions"]
+    assert dimension["Value"] == {"Fn::GetAtt": ["WatchDeadLetters", "QueueName"]}
+    [statement] = watch["WatchQueuePolicy"]["PolicyDocument"]["Statement"]
+    assert statement["Condition"]["ArnEquals"]["aws:SourceArn"] == {
+        "Fn::GetAtt": ["WatchRule", "Arn"]
     }
+
+
+def test_the_function_gets_the_settings_that_it_reads(resources):
+    properties = resources["Classifier"]["Properties"]
+    variables = properties["Environment"]["Variables"]
+    assert variables["CONTACT"] == {"Ref": "Contact"}
+    assert variables["ALLOWED_ORIGIN"] == {"Ref": "AllowedOrigin"}
+    assert variables["RESULTS_PREFIX"] == {"Fn::If": ["HasWatch", "results/", ""]}
+    code = "".join(file.read_text() for file in (ROOT / "dog_breeds/serving").glob("*.py"))
+    assert all(f'environ.get("{name}"' in code for name in variables)
+    condition, cors, nothing = properties["FunctionUrlConfig"]["Cors"]["Fn::If"]
+    assert condition == "HasOrigin" and nothing == {"Ref": "AWS::NoValue"}
+    assert cors["AllowOrigins"] == {"Fn::Split": [",", {"Ref": "AllowedOrigin"}]}
 
 
 def test_batch_tries_again_after_every_passing_fault(classify):

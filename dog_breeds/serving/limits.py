@@ -13,23 +13,30 @@ class RequestError(Exception):
     """
 
 
-class BucketFault(Exception):
-    """Raised to the caller, not answered: the image in a bucket was not tried.
+class Unanswered(Exception):
+    """Raised to the caller in place of an answer.
 
-    Services that invoke the function without waiting try again, or report it, only where an
-    exception ends the invocation. Step Functions reads the name of the class as `errorType`.
+    Services that invoke the function without waiting for its answer try again, or report the event,
+    only where an exception ends the invocation. Step Functions reads the name of the class as
+    `errorType`.
     """
 
-    code = "bucket_fault"  # in the log
+    code = "unanswered"  # in the log
 
 
-class PassingFault(BucketFault):
+class PassingFault(Unanswered):
     """S3 fails now, by overload, throttling or a broken connection. Another try may succeed."""
 
     code = "passing_fault"
 
 
-class NotAllowed(BucketFault):
-    """The function's role lacks a right. Another try fails until somebody grants it."""
+class NotAllowed(Unanswered):
+    """The function's role lacks a right. Another try succeeds only after somebody grants it."""
 
     code = "not_allowed"
+
+
+class UnknownEvent(Unanswered):
+    """An event of a service that names no image in a form that is read."""
+
+    code = "unknown_event"

@@ -42,6 +42,12 @@ def read_object(bucket: Any, key: Any) -> bytes:
             return body.read()
 
 
+def write_object(bucket: str, key: str, content: bytes) -> None:
+    """Write a JSON object. Raises as read_object does."""
+    with s3_errors():
+        s3_client().put_object(Bucket=bucket, Key=key, Body=content, ContentType="application/json")
+
+
 @functools.cache
 def s3_client() -> Any:
     """Return the client, made at the first image: it takes half a second."""
@@ -104,7 +110,8 @@ def fault_of(response: dict) -> Exception:
     if status == 403 or code in RIGHTS_CODES:
         # S3 answers so, too, where an object is missing and the role may not list the bucket.
         return NotAllowed(
-            f"S3 answered {code}: the function's role lacks s3:GetObject (or kms:Decrypt) on the"
-            " object, or the object is missing and the role lacks s3:ListBucket"
+            f"S3 answered {code}: the function's role lacks a right on the object (s3:GetObject or"
+            " s3:PutObject, and those on its KMS key), or the object is missing and the role lacks"
+            " s3:ListBucket"
         )
     return RequestError("download_failed", f"S3 answered {code}")
