@@ -60,7 +60,7 @@ install: .venv/installed
 	@$(call install,.venv-serving,$<)
 
 # install,FOLDER,REQUIREMENTS: only errors of pip are shown
-install = $(PYTHON) -c 'import sys; (3, 10) <= sys.version_info < (3, 14) or sys.exit("Python 3.10 to 3.13 is needed, this is " + sys.version.split()[0] + "; name another: make PYTHON=python3.12 ...")' && \
+install = $(PYTHON) -c 'import sys, tarfile; sys.version_info < (3, 14) and hasattr(tarfile, "data_filter") or sys.exit("Python 3.10.12 to 3.13 is needed (of 3.11, 3.11.4 or later), this is " + sys.version.split()[0] + "; name another: make PYTHON=python3.12 ...")' && \
 	$(PYTHON) -m venv $(1) && \
 	$(1)/bin/python -m pip install -qq --disable-pip-version-check --requirement $(2) && \
 	touch $(1)/installed

@@ -123,9 +123,7 @@ def crop_breeds(
             ids = missing[start : start + CHUNK]
             chunks.append((photos, annotations, target, ids, objects, size))
     seen = done = 0
-    with progress(
-        "crops", sum(len(ids) for *_, ids, _, _ in chunks), unit="photos", scale=1
-    ) as show:
+    with progress("crops", sum(len(ids) for *_, ids, _, _ in chunks), unit="photos") as show:
         for number, failures in in_processes(_crop, chunks):
             seen += number
             done += number - len({file for file, _ in failures})

@@ -5,13 +5,18 @@ written whole.
 import argparse
 import contextlib
 import os
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from tempfile import TemporaryFile
+from threading import RLock
+
+from tqdm import tqdm
 
 WRITING = 10  # seconds after which nobody writes to a small file any longer
+LINE_SECONDS = 30  # between two lines of progress where output goes to a file
 
 
 def script_parser(docstring: str, example: str) -> argparse.ArgumentParser:
@@ -90,50 +95,59 @@ def write_whole(path: Path, text: str) -> None:
         part.write_text(text, encoding="utf-8")
 
 
-@contextlib.contextmanager
-def progress(
-    label: str, total: int | None, start: int = 0, unit: str = "MB", scale: float = 1e6
-) -> Iterator[Callable[[int], None]]:
-    """Give a function that is told the amount done and shows share, rate and time left, as a bar on
-    a terminal.
+class Lines:
+    """A stream to which a progress bar can write where there is no terminal: a line each time."""
 
-    Where output goes to a file it prints a line every half minute. `start`, there before, is left
-    out of the rate.
-    """
-    terminal = sys.stdout.isatty()
-    digits = 0 if scale == 1 else 1
-    began = shown = time.monotonic()
-
-    def show(done: int) -> None:
-        nonlocal shown
-        now = time.monotonic()
-        if now - shown < (0.1 if terminal else 30) and done != total:
-            return
-        shown = now
-        rate = max(done - start, 1) / max(now - began, 1e-3)
-        text = f"{label} {done / scale:,.{digits}f} {unit}, {rate / scale:.1f} {unit}/s"
-        if total:
-            left = round((total - done) / rate)
-            bar = "#" * (30 * done // total)
-            text = (
-                f"{label} [{bar:<30}] {done / total:4.0%} of {total / scale:,.{digits}f} {unit}, "
-            )
-            text += f"{rate / scale:.1f} {unit}/s, {left // 60}:{left % 60:02} left"
-        if terminal:
-            print(f"\r{text}\033[K", end="", flush=True)
-        elif done != total:
+    def write(self, text: str) -> None:
+        """Print the text, if there is any, as a line of its own."""
+        if text := text.strip():
             print(text, flush=True)
 
-    try:
-        yield show
-    finally:
-        if terminal and shown != began:
-            print()
+    def flush(self) -> None:
+        """Nothing is left to print."""
+
+
+class Bar(tqdm):
+    """A progress bar without the thread and the lock of multiprocessing that tqdm adds."""
+
+    monitor_interval = 0
+
+
+Bar.set_lock(RLock())
+
+
+@contextlib.contextmanager
+def progress(
+    label: str, total: int | None, start: int = 0, unit: str = "bytes"
+) -> Iterator[Callable[[int], None]]:
+    """Give a function that is told the amount done, and show it, the rate and the time left.
+
+    On a terminal this is a bar. Where output goes to a file, it is a line every half minute.
+    `start`, which was done before, is left out of the rate.
+    """
+    amounts = (
+        {"unit": "B", "unit_scale": True, "unit_divisor": 1000}
+        if unit == "bytes"
+        else {"unit": f" {unit}"}
+    )
+    pace = {"miniters": 1, "desc": label, "total": total, "initial": start, **amounts}
+    if sys.stdout.isatty():
+        columns, lines = (
+            shutil.get_terminal_size()
+        )  # tqdm shows nothing where the size is not known
+        bar = Bar(**pace, file=sys.stdout, ncols=columns, nrows=lines)
+    else:
+        amount = "{desc}: {n_fmt} of {total_fmt}" if total else "{desc}: {n_fmt}"
+        form = amount + ", {rate_fmt}" + (", {remaining} left" if total else "")
+        seconds = {"delay": LINE_SECONDS, "mininterval": LINE_SECONDS, "maxinterval": LINE_SECONDS}
+        bar = Bar(**pace, **seconds, file=Lines(), leave=False, bar_format=form)
+    with bar:
+        yield lambda done: bar.update(done - bar.n)
 
 
 def counted(items: Iterable, label: str, total: int, unit: str) -> Iterator:
     """Yield the items, and show how many of them are done with."""
-    with progress(label, total, unit=unit, scale=1) as show:
+    with progress(label, total, unit=unit) as show:
         for done, item in enumerate(items, 1):
             yield item
             show(done)

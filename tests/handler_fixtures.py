@@ -109,7 +109,8 @@ class LocalServer(Silent):
             TOGETHER.wait()
         large = self.path == "/large.png"
         content = saved(picture(), format="PNG") + bytes(9_900_000) if large else JPEG
-        self.reply(content, 404 if self.path == "/missing" else 200)
+        cookies = {"Set_Cookie": "a=b", "Set_Cookie2": "a=b"} if "cookie" in self.path else {}
+        self.reply(content, 404 if self.path == "/missing" else 200, **cookies)
 
 
 @pytest.fixture(scope="module")

@@ -91,11 +91,15 @@ class Silent(http.server.BaseHTTPRequestHandler):
         """The body of the request."""
         return self.rfile.read(int(self.headers["Content-Length"]))
 
-    def reply(self, content: bytes, status: int = 200, length: int | None = None) -> None:
+    def reply(
+        self, content: bytes, status: int = 200, length: int | None = None, **headers: str
+    ) -> None:
         """Answer, if the client is still there; the length that is stated may be another."""
         with contextlib.suppress(OSError):
             self.send_response(status)
             self.send_header("Content-Length", str(length or len(content)))
+            for name, value in headers.items():
+                self.send_header(name.replace("_", "-"), value)
             self.end_headers()
             self.wfile.write(content)
 

@@ -1,5 +1,5 @@
-"""URLs that want to reach what is not public, or to confuse who reads them. None may lead to a
-prediction.
+"""URLs that the service refuses: not public, or not of a plain form. None may lead to a prediction.
+Addresses that hold a public IPv4 address are refused as well.
 """
 
 # ruff: noqa: RUF001
@@ -10,8 +10,9 @@ LOOPBACK = words("""
     0x7f000001 0x7F.0.0.1 0x7f.1 0177.0.0.1 0177.1 017700000001 00000177.0.0.1 0x7f.0x0.0x0.0x1
     0177.0x0.0.1 0 0.0.0.0 00 0x0 0.1 [::1] [::] [0:0:0:0:0:0:0:1]
     [0000:0000:0000:0000:0000:0000:0000:0001] [::ffff:127.0.0.1] [::ffff:7f00:1] [::FFFF:7F00:0001]
-    [0:0:0:0:0:ffff:127.0.0.1] [::127.0.0.1] [::7f00:1] [::ffff:0:127.0.0.1] [64:ff9b::127.0.0.1]
-    [64:ff9b:1::7f00:1] [2002:7f00:1::] [2001:0:7f00:1::] [::1%25lo] [::ffff:0.0.0.0] localhost
+    [0:0:0:0:0:ffff:127.0.0.1] [::93.184.216.34] [::5db8:d822] [::ffff:0:5db8:d822]
+    [64:ff9b::127.0.0.1] [64:ff9b:1::7f00:1] [2002:7f00:1::] [2001:0:7f00:1::]
+    [::1%25lo] [::ffff:0.0.0.0] localhost
     LOCALHOST localhost. LocalHost.LocalDomain ip6-localhost
 """)
 PRIVATE = words("""
@@ -36,30 +37,22 @@ NAMES = words("""
     loopback.example. changing.example 7f000001.changing.example unknown.example
 """)
 SCHEMES = words("""
-    file:///etc/passwd FILE:///etc/passwd file://127.0.0.1/etc/passwd file:/etc/passwd
-    ftp://127.0.0.1/a.jpg gopher://127.0.0.1:80/_GET%20/ dict://127.0.0.1:80/info
+    file:///dog.jpg FILE:///dog.jpg file://127.0.0.1/dog.jpg file:/dog.jpg
+    ftp://127.0.0.1/a.jpg gopher://127.0.0.1/ dict://127.0.0.1/
     ldap://127.0.0.1:80/ sftp://127.0.0.1/ tftp://127.0.0.1/a ws://127.0.0.1/
-    data:image/png;base64,iVBORw0KGgo= javascript:alert(1) jar:http://127.0.0.1/!/
+    data:image/png;base64,iVBORw0KGgo= javascript:0 jar:http://127.0.0.1/!/
     view-source:http://127.0.0.1/ blob:http://127.0.0.1/ http+unix://%2Ftmp%2Fsocket/
     unix:///tmp/socket s3://bucket/dog.jpg httpx://127.0.0.1/ https+http://127.0.0.1/ about:blank
-    //127.0.0.1/ /etc/passwd 127.0.0.1 localhost:80
+    //127.0.0.1/ /dog.jpg 127.0.0.1 localhost:80
 """)
 CONFUSING = words(r"""
-    http://public.example@127.0.0.1/ http://127.0.0.1@public.example/dog.jpg
     http://user:password@public.example/dog.jpg http://user@public.example/dog.jpg
-    http://:@public.example/dog.jpg http://@public.example/dog.jpg
-    http://public.example:80@127.0.0.1:80/ http://public.example%40127.0.0.1/
-    http://public.example%2f@127.0.0.1/ http://public.example\@127.0.0.1/
-    http://127.0.0.1\@public.example/ http://public.example#@127.0.0.1/
-    http://127.0.0.1#@public.example/ http://127.0.0.1?@public.example/
-    http://127.0.0.1;@public.example/ http://public.example&@127.0.0.1#@public.example/
-    http://127%2e0%2e0%2e1/ http://loc%61lhost/ http://127.0.0.1%00.public.example/
-    http://127.0.0.1%0d%0a.public.example/ http:\\127.0.0.1\ http:/127.0.0.1/ http:127.0.0.1/
-    http:///127.0.0.1/ http://///127.0.0.1/ http://[::1 http://::1/ http://]::1[/
-    http://[127.0.0.1]/ http://[::1]@public.example/ http://[public.example]/dog.jpg
-    http://[v1.127.0.0.1]/ http://127.0.0.1:80:80/ http://.127.0.0.1/ http://127..0.0.1/
-    http://256.256.256.256/ http://0x7f.0.0.1.public.example/ http://1.2.3/ http://-/ http://./
-    http://../ http://*/ http://%/ http://?/ http://#/ http:// https:// http: http :
+    http://:@public.example/dog.jpg http://@public.example/dog.jpg http://user@127.0.0.1/
+    http:\\public.example\dog.jpg http://public.example\dog.jpg http:/127.0.0.1/ http:127.0.0.1/
+    http:///127.0.0.1/ http://[::1 http://::1/ http://]::1[/ http://[127.0.0.1]/
+    http://[public.example]/dog.jpg http://127.0.0.1:80:80/ http://.127.0.0.1/ http://127..0.0.1/
+    http://256.256.256.256/ http://1.2.3/ http://-/ http://./ http://../ http://*/ http://%/
+    http://?/ http://#/ http:// https:// http: http :
 """)
 CONFUSING += [
     "http://public.example /dog.jpg",
@@ -73,8 +66,6 @@ CONFUSING += [
     "\thttp://127.0.0.1/",
     "http://127.0.0.1\t/",
     "ht\ntp://127.0.0.1/",
-    "http://127.0.0.1\r\nHost: public.example/",
-    "http://public.example/\r\nX-Injected: 1",
     "http://public.example/\x00",
     "",
 ]
@@ -94,7 +85,6 @@ LONG = [
     f"http://{'a.' * 200}example/",
     f"http://{'ö' * 70}.example/",
     f"http://{'0' * 1000}127.0.0.1/",
-    "http://" + "public.example@" * 100 + "127.0.0.1/",
 ]
 NOT_TEXT = [None, 5, 1.5, True, [], {}, ["http://127.0.0.1/"], {"url": "http://127.0.0.1/"}]
 TARGETS = [
@@ -103,7 +93,7 @@ TARGETS = [
 TARGETS += words(r"""
     https://127.0.0.1/ //127.0.0.1/ http:127.0.0.1/ ///127.0.0.1/ /\127.0.0.1/
     http://127.0.0.1:6379/ http://public.example:6379/ http://user:password@public.example/dog.jpg
-    http://public.example@127.0.0.1/ file:///etc/passwd ftp://127.0.0.1/ gopher://127.0.0.1:80/_
+    http://public.example@127.0.0.1/ file:///dog.jpg ftp://127.0.0.1/ gopher://127.0.0.1:80/_
     data:image/png;base64,iVBORw0KGgo= http://１２７.0.0.1/
 """)
 

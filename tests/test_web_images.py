@@ -3,6 +3,8 @@ of its own.
 """
 
 import gzip
+import http.cookiejar
+import itertools
 import json
 import os
 import re
@@ -10,6 +12,8 @@ import shutil
 import socket
 import subprocess
 import sys
+import time
+import types
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -24,7 +28,9 @@ from handler_process import Silent, at_port, handler_process, run_python, with_l
 from odd_images import BREED, JPEG
 from services import SERVICES, function_url, response
 
-LARGE = ("huge", "huge_length", "huge_chunked", "gzip_bomb", "deflate_bomb")
+from dog_breeds.serving.web_images import read_body
+
+LARGE = ("huge", "huge_length", "huge_chunked", "gzip_large", "deflate_large")
 DOG = {"prediction": {BREED: 1.0}, "known": True}
 
 
@@ -46,6 +52,32 @@ def test_downloads_go_side_by_side_and_end_on_time(colour_model, port):
         query = {"url": f"{url}/dog.jpg", "top_k": "1"}
         for service in SERVICES:
             assert ask(service("GET", "/predict", query)).answer == response(service, 200, DOG)
+
+
+def test_the_body_of_an_answer_is_not_read_after_the_deadline():
+    blocks = types.SimpleNamespace(
+        status_code=200,
+        raw=types.SimpleNamespace(headers={}),
+        iter_content=lambda size: itertools.repeat(b"x"),
+    )
+    with pytest.raises(TimeoutError):
+        read_body(blocks, time.monotonic())
+
+
+def without_cookies(port: int) -> None:
+    """A local server that counts as public; a cookie that is read is a fault."""
+    with_local_server(port, 120.0)
+
+    def fail(*arguments: object) -> None:
+        raise SystemExit("a cookie was read")
+
+    http.cookiejar.parse_ns_headers = http.cookiejar.split_header_words = fail
+
+
+@needs_guard
+def test_cookies_are_not_even_read(colour_model, port):
+    with handler_process(colour_model, without_cookies, port) as ask:
+        assert ask({"url": f"http://127.0.0.1:{port}/cookie.jpg", "top_k": 1}).answer == DOG
 
 
 def test_no_hostile_url_reaches_a_local_server(colour_model):
@@ -92,7 +124,7 @@ def internet(colour_model):
 
 
 def test_hostile_urls_reach_nothing(internet):
-    assert len(internet["hostile"]) >= 300
+    assert len(internet["hostile"]) >= 250
     for url, answer in internet["hostile"]:
         assert answer["error"]["code"] in ("url_refused", "download_failed", "unsupported_type"), (
             url
@@ -131,9 +163,8 @@ def test_slow_servers_cost_8_seconds_and_leave_no_thread(internet):
     answers = internet["slow"]
     dog = answers.pop("http://public.example/dog.jpg")
     assert dog == internet["after"] == DOG
-    assert {answer["error"]["code"] for answer in answers.values()} == {"download_timeout"} and len(
-        answers
-    ) >= 9
+    assert {answer["error"]["code"] for answer in answers.values()} == {"download_timeout"}
+    assert len(answers) >= 6
     assert "late.example" not in [headers["Host"] for headers in internet["requests"]], (
         "asked for after the deadline"
     )
@@ -188,7 +219,7 @@ UNREADABLE = {
     "twice": ("gzip, gzip", gzip.compress(gzip.compress(JPEG)), "its answer (gzip, gzip)"),
     "no gzip": ("gzip", b"a dog", "says that its answer is gzip, which it is not"),
     "no deflate": ("deflate", b"a dog", "says that its answer is deflate, which it is not"),
-    "bomb": ("gzip", gzip.compress(bytes(10**8), 1), "more than 10,000,000 bytes"),
+    "large": ("gzip", gzip.compress(bytes(11_000_000)), "more than 10,000,000 bytes"),
 }
 LOCATIONS = [  # of the path /to/NUMBER
     "/a dog.jpg",
@@ -255,7 +286,7 @@ def test_only_codings_that_exist_are_compression_and_gzip_and_deflate_are_undone
 def test_what_cannot_be_undone_is_named(odd_server, name):
     error = odd_server(f"/coding/{quote(name)}")["error"]
     assert UNREADABLE[name][2] in error["message"]
-    assert error["code"] == ("too_large" if name == "bomb" else "download_failed")
+    assert error["code"] == ("too_large" if name == "large" else "download_failed")
 
 
 @needs_guard

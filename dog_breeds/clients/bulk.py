@@ -54,7 +54,7 @@ def classify_folder(
     batches = iter(lambda: list(itertools.islice(new, BATCH)), [])
     with (
         open(table, "ab", buffering=0) as file,
-        progress(table.name, total, done, "photos", 1) as show,
+        progress(table.name, total, done, "photos") as show,
     ):
         for answered in in_processes(classify, ((model, folder, names) for names in batches)):
             rows = [dict.fromkeys(form.columns, "") | row_for(*pair, digest) for pair in answered]

@@ -200,12 +200,11 @@ def need_space(folder: Path, size: int) -> None:
 # --- Extract --------------------------------------------------------------------------------------
 
 
-def list_members(archive: Path) -> list[tuple[str, int, int]]:
-    """Read through a tar archive and return (name, offset, size in bytes) of every file in it.
+def list_members(archive: Path) -> list[tarfile.TarInfo]:
+    """Read through a tar archive and return every file in it, with its name in plain form.
 
     Raises ValueError unless the archive is whole and holds nothing but plain files
-    <top>/<wnid-Name>/<id><suffix>, each once, and their folders. Names so plain cannot leave the
-    folder they are extracted to.
+    <top>/<wnid-Name>/<id><suffix>, each once, and their folders.
     """
     top, suffix = ARCHIVES[archive.name]
     folder_name = re.compile(rf"{top}(/n\d{{8}}-[\w-]{{1,99}})?", re.ASCII)
@@ -247,7 +246,7 @@ def list_members(archive: Path) -> list[tuple[str, int, int]]:
                 if name.lower() in seen:  # lower: also on file systems that do not tell case apart
                     raise ValueError(f"{ascii(name)[:90]} is in it twice")
                 seen.add(name.lower())
-                members.append((name, member.offset_data, member.size))
+                members.append(member.replace(name=name, deep=False))
         with archive.open("rb") as file:  # tarfile takes a damaged header for the end
             file.seek(end)
             if file.read(512) != bytes(512):
@@ -279,7 +278,7 @@ def extract(archives: dict[str, Path], folder: Path) -> dict:
     """
     members = {name: list_members(path) for name, path in archives.items()}
     keys = {
-        name: {m[0].split("/", 1)[1].removesuffix(ARCHIVES[name][1]) for m in found}
+        name: {m.name.split("/", 1)[1].removesuffix(ARCHIVES[name][1]) for m in found}
         for name, found in members.items()
     }
     unmatched = sorted(keys["images.tar"] ^ keys["annotation.tar"])
@@ -289,18 +288,21 @@ def extract(archives: dict[str, Path], folder: Path) -> dict:
             f"({len(keys['annotation.tar'])}) do not belong together: {unmatched[0]} is in one of "
             "them only"
         )
-    files = [(archives[name], *member) for name, found in members.items() for member in found]
-    need_space(
-        folder, sum(4096 + size for *_, size in files)
-    )  # 4096: what a file costs beyond its bytes, at most
-    for parent in {Path(name).parent for _, name, *_ in files}:
-        (folder / parent).mkdir(parents=True)
-    with contextlib.ExitStack() as stack:
-        opened = {path: stack.enter_context(path.open("rb")) for path in archives.values()}
-        for archive, name, offset, size in counted(files, "extracting", len(files), "files"):
-            opened[archive].seek(offset)
-            (folder / name).write_bytes(opened[archive].read(size))
+    sizes = [member.size for found in members.values() for member in found]
+    need_space(folder, sum(4096 + size for size in sizes))  # 4096: a file's cost beyond its bytes
+    for name, path in archives.items():
+        with tarfile.open(path, "r:") as tar:
+            files = counted(members[name], f"extracting {name}", len(members[name]), "files")
+            tar.extractall(folder, files, filter=undated)
     return {
         "breeds": len({key.split("/")[0] for key in keys["images.tar"]}),
         "images": len(keys["images.tar"]),
     }
+
+
+def undated(member: tarfile.TarInfo, folder: str) -> tarfile.TarInfo:
+    """Filter members as tarfile's data filter does; a file gets the time at which it is extracted.
+
+    By that time data_selection.py knows which crops are older than their photo.
+    """
+    return tarfile.data_filter(member, folder).replace(mtime=None, deep=False)

@@ -68,8 +68,8 @@ def download(url: Any, deadline: float, sockets: list) -> bytes:
             for _ in range(MAX_REDIRECTS + 1):
                 request = checked_request(url)
                 seconds = max(deadline - time.monotonic(), 0.001)
-                # Straight to the adapter: the session would read the body of a redirect without
-                # limit, keep cookies, and use proxies of the environment.
+                # The adapter alone: the session would follow redirects by its own rules, keep
+                # cookies, and use proxies of the environment.
                 with session.get_adapter(request.url).send(
                     request, stream=True, timeout=seconds
                 ) as response:
@@ -170,9 +170,7 @@ def public_session(deadline: float, sockets: list) -> Any:
     from AntiSSRF import AntiSSRFPolicy, PolicyConfigOptions
 
     policy = AntiSSRFPolicy(PolicyConfigOptions.EXTERNAL_ONLY_LATEST)
-    policy.add_denied_addresses(
-        ["::/96", "::ffff:0:0:0/96"]
-    )  # hold IPv4 addresses, and are missing in its list
+    policy.add_denied_addresses(["::/96", "::ffff:0:0:0/96"])  # these hold IPv4 addresses
     policy.allow_plain_text_http = True
     policy.add_xff_header = False  # it would make the request a proxy's
     session = policy.get_antissrf_session()
@@ -187,10 +185,7 @@ def public_session(deadline: float, sockets: list) -> Any:
 
             def getresponse(self) -> Any:
                 response = super().getresponse()
-                for name in (
-                    "Set-Cookie",
-                    "Set-Cookie2",
-                ):  # requests would read them: seconds for hostile ones
+                for name in ("Set-Cookie", "Set-Cookie2"):  # to read cookies has taken seconds
                     del response._original_response.msg[name]
                 return response
 
@@ -219,15 +214,13 @@ def read_body(response: Any, deadline: float) -> bytes:
         raise RequestError(
             "download_failed", f"the server of the URL answered with status {status}{hint}"
         )
-    response.raw.headers.pop("Content-Encoding", None)  # else requests unpacks, to any size
+    response.raw.headers.pop("Content-Encoding", None)  # unpacked below, up to MAX_BYTES
     body = bytearray()
     for block in response.iter_content(2**16):
         body += block
         if len(body) > MAX_BYTES:
             raise RequestError("too_large", f"the picture has more than {MAX_BYTES:,} bytes")
-        if (
-            time.monotonic() > deadline
-        ):  # blocks of a byte go on coming from buffers when the socket is shut
+        if time.monotonic() > deadline:  # buffers may hold more when the socket is shut
             raise TimeoutError
     return unpacked(bytes(body), response.headers.get("Content-Encoding", ""))
 
