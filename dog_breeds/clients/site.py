@@ -79,7 +79,7 @@ def write_site(model: Path, output: Path, packages: Path) -> dict[str, int]:
     file that is no such model, a folder with other content, packages that cannot be loaded.
     """
     content = model.read_bytes()
-    facts, kernel = inspect_model(model, content)
+    facts, known = inspect_model(model, content)
     empty = not output.exists() or (output.is_dir() and not any(output.iterdir()))
     if not empty and not (output / "service-worker.js").is_file():
         raise ValueError(f"{output} exists and is not a site; name another folder (--output)")
@@ -91,7 +91,7 @@ def write_site(model: Path, output: Path, packages: Path) -> dict[str, int]:
         (part / "model.tflite").write_bytes(content)
         for script in SCRIPTS.glob("*.js"):
             shutil.copy(script, part)
-        (part / "index.html").write_text(index_page(part, facts, kernel), encoding="utf-8")
+        (part / "index.html").write_text(index_page(part, facts, known), encoding="utf-8")
         sizes = {str(path.relative_to(part)): path.stat().st_size for path in files_in(part)}
         if output.exists():
             output.rename(Path(folder) / "old")
@@ -99,25 +99,34 @@ def write_site(model: Path, output: Path, packages: Path) -> dict[str, int]:
     return sizes
 
 
-def inspect_model(path: Path, content: bytes) -> tuple[dict, dict | None]:
-    """Return the facts of a model file, and where the weights of its head are if it can explain:
-    their offset in the file and their number. ValueError if it is none of ours.
+def inspect_model(path: Path, content: bytes) -> tuple[dict, dict]:
+    """Return the facts of a model file, and what the page's scripts need to know of it: its rules
+    and, if it can explain, the place of its head's weights. ValueError if the file is none of ours.
     """
     facts = read_facts(path)
     try:
+        rules = {
+            "classes": facts["classes"],
+            "size": facts["input"]["height"],
+            "share": facts["photo_share"],
+            "unknown_rule": facts["unknown_rule"],  # its score is an output of the file
+            "candidates": facts.get("candidates"),
+        }
         with quiet():
             interpreter = Interpreter(model_content=content)
             interpreter.allocate_tensors()
-        names = {detail["name"] for detail in interpreter.get_output_details()}
-        needed = OUTPUTS | {facts["unknown_rule"]["score"]}
-        if not names >= needed:
-            raise ValueError(f"its outputs are {sorted(names)}, not {sorted(needed)}")
-        tensors = explaining(interpreter)
-        if not tensors:
-            return facts, None
-        kernel = interpreter.get_tensor(tensors[1])
-        offset = content.find(kernel.tobytes())
-        return facts, {"offset": offset, "length": kernel.size} if offset >= 0 else None
+        outputs = {detail["name"]: detail for detail in interpreter.get_output_details()}
+        names = "probabilities", facts["unknown_rule"]["score"], "upright"
+        details = interpreter.get_input_details() + [outputs[name] for name in names]
+        shapes = [tuple(detail["shape"].tolist()) for detail in details]
+        size, number = rules["size"], len(rules["classes"])
+        if shapes != [(1, size, size, 3), (1, number), (1, 1), (1, 1)]:
+            raise ValueError(f"its tensors have the shapes {shapes}")
+        tensors, kernel = explaining(interpreter), None
+        if tensors:
+            weights = interpreter.get_tensor(tensors[1])
+            kernel = {"offset": content.index(weights.tobytes()), "length": weights.size}
+        return facts, {"rules": rules, "kernel": kernel}
     except (KeyError, RuntimeError, TypeError, ValueError) as error:
         raise ValueError(
             f"{path.name} is damaged, or was not made by convert_model.py: {error}"
@@ -186,7 +195,7 @@ def files_in(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
-def index_page(folder: Path, facts: dict, kernel: dict | None) -> str:
+def index_page(folder: Path, facts: dict, known: dict) -> str:
     """Return the page for the files in a folder: page.html, with what its scripts need to know."""
     files: dict[str, Any] = {}
     for path in files_in(folder):
@@ -196,15 +205,8 @@ def index_page(folder: Path, facts: dict, kernel: dict | None) -> str:
         address = name if name.startswith(LITERT) else f"{name}?{sha256[:16]}"
         files[name] = {"address": address, "bytes": len(content), "sha256": sha256}
     del files["service-worker.js"]  # which has to keep its address
-    rules = {
-        "classes": facts["classes"],
-        "size": facts["input"]["height"],
-        "share": facts["photo_share"],
-        "unknown_rule": facts["unknown_rule"],
-        "candidates": facts.get("candidates"),
-    }
-    site = {"litert": LITERT, "files": files, "rules": rules, "kernel": kernel}
-    page = page_html(facts, bool(kernel), site=site)
+    site = {"litert": LITERT, "files": files, **known}
+    page = page_html(facts, bool(known["kernel"]), site=site)
     for words, others in WORDS.items():
         page = page.replace(words, others)
     address = html.escape(files["site.js"]["address"])

@@ -44,7 +44,6 @@ function inWorker(job, input, transfer = []) {
 // Loads the model once; again where that failed.
 function load() {
   loading ??= start().catch(error => {
-    worker?.terminate();
     loading = null;
     throw error;
   });
@@ -53,6 +52,19 @@ function load() {
 
 async function start() {
   await serviceWorker();
+  const threads = window.crossOriginIsolated ? Math.min(THREADS, navigator.hardwareConcurrency) : 1;
+  try {
+    // Some phones have no memory for threads.
+    const result = await startWorker(threads).catch(error => (threads > 1 ? startWorker(1) : Promise.reject(error)));
+    keep(result.wasm);
+    return result;
+  } finally {
+    document.getElementById("loading")?.remove();
+  }
+}
+
+function startWorker(threads) {
+  worker?.terminate();
   worker = new Worker(site.files["worker.js"].address);
   worker.onmessage = ({data}) => {
     if (data.progress) return showProgress(data.progress);
@@ -62,17 +74,11 @@ async function start() {
     else done(data.result);
   };
   worker.onerror = event => {
-    for (const {failed} of jobs.values()) failed(Error(`This browser cannot run the model: ${event.message || "its worker does not start"}.`));
+    const error = Error(`This browser cannot run the model: ${event.message || "its worker does not start"}.`);
+    for (const {failed} of jobs.values()) failed(error);
     jobs.clear();
   };
-  try {
-    const threads = window.crossOriginIsolated ? Math.min(THREADS, navigator.hardwareConcurrency) : 1;
-    const result = await inWorker("load", {site, threads});
-    keep(result.wasm);
-    return result;
-  } finally {
-    document.getElementById("loading")?.remove();
-  }
+  return inWorker("load", {site, threads});
 }
 
 function showProgress({received, total}) {
