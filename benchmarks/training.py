@@ -5,9 +5,9 @@ Reads   a data folder with photos and weights (made by make_dataset.py). Changes
 Prints  a figure a line. Both recipes get the ten breeds with most images, split 70/15/15, and their
         crops. Of the original two epochs are measured, after a first one that also compiles;
         original_search is extrapolated from them: it is their mean times the 260 epochs of its
-        whole search, which is not run. Ours is measured whole: it begins with no backbone file and
-        no features, and ends with the finished .tflite. peak_memory is that of all processes
-        together, what they share counted once.
+        whole search, which is not run. Ours is measured whole: it begins with no features, and ends
+        with the finished .tflite. peak_memory is that of all processes together, what they share
+        counted once.
 
     python benchmarks/training.py --json training.json    # some 8 minutes on 2 idle cores
     python benchmarks/training.py --only ours --breeds all --split-file all.csv

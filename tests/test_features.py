@@ -243,8 +243,8 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 recipe.ROWS_PER_SHARD = 16
 load = features.load_pixels
 features.load_pixels = lambda *view: time.sleep(0.02) or load(*view)  # else it is over too soon
-words = ["--data-dir", {str(lab)!r}, "--breeds", *{FEW}, "--size", "{SIZE}"]
-words += ["--output-dir", {str(lab)!r}]
+words = ["--data-dir", {str(lab)!r}, "--breeds", *{FEW}, "--output-dir", {str(lab)!r}]
+words += ["--backbone", {str(backbone_of(lab))!r}]
 sys.argv = ["training.py", *words]
 training.main()
 """
