@@ -3,6 +3,7 @@ With moto's S3, SQS and EventBridge on this machine.
 """
 
 import contextlib
+import copy
 import json
 import os
 import subprocess
@@ -12,9 +13,13 @@ from urllib.parse import quote_plus
 
 import boto3
 import pytest
+from conftest import THOROUGH
 from emulator import ROOT, emulator, free_ports, wait_for
 from handler_process import handler_process, run_python, with_bucket
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from odd_images import BREED, JPEG, picture, saved
+from test_lambda_function import json_values
 from test_template import resources  # noqa: F401  a fixture
 
 KEY = "photos/a dog & ü+1%.jpg"
@@ -248,6 +253,44 @@ print(json.dumps(lambda_function.lambda_handler(event, context)))
     )
 
 
+def places(event: object, path: tuple = ()) -> list[tuple]:
+    """All places in nested dicts and lists."""
+    inner = (
+        event.items()
+        if isinstance(event, dict)
+        else enumerate(event)
+        if isinstance(event, list)
+        else ()
+    )
+    return [path, *(place for key, value in inner for place in places(value, (*path, key)))]
+
+
+def changed(event: object, path: tuple, value: object) -> object:
+    """The event with one place in it replaced."""
+    if not path:
+        return value
+    event = copy.copy(event)
+    event[path[0]] = changed(event[path[0]], path[1:], value)
+    return event
+
+
+broken_events = st.sampled_from([form(KEY) for form in FORMS.values()]).flatmap(
+    lambda event: st.builds(changed, st.just(event), st.sampled_from(places(event)), json_values)
+)
+
+
+def test_broken_events_of_services_are_answered_or_raised_as_what_they_are(ask):
+    @settings(max_examples=5000 if THOROUGH else 200, derandomize=not THOROUGH, deadline=None)
+    @given(broken_events)
+    def check(event: object) -> None:
+        answered = ask(event)
+        if answered.raised:
+            assert answered.raised.startswith(("UnknownEvent(", "PassingFault(", "NotAllowed("))
+        assert not any("traceback" in log for log in answered.logs)
+
+    check()
+
+
 # --- Real services: moto's S3, SQS and EventBridge ------------------------------------------------
 
 ACCOUNT = "arn:aws:sqs:eu-west-1:123456789012"
@@ -273,7 +316,7 @@ def aws() -> Iterator[dict[str, str]]:
 
 
 @contextlib.contextmanager
-def settings(values: dict[str, str]) -> Iterator[None]:
+def environment(values: dict[str, str]) -> Iterator[None]:
     """Let boto3 here use them."""
     before = dict(os.environ)
     os.environ.update(values)
@@ -287,7 +330,7 @@ def settings(values: dict[str, str]) -> Iterator[None]:
 @pytest.fixture(scope="module")
 def clients(aws):
     """Clients of S3, SQS and EventBridge, and a new bucket."""
-    with settings(aws):
+    with environment(aws):
         clients = [boto3.client(name) for name in ("s3", "sqs", "events")]
     place = {"LocationConstraint": "eu-west-1"}
     clients[0].create_bucket(Bucket="my-photos", CreateBucketConfiguration=place)

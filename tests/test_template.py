@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 from handler_process import handler_process, with_bucket
-from odd_images import picture, saved
+from odd_images import TEXT, picture, saved
 
 from dog_breeds.serving.limits import PassingFault
 
@@ -197,6 +197,20 @@ def test_batch_asks_as_the_handler_answers_and_queries_name_what_it_logs(
         )
         assert named and named <= answered.log.keys()
     assert '$.outcome = "internal_error"' in resources["Faults"]["Properties"]["FilterPattern"]
+
+
+def test_the_query_on_times_counts_each_photo_of_a_list_and_that_on_outcomes_each_request(
+    resources, colour_model
+):
+    with handler_process(colour_model) as ask:
+        *photos, request = ask({"images": [TEXT, TEXT]}).logs
+    times = resources["PicturesQuery"]["Properties"]["QueryString"]
+    named = set(re.findall(r"(?:ispresent|avg|pct)\((\w+)", times)) - {"download_ms"}
+    assert len(photos) == 2 and all(named <= photo.keys() for photo in photos)
+    assert "filter ispresent(inference_ms)" in times and "inference_ms" not in request
+    outcomes = resources["OutcomesQuery"]["Properties"]["QueryString"]
+    assert outcomes.startswith("filter ispresent(outcome)") and "outcome" in request
+    assert not any("outcome" in photo for photo in photos)
 
 
 def test_a_start_without_xnnpack_is_counted_and_alarms(resources):
