@@ -57,13 +57,7 @@ FORMATS = ("int8", "float32")
 # an int8 file on all test images is in its report, since its head was trained on its own features.
 COMPARED = 50
 # Copied from the report: what an int8 file answers to all test pictures.
-TEST_FIGURES = (
-    "pictures",
-    "accuracy",
-    "accuracy_interval_95",
-    "calibration_error",
-    "taken_as_known",
-)
+TEST_FIGURES = "pictures", "accuracy", "accuracy_interval_95", "calibration_error", "taken_as_known"
 
 Predictions = tuple[np.ndarray, np.ndarray]  # probabilities float32 [n, N], similarities [n]
 

@@ -61,9 +61,8 @@ def crop_dogs(
     cannot be decoded in full.
     """
     dogs = _cut(photo_path, xml_path, objects)
-    return [
-        dog and resize(dog, size or recipe.SIZE) for dog in dogs
-    ]  # with the photo's memory free: a third faster
+    # With the photo's memory free: a third faster
+    return [dog and resize(dog, size or recipe.SIZE) for dog in dogs]
 
 
 def _cut(photo_path: Path, xml_path: Path, objects: str) -> list[Image.Image | None]:
@@ -206,9 +205,8 @@ def _crop(
                 content = io.BytesIO()
                 crop.save(content, **JPEG)
                 with written_whole(target / f"{_crop_name(stem, number)}.jpg") as part:
-                    part.write_bytes(
-                        content.getbuffer()
-                    )  # not Pillow's own writing: it hides that a disk is full
+                    # Not Pillow's own writing: it hides that a disk is full
+                    part.write_bytes(content.getbuffer())
             else:
                 failed.append(
                     (file, f"box {number} is empty, inverted, outside the photo or not readable")

@@ -72,9 +72,8 @@ def make_raw(data_dir: Path, base: str, demo: bool = False, keep_archives: bool 
     """
     raw, partial, store = data_dir / "raw", data_dir / ".raw.partial", data_dir / "archives"
     source = "--demo" if demo else source_name(base)
-    own_store = not Path(source).is_relative_to(
-        store.resolve()
-    )  # data/archives itself may be the source
+    # Data/archives itself may be the source
+    own_store = not Path(source).is_relative_to(store.resolve())
     shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed
     stamp = read_note(raw / ".complete.json")
     if stamp:

@@ -102,9 +102,8 @@ def examples_of(
     features, turned_features = rows_of_all[: len(views)], rows_of_all[len(views) :]
     labels = np.repeat(np.arange(len(pictures)), [len(paths) for paths in pictures.values()])
 
-    spread = np.array(
-        [2 * features[labels == k].var(axis=0).sum() for k in range(len(pictures))]
-    )  # mean distance ** 2
+    # Mean distance ** 2
+    spread = np.array([2 * features[labels == k].var(axis=0).sum() for k in range(len(pictures))])
     first = near_copies(group_copies(thumbnails), features, NEAR**2 * spread[labels])
     check_numbers(
         {name: set(first[labels == k]) for k, name in enumerate(pictures)},
@@ -129,14 +128,12 @@ def near_copies(first: np.ndarray, features: np.ndarray, limits: np.ndarray) -> 
         rows = np.flatnonzero(first == group)
         some, left = features[rows], np.ones(len(rows), bool)
         squares = np.square(some).sum(axis=1)
-        for start in range(
-            0, len(rows), 256
-        ):  # in blocks: a camera that stands still makes one group of thousands
+        # In blocks: a camera that stands still makes one group of thousands
+        for start in range(0, len(rows), 256):
             block = slice(start, start + 256)
             distances = squares[block, None] + squares - 2 * some[block] @ some.T
-            for i, near in enumerate(
-                distances <= limits[rows] + 1e-5 * squares, start
-            ):  # 1e-5: equal ones are rounded
+            # 1e-5: equal ones are rounded
+            for i, near in enumerate(distances <= limits[rows] + 1e-5 * squares, start):
                 if left[i]:
                     copies = left & near
                     result[rows[copies]] = rows[i]
@@ -266,9 +263,8 @@ def teach_folder(
         raise ValueError(f"{backbone} has a class {min(twice)!r} already; give yours another name")
     check_numbers(pictures, FEWEST, "pictures")
     number = sum(map(len, pictures.values()))
-    most_turned = (
-        0 if add else recipe.TURNED_PHOTOS
-    )  # an added class is told from turned ones as the old ones are
+    # An added class is told from turned ones as the old ones are
+    most_turned = 0 if add else recipe.TURNED_PHOTOS
     about = (number + min(number, most_turned)) * seconds_a_picture(backbone)
     about = f"{about / 60:.0f} minutes" if about > 100 else f"{max(about, 1):.0f} seconds"
     print(

@@ -39,11 +39,8 @@ from dog_breeds.workers import call_elsewhere, in_processes
 from training import unknown_photos
 
 ONNX_PACKAGES = ("onnxruntime==1.23.2", "onnx==1.23.2", "tf2onnx==1.17.0", "sympy==1.14.0")
-ROUNDS, CALLS, WARM_UP = (
-    5,
-    10,
-    3,
-)  # in each round every file gets a new process, so that noise meets all of them
+# In each round every file gets a new process, so that noise meets all of them
+ROUNDS, CALLS, WARM_UP = 5, 10, 3
 THREADS = (1, 2)
 # As TensorFlow's converter makes it: ranges of all calibration pictures, RELUs not fused
 PLAIN = "plain_int8"

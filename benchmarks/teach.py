@@ -190,9 +190,8 @@ def measure_added(task: Task) -> Iterator[Figure]:
     )
     shares = []
     for new in np.random.default_rng(task.seed).permutation(len(task.classes))[:10]:
-        place = np.arange(len(task.classes)) - (
-            np.arange(len(task.classes)) > new
-        )  # the new one comes last
+        # The new one comes last
+        place = np.arange(len(task.classes)) - (np.arange(len(task.classes)) > new)
         place[new] = len(place) - 1
         old, added = (
             Examples(*(column[rows] for column in learned))

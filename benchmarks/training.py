@@ -158,9 +158,8 @@ def measure_ours(data_dir: Path, breeds: list[str], split_file: Path | None) -> 
     command += ["--split-file", split_file.resolve()] if split_file else []
     (seconds, memory), (again, _), (conversion, more) = (
         run_watched([*command, "--output-dir", data_dir / "first"]),
-        run_watched(
-            [*command, "--output-dir", data_dir / "second"]
-        ),  # the features are in the cache
+        # The features are in the cache
+        run_watched([*command, "--output-dir", data_dir / "second"]),
         run_watched(
             [
                 "convert_model.py",

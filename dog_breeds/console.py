@@ -132,9 +132,8 @@ def progress(
     )
     pace = {"miniters": 1, "desc": label, "total": total, "initial": start, **amounts}
     if sys.stdout.isatty():
-        columns, lines = (
-            shutil.get_terminal_size()
-        )  # tqdm shows nothing where the size is not known
+        # tqdm shows nothing where the size is not known
+        columns, lines = shutil.get_terminal_size()
         bar = Bar(**pace, file=sys.stdout, ncols=columns, nrows=lines)
     else:
         amount = "{desc}: {n_fmt} of {total_fmt}" if total else "{desc}: {n_fmt}"

@@ -17,10 +17,8 @@ VALIDATION_SHARE = TEST_SHARE = 0.15  # of each breed's images
 # The service is sent whole photos. Of these the model sees the central 87.5 % of both sides,
 # ImageNet's usual frame.
 PHOTO_SHARE = 0.875
-CROP_VIEWS, PHOTO_VIEWS = (
-    1,
-    1,
-)  # augmented ones of each training picture; more cost time and gain nothing
+# Augmented ones of each training picture; more cost time and gain nothing
+CROP_VIEWS, PHOTO_VIEWS = 1, 1
 MAX_ROTATION = 10.0  # degrees
 # Of the size, mirrored around a picture: a rotation by 10 degrees reaches 0.08 beyond its edges
 ROTATION_MARGIN = 0.1
@@ -34,15 +32,11 @@ GRID = {
     "dropout": (0.2, 0.5, 0.8),
 }
 QUICK_GRID = {"learning_rate": (2e-3, 4e-3), "inner_size": (0, 100), "dropout": (0.5,)}
-PLAIN_TRIAL = {
-    "learning_rate": 2e-3,
-    "inner_size": 0,
-    "dropout": 0.5,
-}  # teach.py's; a search gains nothing
+# Teach.py's; a search gains nothing
+PLAIN_TRIAL = {"learning_rate": 2e-3, "inner_size": 0, "dropout": 0.5}
 FOLDS = 5  # of the cross-validation
-WEIGHT_DECAY = (
-    20_000  # of AdamW, divided by the number of training views, as the pull of a Gaussian prior is
-)
+# Of AdamW, divided by the number of training views, as the pull of a Gaussian prior is
+WEIGHT_DECAY = 20_000
 MAX_DECAY = 30  # of that quotient
 BATCH_SIZE = 512  # smaller ones are no better, and three times slower for the large inner layer
 TRIAL_STEPS, TRIAL_EPOCHS = 40, 5  # a head of the search is trained for at least so many
@@ -52,9 +46,8 @@ KNOWN_SHARE = 0.98
 UNKNOWN_PHOTOS = 100  # photos of other breeds, if there are any, to measure that rule on
 # Of upright photos, the share that is taken to be upright; the others are also looked at turned
 UPRIGHT_SHARE = 0.97
-TURNED_PHOTOS = (
-    1000  # training photos that are turned, to learn what that looks like; 300 notice a tenth less
-)
+# Training photos that are turned, to learn what that looks like; 300 notice a tenth less
+TURNED_PHOTOS = 1000
 
 # Photos of the train part, each as crop and as whole photo, from which a new backbone takes its
 # int8 ranges: from the calmer half of them

@@ -49,9 +49,8 @@ THOROUGH = os.environ.get("DOGS_THOROUGH") == "1"  # far more of what is random 
 # service.
 for name in ("MAKELEVEL", "MAKEFLAGS", "MFLAGS", "DOG_BREEDS_ENDPOINT"):
     os.environ.pop(name, None)
-GUARD = bool(
-    importlib.util.find_spec("AntiSSRF")
-)  # there is none for Python 3.10: the handler takes no URLs there
+# There is none for Python 3.10: the handler takes no URLs there
+GUARD = bool(importlib.util.find_spec("AntiSSRF"))
 needs_guard = pytest.mark.skipif(
     not GUARD, reason="microsoft-antissrf has no release for this Python"
 )

@@ -34,9 +34,8 @@ STORED = {  # how an upright picture is turned before it is stored, by EXIF orie
     8: Image.Transpose.ROTATE_270,
 }
 
-Case = tuple[
-    str, bytes, str | None
-]  # name, content, the breed or error code to answer; None: any of them
+# Name, content, the breed or error code to answer; None: any of them
+Case = tuple[str, bytes, str | None]
 
 
 def once(cases: Callable[[], Iterator[Case]]) -> Callable[[], tuple[Case, ...]]:
@@ -103,11 +102,8 @@ def modes() -> Iterator[Case]:
             yield f"palette.{kind}", saved(palette, **options), BREED
         if kind in ("png", "webp", "lossless.webp", "gif"):
             yield f"alpha.{kind}", saved(rgba, **options), BREED
-            yield (
-                f"clear.{kind}",
-                saved(clear, **options),
-                "great_pyrenees",
-            )  # nothing at all, over white
+            # Nothing at all, over white
+            yield (f"clear.{kind}", saved(clear, **options), "great_pyrenees")
             frames = [picture(breed="afghan_hound"), picture(breed="samoyed")]
             yield (
                 f"animated.{kind}",

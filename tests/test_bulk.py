@@ -72,9 +72,8 @@ def test_odd_names_and_files(colour_model, tmp_path):
     picture().save(folder / "scan.TIF")
     picture().save(folder / "scan.jpg", format="TIFF")
     (folder / "camera.HIF").write_bytes(heic)
-    Image.new("RGB", (8000, 6500), COLOURS["leonberg"]).save(
-        folder / "telephone.jpg"
-    )  # 52 megapixels
+    # 52 megapixels
+    Image.new("RGB", (8000, 6500), COLOURS["leonberg"]).save(folder / "telephone.jpg")
     (folder / "notes.txt").write_text("no photo")
     (folder / "folder.jpg").mkdir()
     (folder / "nowhere.jpg").symlink_to("missing")

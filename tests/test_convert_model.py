@@ -371,9 +371,8 @@ def test_the_file_carries_its_facts(converted, small, monkeypatch, capsys):
             == hashlib.sha256(path.read_bytes()).hexdigest()
         )
     assert facts["model_sha256"] == hashlib.sha256(model_bytes).hexdigest()
-    for kind in (
-        features.KINDS
-    ):  # every test picture was compared: the file is as accurate as training said
+    # Every test picture was compared: the file is as accurate as training said
+    for kind in features.KINDS:
         assert facts["compared_with_keras"][kind]["pictures"] == report["test"][kind]["pictures"]
         assert (
             facts["compared_with_keras"][kind]["tflite"]["accuracy"]

@@ -109,10 +109,8 @@ def test_the_box_is_cut_out_and_resized_to_rgb(tmp_path, mode):
     assert crop.mode == "RGB" and ImageChops.difference(crop, expected).getbbox() is None
 
 
-UPRIGHT = STORED | {
-    6: STORED[8],
-    8: STORED[6],
-}  # what turns a stored picture upright, by EXIF orientation
+# What turns a stored picture upright, by EXIF orientation
+UPRIGHT = STORED | {6: STORED[8], 8: STORED[6]}
 
 
 # A size that fits both frames (orientations 1 to 4) is taken for the stored one.
@@ -148,18 +146,16 @@ def test_exif_that_pillow_cannot_write_turns_a_photo_once(tmp_path, frame):
 
 def test_saved_crops_lose_nothing_visible(tmp_path):
     noise = np.random.default_rng(33).integers(0, 256, (37, 37, 3), dtype=np.uint8)
-    coarse = Image.fromarray(noise).resize(
-        (299, 299), Image.Resampling.BICUBIC
-    )  # colours change every 8 pixels
+    # Colours change every 8 pixels
+    coarse = Image.fromarray(noise).resize((299, 299), Image.Resampling.BICUBIC)
     photo, xml = plant(
         tmp_path, "a_1", encode(coarse, format="PNG"), annotation((299, 299), [(0, 0, 299, 299)])
     )
     crop_breeds(tmp_path, ["pug"])
     with Image.open(processed_dir(tmp_path) / "pug" / "a_1.jpg") as saved:
         error = np.asarray(saved, float) - np.asarray(crop_dogs(photo, xml)[0], float)
-    assert (
-        10 * np.log10(255**2 / np.mean(error**2)) > 42
-    )  # dB; 40 at quality 90, 37 with colour subsampling
+    # DB; 40 at quality 90, 37 with colour subsampling
+    assert 10 * np.log10(255**2 / np.mean(error**2)) > 42
 
 
 # --- Boxes and annotations ------------------------------------------------------------------------
@@ -419,9 +415,8 @@ def test_killed_run_leaves_no_half_crop_and_no_process_and_is_continued(many, tm
         done = digests(processed_dir(data_dir))
         done = {name: done[name] for name in done if name.endswith(".jpg") and ".part-" not in name}
         assert done.items() <= expected.items()
-        (processed_dir(data_dir) / "breed_0" / ".part-1-n_0.jpg").write_bytes(
-            b"half a crop"
-        )  # as a kill may leave it
+        # As a kill may leave it
+        (processed_dir(data_dir) / "breed_0" / ".part-1-n_0.jpg").write_bytes(b"half a crop")
         age_parts(data_dir)
         assert select(data_dir).returncode == 0
         assert digests(processed_dir(data_dir)) == expected
@@ -468,9 +463,8 @@ def test_ctrl_c_says_how_to_go_on(many, tmp_path, crops):
         "data_selection.py: interrupted; run it again to continue"
     ]
     age_parts(data_dir)
-    assert (
-        select(data_dir).returncode == 0
-    )  # clears away what a worker may have left that had only just been started
+    # Clears away what a worker may have left that had only just been started
+    assert select(data_dir).returncode == 0
     assert not list(tmp_path.rglob(".part-*"))
 
 
@@ -542,9 +536,8 @@ def test_importing_is_light():
 def test_workers_do_not_import_the_calling_script(tmp_path):
     for number in range(2):
         plant(tmp_path, f"a_{number}", encode(smooth_picture()), annotation())
-    script = (
-        tmp_path / "heavy.py"
-    )  # it might import TensorFlow; it has no `if __name__ == "__main__"` either
+    # It might import TensorFlow; it has no `if __name__ == "__main__"` either
+    script = tmp_path / "heavy.py"
     script.write_text(
         "import data_selection, pathlib\nprint('imported')\n"
         "print(data_selection.crop_breeds(pathlib.Path(), ['pug'])['done'])\n"

@@ -27,10 +27,7 @@ def test_demo_annotations_describe_the_pictures(demo):
             width, height = image.size
         xml = ElementTree.parse(annotation_dir(demo) / path.parent.name / path.stem).getroot()
         assert xml.findtext("filename") == path.stem
-        assert (xml.findtext("size/width"), xml.findtext("size/height")) == (
-            str(width),
-            str(height),
-        )
+        assert (xml.findtext("size/width"), xml.findtext("size/height")) == str(width), str(height)
         objects = xml.findall("object")
         for dog in objects:
             assert dog.findtext("name") == path.parent.name.split("-", 1)[1]
@@ -49,7 +46,6 @@ def test_demo_annotations_describe_the_pictures(demo):
 def test_demo_is_the_same_every_time(demo, name):
     wnid = name.split("-")[0]
     image, _ = draw_photo(DEMO_BREEDS[name], random.Random(f"{wnid}_3"))
-    drawn = (
-        images_dir(demo) / name / f"{wnid}_900003.jpg"
-    )  # such a number has no photo of the data set
+    # Such a number has no photo of the data set
+    drawn = images_dir(demo) / name / f"{wnid}_900003.jpg"
     assert drawn.read_bytes() == saved(image, format="JPEG", quality=92)

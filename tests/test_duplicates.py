@@ -64,9 +64,8 @@ def test_unreadable_and_plain_pictures_are_nobodys_copies(tmp_path):
         encode(scene(1)),
         *(encode(Image.new("RGB", (90, 90), c)) for c in ("red", "red")),
     ]
-    paths = [
-        tmp_path / f"{number}.jpg" for number in range(len(contents) + 1)
-    ]  # the last one is missing
+    # The last one is missing
+    paths = [tmp_path / f"{number}.jpg" for number in range(len(contents) + 1)]
     for path, content in zip(paths, contents, strict=False):
         path.write_bytes(content)
     assert duplicates.find_copies(paths).tolist() == list(range(len(paths)))

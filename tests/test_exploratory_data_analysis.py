@@ -111,9 +111,8 @@ def test_top_breeds_has_ten_bars_from_zero_with_names_and_counts():
     assert [bar.get_width() for bar in axes.patches] == list(TEN.values())
     assert {"Maltese", "Bernese Mountain Dog", "Leonberger", "252", "210"} <= set(words(figure))
     assert unreadable(figure) == []
-    assert (
-        min(text.get_fontsize() for text in axes.get_yticklabels()) >= 10
-    )  # at a figure width of 650 pixels
+    # At a figure width of 650 pixels
+    assert min(text.get_fontsize() for text in axes.get_yticklabels()) >= 10
     assert figure.get_size_inches()[0] * 100 == 650
 
 

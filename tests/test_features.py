@@ -102,9 +102,8 @@ def test_rotation_turns_by_exactly_the_angle(tmp_path, angle):
     path = dot(tmp_path / "dot.png", 170, 100)
     x, y = centre(features.load_pixels(View(path, angle=angle), 200)) - 100
     assert np.hypot(x, y) == pytest.approx(70, abs=0.3)
-    assert np.degrees(np.arctan2(-y, x)) == pytest.approx(
-        angle, abs=0.15
-    )  # counter-clockwise, as Pillow has it
+    # Counter-clockwise, as Pillow has it
+    assert np.degrees(np.arctan2(-y, x)) == pytest.approx(angle, abs=0.15)
 
 
 def test_rotation_fills_corners_with_the_mirrored_picture(tmp_path):

@@ -35,9 +35,8 @@ def test_gradients_are_those_of_finite_differences(inner_size):
     )
 
     def run():
-        return heads.gradients_of(
-            weights, *batch, 0.3, np.random.default_rng(1)
-        )  # the same units drop out each time
+        # The same units drop out each time
+        return heads.gradients_of(weights, *batch, 0.3, np.random.default_rng(1))
 
     _, gradients = run()
     assert [gradient.shape for gradient in gradients] == [weight.shape for weight in weights]

@@ -56,10 +56,8 @@ def test_every_kind_of_http_event(stack, service):
         (("post", "/predict/", {}, encoded, JSON, True), good),
         (("POST", "/predict", {}, event_json), good),
         (("POST", "/predict", {}, TEXT, "image/jpeg", True), good),
-        (
-            ("POST", "/predict", {}, TEXT, "IMAGE/PNG; a=b", True),
-            good,
-        ),  # by its content, not by what it is called
+        # By its content, not by what it is called
+        (("POST", "/predict", {}, TEXT, "IMAGE/PNG; a=b", True), good),
         (("POST", "/predict", {"top_k": "1"}, TEXT, "image/jpeg", True), best),
         (("POST", "/predict", {"top_k": "9"}, json.dumps({"image": TEXT, "top_k": 1}), JSON), best),
         (("HEAD", "/predict"), response(service, 200, None)),

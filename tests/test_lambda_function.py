@@ -549,10 +549,8 @@ print(lambda_function.cpu_count(), len(os.listdir("/proc/self/task")))
 """
     if len(os.sched_getaffinity(0)) < 2:
         pytest.skip("there is only one CPU here")
-    env = {
-        "MODEL_FILE": str(colour_model),
-        "OPENBLAS_NUM_THREADS": "1",
-    }  # that NumPy starts none of its own
+    # That NumPy starts none of its own
+    env = {"MODEL_FILE": str(colour_model), "OPENBLAS_NUM_THREADS": "1"}
     one, two = (run_python(code, number, **env).stdout.split() for number in (1, 2))
     assert (one[0], two[0]) == ("1", "2")
     assert int(one[1]) < int(two[1])

@@ -214,9 +214,8 @@ def test_cut_download_continues_where_it_stopped(tmp_path, tars):
     assert (status, err) == (0, "")
     assert tree(data / "raw") == tree_of(tars)
     assert all(asked for _, asked, _, _ in log[1:])
-    assert (
-        sum(sent for *_, sent in log) < len(tars["images.tar"]) + 3 * 16384
-    )  # what is lost is a chunk a cut
+    # What is lost is a chunk a cut
+    assert sum(sent for *_, sent in log) < len(tars["images.tar"]) + 3 * 16384
     assert leftovers(data) == []
 
 
@@ -294,9 +293,8 @@ def test_archives_are_kept_on_demand_and_used_again(tmp_path, tars):
         assert run("--base-url", server.url, "--data-dir", data, "--keep-archives")[0] == 0
         assert (data / "archives" / "images.tar").read_bytes() == tars["images.tar"]
         run("--base-url", server.url, "--data-dir", data)
-        assert (
-            data / "archives" / "images.tar"
-        ).exists()  # a later run does not throw away what was asked to be kept
+        # A later run does not throw away what was asked to be kept
+        assert (data / "archives" / "images.tar").exists()
         (data / "raw").rename(tmp_path / "raw")
         server.log.clear()
         assert run("--base-url", server.url, "--data-dir", data)[0] == 0
@@ -385,9 +383,8 @@ def random_run(number, folder):
         assert one_line(err), what
         assert not (data / "raw").exists(), what
         assert set(leftovers(data)) <= {"archives"}, what
-        with FlakyServer(
-            versions
-        ) as server:  # what is left does no harm to a later run; another address: starts over
+        # What is left does no harm to a later run; another address: starts over
+        with FlakyServer(versions) as server:
             assert run("--base-url", server.url, "--data-dir", data)[0] == 0, what
         assert tree(data / "raw") == tree_of(old), what
     return status

@@ -45,9 +45,8 @@ def test_auroc_counts_pairs():
 def test_temperature_undoes_overconfidence_and_large_logits_do_no_harm():
     rng = np.random.default_rng(0)
     true = rng.normal(0, 2, (4000, 5))
-    labels = (true + rng.gumbel(size=true.shape)).argmax(
-        axis=1
-    )  # drawn with the probabilities softmax(true)
+    # Drawn with the probabilities softmax(true)
+    labels = (true + rng.gumbel(size=true.shape)).argmax(axis=1)
     assert metrics.fit_temperature(3 * true, labels) == pytest.approx(3, rel=0.08)
     assert (
         metrics.expected_calibration_error(true, labels)

@@ -12,9 +12,8 @@ from nbclient import NotebookClient
 from dog_breeds.learning.saved_models import find_best_model, read_report
 
 NOTEBOOK = ROOT / "notebook.ipynb"
-EIGHT = sorted(TEN)[
-    :8
-]  # the first ones: they are split as in the demo, whose features are in the cache
+# The first ones: they are split as in the demo, whose features are in the cache
+EIGHT = sorted(TEN)[:8]
 MACHINE_PATH = (
     r"(?<![\w./:>])/(?:home|root|tmp|Users|work|mnt|opt|usr|var)/|\b[A-Z]:\\\\|site-packages"
 )

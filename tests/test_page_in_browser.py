@@ -343,9 +343,8 @@ def test_accessible_and_not_too_wide(visit, options):
 
 
 def test_without_javascript_the_form_asks_about_an_address(browser, address, pictures):
-    context = browser.new_context(
-        java_script_enabled=False
-    )  # whose console is not silent: the answer has no icon
+    # Whose console is not silent: the answer has no icon
+    context = browser.new_context(java_script_enabled=False)
     page = context.new_page()
     page.goto(address)
     assert page.is_hidden("#drop") and "Without JavaScript" in page.inner_text("main")

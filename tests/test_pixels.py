@@ -33,9 +33,8 @@ RGBA.putalpha(Image.linear_gradient("L").resize(RGBA.size))
 PALETTE = RGB.quantize(16)
 GRAY16 = Image.fromarray(np.arange(120 * 500, dtype=np.uint16).reshape(500, 120))
 UPPER = Image.fromarray((np.asarray(GRAY16) >> 8).astype(np.uint8))
-WIDE = np.random.default_rng(8).integers(
-    0, 2**16, (500, 40, 4), np.uint16
-)  # as RGBA of 16 bits a channel
+# As RGBA of 16 bits a channel
+WIDE = np.random.default_rng(8).integers(0, 2**16, (500, 40, 4), np.uint16)
 
 
 def holes() -> Image.Image:

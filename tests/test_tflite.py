@@ -129,9 +129,8 @@ def test_fused_relus_are_gone_and_are_the_relus_of_the_same_sums(backbone, again
     for add in fused:
         a, b, output = map(value, (*add.inputs, *add.outputs))
         step = quantization[add.outputs[0]][0]
-        highest = (
-            output.max() if output.max() >= 254 * step else np.inf
-        )  # what lies above the range is cut off
+        # What lies above the range is cut off
+        highest = output.max() if output.max() >= 254 * step else np.inf
         assert np.abs(output - np.clip(a + b, 0, highest)).max() <= step
         assert output.max() > 10 * step
 
@@ -164,9 +163,8 @@ def test_a_joined_file_answers_as_numpy_and_its_features_are_the_backbones(
         )
         assert exact.std() > 1e-3
         np.testing.assert_allclose(outputs["probabilities"][None], exact, rtol=0, atol=1e-5)
-        np.testing.assert_allclose(
-            outputs["similarity"], heads.similarity(x, means), atol=1e-4
-        )  # means in float16
+        # Means in float16
+        np.testing.assert_allclose(outputs["similarity"], heads.similarity(x, means), atol=1e-4)
         np.testing.assert_allclose(
             outputs["upright"][None], x @ upright[0] + upright[1], rtol=1e-5, atol=1e-4
         )

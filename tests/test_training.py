@@ -263,9 +263,8 @@ def test_real_breeds_are_learned_from_few_pictures(
     dataset.weights_path(data_dir).parent.mkdir()
     os.link(dataset.weights_path(demo), dataset.weights_path(data_dir))
     monkeypatch.setattr(training, "save_plots", Mock())
-    monkeypatch.setattr(
-        recipe, "TURNED_PHOTOS", 20
-    )  # how well turned ones are noticed is not asked here
+    # How well turned ones are noticed is not asked here
+    monkeypatch.setattr(recipe, "TURNED_PHOTOS", 20)
     task = training.prepare_task(data_dir, sorted(TEN), tmp_path / "split.csv")
     report = read_report(training.train_classifier(task, recipe.QUICK_GRID, tmp_path))
     assert report["images"] == {"train": 70, "validation": 10, "test": 60}

@@ -151,12 +151,8 @@ def model(scores, upright):
         ({0: 0.7, 90: 0.99, 180: 0.99, 270: 0.99}, 0.0, 0, True),  # upright: nothing else is asked
         ({0: 0.1, 90: 0.99, 180: 0.99, 270: 0.99}, 0.1, 0, False),  # though it is not known
         ({0: 0.1, 90: 0.75, 180: 0.8, 270: 0.76}, -0.1, 180, True),
-        (
-            {0: 0.8, 90: 0.1, 180: 0.85, 270: 0.9},
-            -0.1,
-            270,
-            True,
-        ),  # known, but more so when it is turned
+        # Known, but more so when it is turned
+        ({0: 0.8, 90: 0.1, 180: 0.85, 270: 0.9}, -0.1, 270, True),
         ({0: 0.8, 90: 0.1, 180: 0.75, 270: 0.7}, -0.1, 0, True),
         ({0: 0.1, 90: 0.2, 180: 0.699, 270: 0.3}, -0.1, 0, False),
     ],

@@ -76,9 +76,8 @@ ALLOWED += [
     "https://public.example/dog.jpg?X-Amz-Security-Token=" + "A" * 4000,
 ]
 LATE = 8.3
-CHANGING = itertools.cycle(
-    [PUBLIC, "127.0.0.1"]
-)  # of *.changing.example; slow.example gets no answer at all
+# Of *.changing.example; slow.example gets no answer at all
+CHANGING = itertools.cycle([PUBLIC, "127.0.0.1"])
 DOG = odd_images.saved(odd_images.picture(), format="JPEG")
 reached: list[str] = []  # private address or wrong port that somebody connected to
 requests: list[dict] = []  # headers that the public server got

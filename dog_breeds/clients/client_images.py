@@ -15,14 +15,8 @@ from dog_breeds.serving.pixels import NoColours, load, opaque, scale_down, turn_
 MAX_SENT = 4_000_000  # of what is sent: Lambda takes 6 MB a request, and base64 adds a third
 # Pixels on the longer side of what is sent instead of a larger file; the model sees some 300
 SMALLER = 2000
-SENT_AS_THEY_ARE = (
-    "JPEG",
-    "MPO",
-    "PNG",
-    "WEBP",
-    "GIF",
-    "BMP",
-)  # MPO: a JPEG with more behind it, from some phones
+# MPO: a JPEG with more behind it, from some phones
+SENT_AS_THEY_ARE = "JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP"
 DARK = 0.27  # how bright what did not speak for the breed stays
 
 

@@ -81,10 +81,8 @@ def signer(endpoint: str) -> Callable[[requests.PreparedRequest], requests.Prepa
         signed = AWSRequest(request.method, request.url, kinds, request.body)
         try:
             auth.add_auth(signed)
-        except (
-            BotoCoreError,
-            ClientError,
-        ) as error:  # keys of SSO and roles are fetched when they are used
+        # Keys of SSO and roles are fetched when they are used
+        except (BotoCoreError, ClientError) as error:
             raise ValueError(f"no AWS credentials: {error}") from None
         request.headers.update(signed.headers)
         return request

@@ -31,18 +31,11 @@ MAX_EVENT = 6_291_456  # bytes of an event, and of a response: what Lambda takes
 TOO_LARGE = {
     "Message": f"Request must be smaller than {MAX_EVENT} bytes for the InvokeFunction operation"
 }
-MAX_UNREAD = (
-    100_000_000  # bytes of a body that is too large, read only so that the client sees the answer
-)
+# Bytes of a body that is too large, read only so that the client sees the answer
+MAX_UNREAD = 100_000_000
 SECONDS = 60  # for an invocation, and for a client that says nothing
-OURS = (
-    "connection",
-    "content-length",
-    "date",
-    "keep-alive",
-    "server",
-    "transfer-encoding",
-)  # not the function's
+# Not the function's
+OURS = "connection", "content-length", "date", "keep-alive", "server", "transfer-encoding"
 
 
 # --- Events and responses -------------------------------------------------------------------------

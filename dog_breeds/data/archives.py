@@ -23,10 +23,8 @@ ARCHIVES = {  # top folder, suffix of the files; the small one is fetched first
     "annotation.tar": ("Annotation", ""),
     "images.tar": ("Images", ".jpg"),
 }
-TIMEOUT = (
-    10,
-    20,
-)  # seconds to connect; seconds without a byte after which the line counts as broken
+# Seconds to connect; seconds without a byte after which the line counts as broken
+TIMEOUT = 10, 20
 PAUSES = (1, 2, 4, 8)  # seconds before each further try; any real progress starts the row afresh
 MAX_MEMBER = 64 * 2**20  # bytes; the largest file of the real archives is far below
 INSTEAD = (
@@ -68,9 +66,8 @@ def fetch(
             status = error.response.status_code if error.response is not None else 0
             if 400 <= status < 500 and status not in (408, 416, 429):
                 raise FileNotFoundError(f"{url}: {reason(error)}; {instead}") from None
-            if isinstance(
-                error, ValueError | requests.TooManyRedirects
-            ):  # ValueError: the address makes no sense
+            # ValueError: the address makes no sense
+            if isinstance(error, ValueError | requests.TooManyRedirects):
                 raise ConnectionError(f"{url}: {reason(error)}; {instead}") from None
             have = part.stat().st_size if part.exists() else 0
             if have > best + 1000 + read_note(note).get("size", 0) // 100:
@@ -129,9 +126,8 @@ def receive(url: str, part: Path, note: Path, size: int | None, sha256: str | No
         if total:  # as much again for the extracted files
             need_space(part.parent, 2 * total - have)
         with progress(part.stem, total, start=have) as show, part.open("ab", buffering=0) as file:
-            for chunk in response.iter_content(
-                1 << 14
-            ):  # small: a broken line costs at most one chunk
+            # Small: a broken line costs at most one chunk
+            for chunk in response.iter_content(1 << 14):
                 file.write(chunk)
                 have += len(chunk)
                 show(have)
@@ -235,9 +231,8 @@ def list_members(archive: Path) -> list[tarfile.TarInfo]:
                 end = member.offset_data + -(-member.size // 512) * 512
                 if end > length:
                     raise ValueError(f"it is cut off inside {ascii(name)[:90]}")
-                if (
-                    base.startswith("._") or base == ".DS_Store"
-                ):  # macOS leaves these when it packs a folder
+                # macOS leaves these when it packs a folder
+                if base.startswith("._") or base == ".DS_Store":
                     continue
                 if not file_name.fullmatch(name):
                     raise ValueError(

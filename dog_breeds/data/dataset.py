@@ -57,9 +57,8 @@ USUAL_NAMES = {  # of breeds that people call otherwise than the data set does
     "wire_haired_fox_terrier": "Wire Fox Terrier",
 }
 
-Box = tuple[
-    int, int, int, int
-]  # xmin, ymin, xmax, ymax in pixels; xmax and ymax are the first column and row outside
+# xmin, ymin, xmax, ymax in pixels; xmax and ymax are the first column and row outside
+Box = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True)
@@ -247,9 +246,8 @@ def read_annotation(xml_path: Path) -> dict:
     try:
         if len(content) > MAX_XML:
             raise ValueError(f"larger than {MAX_XML:,} bytes")
-        text = content.decode(
-            "utf-8-sig"
-        )  # one known encoding, so that nothing hides from the next line
+        # One known encoding, so that nothing hides from the next line
+        text = content.decode("utf-8-sig")
         if "<!DOCTYPE" in text:
             raise ValueError("a document type, which could define entities")
         root = ElementTree.fromstring(text)
@@ -326,9 +324,8 @@ def split_images(images: dict[str, list[str]], seed: int) -> dict[str, str]:
 
 def read_split(path: Path) -> dict[str, str]:
     """Read a CSV file with the columns image and split; return image -> split."""
-    with open(
-        path, newline="", encoding="utf-8-sig", errors="replace"
-    ) as file:  # -sig: as spreadsheets write it
+    # -sig: as spreadsheets write it
+    with open(path, newline="", encoding="utf-8-sig", errors="replace") as file:
         rows = csv.DictReader(file)
         if not {"image", "split"} <= set(rows.fieldnames or ()):
             raise ValueError(f"{path}: the first line must name the columns image and split")

@@ -79,9 +79,8 @@ def draw_photo(
     image = draw_place((2 * w, 2 * h), rng).resize((w, h), Image.Resampling.BOX)
     image = image.filter(ImageFilter.GaussianBlur(rng.uniform(0.3, 1.5)))
     boxes = []
-    for share in (rng.uniform(0.62, 0.90), 0.33)[
-        : 1 + (rng.random() < 0.12)
-    ]:  # of the height of the picture
+    # Of the height of the picture
+    for share in (rng.uniform(0.62, 0.90), 0.33)[: 1 + (rng.random() < 0.12)]:
         dog = draw_dog(breed, rng)
         if rng.random() < 0.5:
             dog = dog.transpose(Image.Transpose.FLIP_LEFT_RIGHT)

@@ -345,11 +345,7 @@ def draw_head(pen: Pen, look: dict, x: float, y: float, r: float) -> None:
                 tip = (x + 1.15 * side * r, y - (0.75 + 0.75 * size) * r)
                 pen.shape([(middle - half, y - 0.5 * r), tip, (middle + half, y - 0.5 * r)], tone)
     elif look["ears"] == "drop":
-        path = (
-            (x + 0.7 * r, y - 0.6 * r),
-            (x + 1.05 * r, y - 0.3 * r),
-            (x + 0.95 * r, y + 0.3 * r),
-        )
+        path = (x + 0.7 * r, y - 0.6 * r), (x + 1.05 * r, y - 0.3 * r), (x + 0.95 * r, y + 0.3 * r)
         pen.limb(path, (0.2 * r, 0.26 * r), shade(ear, 0.85), 0)
     elif look["ears"] == "drape":
         pen.fringe(x + 0.6 * r, x + 0.95 * r, y - 0.5 * r, 1.6 * r, shade(ear, 0.85))

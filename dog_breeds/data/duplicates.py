@@ -23,9 +23,8 @@ DISTANCE = 10  # bits of 64: of the pairs among the 20,580 photos two in 100,000
 # Chosen by looking at pairs of those photos: above it all are copies or shots of the same second;
 # the first coincidence, two photos with frames, is at 0.49.
 AGREEMENT = 0.55
-LEAST_DETAIL = (
-    1.0  # grey levels from cell to cell, root mean square: below it there is nothing to compare
-)
+# Grey levels from cell to cell, root mean square: below it there is nothing to compare
+LEAST_DETAIL = 1.0
 PAIRS = 2**20  # that are compared at once: at most 60 MB
 CHECKED = 2**10  # of which are checked at once: 20 MB
 
@@ -96,9 +95,8 @@ def hashes(pictures: np.ndarray) -> np.ndarray:
     """Return the difference hash of thumbnails, uint64 [n]: a bit says whether a cell is lighter
     than its left one.
     """
-    cells = pictures.reshape(-1, 8, ROWS // 8, 9, COLUMNS // 9).sum(
-        (2, 4), dtype=np.int32
-    )  # [n, 8, 9]
+    # [n, 8, 9]
+    cells = pictures.reshape(-1, 8, ROWS // 8, 9, COLUMNS // 9).sum((2, 4), dtype=np.int32)
     return (
         np.packbits(cells[:, :, 1:] > cells[:, :, :-1], axis=None)
         .reshape(-1, 8)
@@ -113,9 +111,8 @@ def near_pairs(hashes: np.ndarray, distance: int) -> Iterator[np.ndarray]:
 
     Bits as -1 and 1 make it a matrix product, in blocks, which is faster than counting bits.
     """
-    signs = (
-        np.unpackbits(hashes.view(np.uint8).reshape(-1, 8), axis=1).astype(np.float32) * 2 - 1
-    )  # [n, 64]
+    # [n, 64]
+    signs = np.unpackbits(hashes.view(np.uint8).reshape(-1, 8), axis=1).astype(np.float32) * 2 - 1
     rows = max(PAIRS // max(len(signs), 1), 1)
     for start in range(0, len(signs), rows):
         i, j = np.nonzero(signs[start : start + rows] @ signs[start:].T >= 64 - 2 * distance)

@@ -270,9 +270,8 @@ def upright_set(task: Task) -> Examples:
     label 0.
     """
     images = evenly_spaced(task.images("train"), recipe.TURNED_PHOTOS)
-    number = (
-        recipe.CROP_VIEWS
-    )  # what training_views gives the first whole photo: its features are in the cache
+    # What training_views gives the first whole photo: its features are in the cache
+    number = recipe.CROP_VIEWS
     upright = [augmented(photo_view(task, image), task.seed, number, image) for image in images]
     features = extract_features([*upright, *map(turned, upright)], task)
     return Examples(features, np.repeat([1, 0], len(images)), np.tile(images, 2))

@@ -16,15 +16,13 @@ from dog_breeds.workers import in_threads
 class Classifier(NamedTuple):
     """What training finds: all that a model has beside the backbone."""
 
-    weights: list[
-        np.ndarray
-    ]  # of the head, as `first_weights` orders them, divided by the temperature
+    # Of the head, as `first_weights` orders them, divided by the temperature
+    weights: list[np.ndarray]
     temperature: float
     means: np.ndarray  # float32 [classes, 2048]: mean features of each class, of length 1
     threshold: float  # similarity from which a picture counts as a known breed
-    upright: list[
-        np.ndarray
-    ]  # kernel [2048, 1] and bias [1] of a score: below 0 a picture seems to be turned
+    # Kernel [2048, 1] and bias [1] of a score: below 0 a picture seems to be turned
+    upright: list[np.ndarray]
     turned_noticed: float  # share of turned pictures, held out, whose score is below 0
 
 
@@ -34,9 +32,8 @@ class Search(NamedTuple):
     trials: list[dict]  # the combinations of the grid, lowest validation loss first
     finalists: list[dict]  # the cross-validated ones, the winner first
     weights: list[np.ndarray]  # the winner's, trained on training and validation images
-    held_out_logits: (
-        np.ndarray
-    )  # the winner's for each row of both, while the row's image was held out
+    # The winner's for each row of both, while the row's image was held out
+    held_out_logits: np.ndarray
     labels: np.ndarray  # of these rows
 
     @property
@@ -218,9 +215,8 @@ def search(
     settings = [
         dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())
     ]
-    with threadpool_limits(
-        1, "blas"
-    ):  # a thread for each head does twice as much as all threads for one
+    # A thread for each head does twice as much as all threads for one
+    with threadpool_limits(1, "blas"):
         heads = in_threads(
             lambda trial: train_head(train, trial, classes, seed, epochs, held_out)[0], settings
         )

@@ -145,9 +145,8 @@ def plot_pictures(rows: Sequence[Sequence[tuple]], title: str, note: str) -> Fig
         max(map(len, rows)),
         max(cell[1].count("\n") for row in rows for cell in row) + 1,
     )
-    pitch = (
-        1.02 + 0.13 * lines * columns / 5
-    )  # from row to row; the unit is the width of a picture with its margin
+    # From row to row; the unit is the width of a picture with its margin
+    pitch = 1.02 + 0.13 * lines * columns / 5
     figure, [axes] = new_plot(len(rows) * pitch * WIDTH / columns, title, note)
     for row, cells in enumerate(rows):
         for column, (pixels, caption, *color) in enumerate(cells):

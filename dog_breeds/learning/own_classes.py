@@ -19,9 +19,8 @@ from dog_breeds.learning.heads import (
 )
 from dog_breeds.learning.metrics import evaluate, fit_temperature, log_softmax, wilson_interval
 
-Lesson = tuple[
-    Classifier, np.ndarray, dict
-]  # what was learned, calibrated logits of pictures held out, unknown rule
+# What was learned, calibrated logits of pictures held out, unknown rule
+Lesson = tuple[Classifier, np.ndarray, dict]
 
 
 def teach(examples: Examples, upright: Examples, seed: int) -> Lesson:

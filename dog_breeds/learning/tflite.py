@@ -154,9 +154,8 @@ def join_head(
         raise ValueError(f"the backbone has {width} features, the head takes {means.shape[1]}")
 
     def tensor(name: str, shape: tuple[int, ...], values: np.ndarray | None = None) -> int:
-        new = schema.TensorT(
-            name=name, shape=list(shape), hasRank=True
-        )  # type 0: float32, buffer 0: no content
+        # Type 0: float32, buffer 0: no content
+        new = schema.TensorT(name=name, shape=list(shape), hasRank=True)
         if values is not None:
             new.type = getattr(schema.TensorType, values.dtype.name.upper())
             new.buffer = len(model.buffers)

@@ -111,12 +111,10 @@ def calm_half(xception: keras.Model, views: Sequence[View]) -> list[View]:
     pictures show: with such photos among them, their 256 steps are too coarse for all the others.
     The wild photos, cut off at the ranges, keep their breed.
     """
-    sums = [
-        layer.output for layer in xception.layers if isinstance(layer, keras.layers.Add)
-    ]  # one a block
-    blocks = keras.Model(
-        xception.input, sums or [xception.output]
-    )  # backbones without such blocks: what they end in
+    # One a block
+    sums = [layer.output for layer in xception.layers if isinstance(layer, keras.layers.Add)]
+    # Backbones without such blocks: what they end in
+    blocks = keras.Model(xception.input, sums or [xception.output])
     size, scale = xception.input.shape[1], keras.layers.Rescaling(*recipe.RESCALING)
     inputs = (scale(load_pixels(view, size)[None]) for view in views)
     peaks = [max(np.abs(output).max() for output in blocks.predict_on_batch(x)) for x in inputs]
@@ -186,9 +184,8 @@ def save_model(
         keras.layers.GlobalMaxPooling1D(name="similarity")(y),
     ]
     outputs.append(score)
-    logging.disable(
-        logging.WARNING
-    )  # Keras warns that .h5 is its older format; the file's users expect it
+    # Keras warns that .h5 is its older format; the file's users expect it
+    logging.disable(logging.WARNING)
     keras.Model(inputs, outputs, name="dog_breeds").save(path)
     logging.disable(logging.NOTSET)
 

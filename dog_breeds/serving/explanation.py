@@ -34,9 +34,8 @@ def evidence(cells: np.ndarray, weights: np.ndarray) -> np.ndarray:
     deep features for discriminative localization", CVPR 2016). What speaks against the breed counts
     as 0.
     """
-    shares = np.maximum(
-        np.einsum("hwd,d->hw", cells, weights), 0
-    )  # not @, whose threads wait for busy CPUs
+    # Not @, whose threads wait for busy CPUs
+    shares = np.maximum(np.einsum("hwd,d->hw", cells, weights), 0)
     return shares / max(shares.max(), 1e-9)
 
 

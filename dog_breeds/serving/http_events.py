@@ -49,9 +49,8 @@ class HttpRequest(NamedTuple):
     is_base64: bool
     lists: bool  # a load balancer that wants headers as lists
     origin: str  # of the page that a browser asks for, where it is another site's
-    preflight: (
-        str | None
-    )  # the headers for which a browser asks leave; None if this is no preflight
+    # The headers for which a browser asks leave; None if this is no preflight
+    preflight: str | None
     answers_cors: bool  # the service in front does: a function URL, whose headers must not double
 
 

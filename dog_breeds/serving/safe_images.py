@@ -20,9 +20,8 @@ from dog_breeds.serving.jpegs import END, PART, SCAN, CutOff, without_trailer
 from dog_breeds.serving.limits import MAX_BYTES, MAX_PIXELS, RequestError
 from dog_breeds.serving.pixels import NoColours, model_pixels
 
-MAX_MEMORY = (
-    240_000_000  # bytes that decoding a picture may take: 50 megapixels of plain RGB, and a little
-)
+# Bytes that decoding a picture may take: 50 megapixels of plain RGB, and a little
+MAX_MEMORY = 240_000_000
 MAX_SECONDS = 1.5  # of a CPU that decoding a picture may take: 50 megapixels take half a second
 # Of a JPEG with MAX_PIXELS, what encoders of progressive ones write; smaller ones may have more
 MAX_SCANS = 10
@@ -86,13 +85,10 @@ def check_costs(image: Image.Image, data: bytes) -> None:
     if pixels > MAX_PIXELS:
         raise RequestError("too_large", f"the picture has more than {MAX_PIXELS:,} pixels")
     if image.format in ("JPEG", "MPO"):
-        check_jpeg(
-            data, max(image.width, 8) * max(image.height, 8)
-        )  # it is decoded in blocks of 8 x 8
-    if image.format == "BMP" and image.info.get("compression") in (
-        1,
-        2,
-    ):  # Pillow decodes it in Python, byte by byte
+        # It is decoded in blocks of 8 x 8
+        check_jpeg(data, max(image.width, 8) * max(image.height, 8))
+    # Pillow decodes it in Python, byte by byte
+    if image.format == "BMP" and image.info.get("compression") in (1, 2):
         raise RequestError("unsupported_type", "run-length encoded BMP is not read; send a JPEG")
 
 
@@ -164,14 +160,12 @@ def limited_time(until: float) -> Iterator[None]:
     try:
         try:
             for timer, _, seconds in timers:
-                signal.setitimer(
-                    timer, seconds, 1
-                )  # and again: what is raised in a finaliser is lost
+                # And again: what is raised in a finaliser is lost
+                signal.setitimer(timer, seconds, 1)
             yield
         finally:
-            active = (
-                False  # in a block of its own: whenever a signal comes, the one below is reached
-            )
+            # In a block of its own: whenever a signal comes, the one below is reached
+            active = False
     finally:
         for timer, _, _ in timers:
             signal.setitimer(timer, 0)

@@ -42,9 +42,8 @@ def download_all(urls: list) -> list[bytes | Exception]:
     downloads = [pool.submit(download, url, deadline, sockets) for url in urls]
     pool.shutdown(wait=False)
     done, _ = futures.wait(downloads, MAX_SECONDS)
-    for sock in (
-        sockets
-    ):  # ends the threads that still read: a server that trickles outlasts all other time-outs
+    # Ends the threads that still read: a server that trickles outlasts all other time-outs
+    for sock in sockets:
         with contextlib.suppress(OSError):
             sock.shutdown(socket.SHUT_RDWR)
     return [
@@ -79,11 +78,8 @@ def download(url: Any, deadline: float, sockets: list) -> bytes:
         raise RequestError(
             "download_failed", f"the URL leads through more than {MAX_REDIRECTS} redirects"
         )
-    except (
-        AntiSSRFError,
-        socket.gaierror,
-        UnicodeError,
-    ):  # alike, so that nobody learns which names exist inside
+    # Alike, so that nobody learns which names exist inside
+    except (AntiSSRFError, socket.gaierror, UnicodeError):
         raise RequestError(
             "url_refused", "the host of the URL is not found, or not public"
         ) from None
