@@ -24,15 +24,16 @@ MAX_ROTATION = 10.0  # degrees
 ROTATION_MARGIN = 0.1
 
 # The search: every combination is trained, the best of each inner size again in cross-validation.
-# 0: no inner layer. The learning rate is the first one: it falls to 0 along a cosine. The original's
-# inner layer of 1,000 is no better than one of 300 and would take most of the search's time.
+# 0: no inner layer. The learning rate is the first one: it falls to 0 along a cosine. The inner
+# layer of 1,000 units in the reference project is no better than one of 300, and would take most of
+# the search's time.
 GRID = {
     "learning_rate": (1e-3, 2e-3, 4e-3),
     "inner_size": (0, 100, 300),
     "dropout": (0.2, 0.5, 0.8),
 }
 QUICK_GRID = {"learning_rate": (2e-3, 4e-3), "inner_size": (0, 100), "dropout": (0.5,)}
-# Teach.py's; a search gains nothing
+# For teach.py: a search gains nothing
 PLAIN_TRIAL = {"learning_rate": 2e-3, "inner_size": 0, "dropout": 0.5}
 FOLDS = 5  # of the cross-validation
 # Of AdamW, divided by the number of training views, as the pull of a Gaussian prior is
