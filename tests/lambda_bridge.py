@@ -113,13 +113,15 @@ class Bridge(Silent):
 
     def invoke(self, body: bytes) -> None:
         """Answer as Lambda does: with its headers, and 200 where the function fails."""
-        key = json.loads(body).get("key", "")
+        event = json.loads(body)
+        keys = event.get("keys") or [event.get("key", "")]
         headers = {"x-amzn-RequestId": str(uuid.uuid4()), "Content-Type": "application/json"}
-        if self.world.faults.take_throttle(key):
+        if any([self.world.faults.take_throttle(key) for key in keys]):
             headers["x-amzn-ErrorType"] = "TooManyRequestsException"
             self.answer(429, b'{"message": "Rate Exceeded.", "Type": "User"}', headers)
             return
-        self.world.invocations[key] += 1
+        self.world.calls += 1
+        self.world.invocations.update(keys)
         endpoint = self.world.idle.get()
         try:
             with urllib.request.urlopen(
@@ -141,7 +143,8 @@ class World:
 
     def __init__(self, moto_port: int, port: int) -> None:
         self.moto_port, self.endpoint = moto_port, f"http://127.0.0.1:{port}"
-        self.faults, self.invocations = Faults(), Counter()
+        self.faults = Faults()
+        self.calls, self.invocations = 0, Counter()  # in all, and by the key of a photo
         self.idle: queue.Queue[str] = queue.Queue()
         self.env = {
             "AWS_ENDPOINT_URL": self.endpoint,
@@ -155,12 +158,12 @@ class World:
         self.s3 = boto3.client("s3", **options)
         self.machines = boto3.client("stepfunctions", **options)
 
-    def create_machine(self, **changes: str) -> str:
-        """Make the state machine of template.yaml, as the interpreter takes it; return its ARN."""
-        variables = {"Bucket": BUCKET, "FunctionArn": FUNCTION, "Concurrency": "3"} | changes
-        definition = step_functions.as_interpreted(step_functions.definition(), **variables)
+    def create_machine(self, name: str, definition: dict) -> str:
+        """Make a state machine of a definition, as the interpreter takes it; return its ARN."""
+        variables = {"Bucket": BUCKET, "FunctionArn": FUNCTION, "Concurrency": "3"}
+        definition = step_functions.as_interpreted(definition, **variables)
         return self.machines.create_state_machine(
-            name="batch", definition=json.dumps(definition), roleArn=ROLE
+            name=name, definition=json.dumps(definition), roleArn=ROLE
         )["stateMachineArn"]
 
     def wait(self, execution: str, until: Any = lambda: False) -> dict:
@@ -199,7 +202,7 @@ def world(models: list[Path], handler: str, **env: str) -> Iterator[World]:
         running.callback(process.kill)
         paths = {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
         for model in models:
-            stack = running.enter_context(emulator(model, handler, **made.env, **paths, **env))
+            stack = running.enter_context(emulator(model, handler, **{**made.env, **paths, **env}))
             made.idle.put(stack.endpoint)
         assert process.stdout.readline() == b"ready\n"
         made.s3.create_bucket(Bucket=BUCKET)

@@ -12,6 +12,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 
 import pytest
 from colour_model import COLOURS
@@ -44,7 +45,7 @@ def coloured(number: int) -> bytes:
 def aws(colour_model, tmp_path_factory):
     ended = tmp_path_factory.mktemp("ended")
     with world([colour_model] * 2, "ending_handler.lambda_handler", ENDED=str(ended)) as made:
-        made.machine = made.create_machine()
+        made.machine = made.create_machine("batch", definition())
         yield made
 
 
@@ -121,6 +122,8 @@ def test_every_photo_is_asked_once_and_the_table_is_that_of_a_folder(aws, colour
     assert status == 0 and rows == rows_by_name(tmp_path / "x.csv")
     before = dict(aws.invocations)
     assert "51 of them answered before" in start(aws, "all") and before == aws.invocations
+    everything = client(aws, "start", *places("none"), *machine(aws), "--dry-run").stdout
+    assert "s3://bucket/: 52 photos, 0 of them answered" in everything, "none below results/"
 
 
 def test_lasting_faults_fail_their_group_and_only_they_are_asked_again(aws, tmp_path):
@@ -245,9 +248,8 @@ def test_the_newest_answer_counts_and_a_fault_only_where_there_is_none(aws, tmp_
         ],
         PENDING=[{"Input": json.dumps({"keys": ["g.jpg"]}), "Status": "PENDING"}],
     )
-    import time
-
     time.sleep(1.1)  # S3 keeps the time in seconds
+    write_results(aws, "results/files/v2/1/run", SUCCEEDED=[answered("other.jpg", "pomeranian")])
     write_results(aws, "results/files/2/run", SUCCEEDED=[answered("c.jpg", "samoyed")])
     status, rows = table(aws, "files", tmp_path / "files.csv")
     found = {name: row["breed"] or row["error"] for name, row in rows.items()}
@@ -310,3 +312,22 @@ def test_a_group_of_photos_that_fail_to_the_last_try_fits_into_the_five_minutes_
     timeout = 15  # seconds, of the function
     assert "MaxConcurrency" not in each_photo, "all photos of a group at once"
     assert waits + timeout * (passing["MaxAttempts"] + 1) < 300
+
+
+# --- Another engine -------------------------------------------------------------------------------
+
+
+def test_the_lines_for_dask_make_the_same_table(colour_model, tmp_path):
+    (lines,) = re.findall(r"```python\n(.*?)```", (ROOT / "DEPLOY.md").read_text(), re.S)
+    assert len(lines.splitlines()) <= 20
+    lines = lines.replace("recipe.MODEL", f"Path({str(colour_model)!r})")
+    (tmp_path / "with_dask.py").write_text(lines)
+    folder = tmp_path / "photos"
+    for number, name in enumerate([*ODD_NAMES, *(f"{number}.jpg" for number in range(30))]):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(coloured(number))
+    (folder / "text.jpg").write_text("a dog")
+    done = run(tmp_path / "with_dask.py", folder, tmp_path / "dask.csv", PYTHONPATH=str(ROOT))
+    assert done.returncode == 0, done.stderr
+    done = run("test.py", "--folder", folder, "--csv", tmp_path / "x.csv", "--model", colour_model)
+    assert (tmp_path / "dask.csv").read_bytes() == (tmp_path / "x.csv").read_bytes()

@@ -11,7 +11,7 @@ again after a batch that failed or was stopped: it asks only about what has no a
 --folder`. It ends with the exit status 1 while photos have no answer.
 
 Both need boto3, and the credentials that the AWS CLI would take, for the bucket and (start) the
-state machine. Everything that batches write is below the folder --results of the bucket.
+state machine. Batches write only below the folder `results` of the bucket.
 """
 
 import argparse
@@ -24,7 +24,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from datetime import datetime, timezone
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from dog_breeds.clients.photo_files import SUFFIXES
@@ -32,7 +32,8 @@ from dog_breeds.clients.tables import encode, encode_head, row_for
 from dog_breeds.console import one_line_errors, script_parser, written_whole
 
 GROUP = 10  # photos for which one child of the state machine asks the function, all at once
-DOLLARS = 7.2e-6  # for a photo, see DEPLOY.md
+DOLLARS = 9.3e-6  # at most, for a photo; DEPLOY.md says why
+RESULTS = "results/"  # where the batch may write
 LIST = "photos.json"
 
 
@@ -57,7 +58,7 @@ class Answer(NamedTuple):
 
 def read_results(s3: Any, bucket: str, results: str) -> Iterator[Answer]:
     """Yield what all batches have found out, the newest batch first; a photo may come up again."""
-    manifests = [item for item in objects(s3, bucket, f"{results}/") if is_manifest(item["Key"])]
+    manifests = written(s3, bucket, results, "*/*/manifest.json")  # of a batch and its map run
     for item in sorted(manifests, key=lambda item: item["LastModified"], reverse=True):
         manifest = json.load(s3.get_object(Bucket=bucket, Key=item["Key"])["Body"])
         for status in ("SUCCEEDED", "FAILED"):
@@ -67,9 +68,15 @@ def read_results(s3: Any, bucket: str, results: str) -> Iterator[Answer]:
                     yield from map(answer_of, rows)
 
 
-def is_manifest(key: str) -> bool:
-    """Return whether a key is that of the file which names the result files of a batch."""
-    return key.endswith("/manifest.json")
+def written(s3: Any, bucket: str, results: str, pattern: str) -> list[dict]:
+    """Return the objects in a folder whose path matches a pattern, in which no * goes over a /."""
+    found = objects(s3, bucket, f"{results}/")
+    depth = f"{results}/{pattern}".count("/")  # folders below may be those of another model
+    return [
+        item
+        for item in found
+        if item["Key"].count("/") == depth and PurePosixPath(item["Key"]).match(pattern)
+    ]
 
 
 def read_lines(s3: Any, bucket: str, key: str) -> Iterator[Any]:
@@ -89,7 +96,7 @@ def rows_of_failure(record: dict) -> list[dict]:
     """
     with contextlib.suppress(KeyError, TypeError, ValueError):
         rows = json.loads(record["Cause"])
-        if all("file" in row for row in rows):
+        if rows and isinstance(rows, list) and all("file" in row for row in rows):
             return rows
     fault = record.get("Error") or record.get("Status") or "no_answer"
     try:
@@ -119,7 +126,7 @@ def objects(s3: Any, bucket: str, prefix: str) -> Iterator[dict]:
         yield from page.get("Contents", ())
 
 
-def find_photos(s3: Any, bucket: str, prefix: str, results: str) -> Photos:
+def find_photos(s3: Any, bucket: str, prefix: str) -> Photos:
     """Return the photos below a prefix, by the endings of their names.
 
     What batches have written is not looked at. Folders, as the console of S3 makes them, and texts
@@ -128,7 +135,7 @@ def find_photos(s3: Any, bucket: str, prefix: str, results: str) -> Photos:
     keys, others = [], 0
     for item in objects(s3, bucket, prefix):
         key = item["Key"]
-        if key.startswith(f"{results}/"):
+        if key.startswith(RESULTS):
             continue
         if key.lower().endswith(SUFFIXES):
             keys.append(key)
@@ -161,7 +168,7 @@ def start(args: argparse.Namespace, session: Any) -> str:
             f"aws stepfunctions stop-execution"
         )
     place = f"s3://{args.bucket}/{args.prefix}"
-    photos = find_photos(s3, args.bucket, args.prefix, args.results)
+    photos = find_photos(s3, args.bucket, args.prefix)
     if not photos.keys:
         raise ValueError(f"no photo is below {place}; name another --prefix")
     answered = {
@@ -171,7 +178,7 @@ def start(args: argparse.Namespace, session: Any) -> str:
     lines = [
         f"{place}: {len(photos.keys):,} photos, {len(photos.keys) - len(left):,} of them answered "
         f"before; {photos.others:,} other objects left out",
-        f"to ask: {len(left):,} photos, for about ${len(left) * DOLLARS:,.2f} (see DEPLOY.md)",
+        f"to ask: {len(left):,} photos, for at most ${len(left) * DOLLARS:,.2f} (see DEPLOY.md)",
     ]
     if args.dry_run or not left:
         return "\n".join([*lines, "nothing was started"])
@@ -189,10 +196,9 @@ def start(args: argparse.Namespace, session: Any) -> str:
 
 def listed(s3: Any, bucket: str, results: str) -> Iterator[str]:
     """Yield the photos on the lists of all batches; a photo may come up again."""
-    for item in objects(s3, bucket, f"{results}/"):
-        if item["Key"].endswith(f"/{LIST}"):
-            for group in json.load(s3.get_object(Bucket=bucket, Key=item["Key"])["Body"]):
-                yield from group["keys"]
+    for item in written(s3, bucket, results, f"*/{LIST}"):
+        for group in json.load(s3.get_object(Bucket=bucket, Key=item["Key"])["Body"]):
+            yield from group["keys"]
 
 
 def make_table(s3: Any, bucket: str, results: str, table: Path) -> tuple[Counter, int]:
@@ -246,7 +252,7 @@ def aws_errors() -> Iterator[Any]:
 def folder_name(text: str) -> str:
     """Return the name of a folder in a bucket, without slashes around it."""
     name = text.strip("/")
-    if name != "results" and not name.startswith("results/"):
+    if not f"{name}/".startswith(RESULTS):
         raise argparse.ArgumentTypeError("the batch may write only to results and folders below it")
     return name
 
@@ -290,7 +296,7 @@ def main() -> int:
         print(f"{args.csv}: {counts.total():,} photos")
         print("\n".join(f"{number:9,}  {name}" for name, number in counts.most_common()))
         if without:
-            print(f"{without:,} photos have no answer; ask about them with start")
+            print(f"{without:,} photos have no answer; start asks about those that are still there")
     return 1 if without else 0
 
 
