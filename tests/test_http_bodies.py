@@ -135,6 +135,21 @@ def test_forms_of_all_kinds(ask):
         assert message in ask_form(body)["error"]["message"], body[:200]
 
 
+def test_a_gateway_that_takes_bytes_for_text(ask):
+    """Without binary media types a REST API replaces bytes; other gateways make characters of
+    them.
+    """
+    photo = ('name="file"; filename="a.jpg"', JPEG)
+    form = "multipart/form-data; boundary=x-1"
+    for body, content_type in ((JPEG, "image/jpeg"), (PNG, "image/png"), (parts(photo), form)):
+        event = rest("POST", "/", {"top_k": "1"}, body.decode("latin-1"), content_type)
+        assert sent(ask(event)) == DOG
+        event = rest("POST", "/", {}, body.decode(errors="replace"), content_type)
+        error = sent(ask(event))["error"]
+        assert error["code"] == "unsupported_type"
+        assert "changed into text on its way" in error["message"]
+
+
 # --- Query and body -------------------------------------------------------------------------------
 
 

@@ -221,7 +221,7 @@ def test_health_checks_are_fine_and_are_told_how_to_ask(ask, agent, accept):
 def ask_from_elsewhere(colour_model):
     """The handler that lets pages of two origins ask."""
     with handler_process(
-        colour_model, with_allowed_origin, f"{ORIGIN}/, http://localhost:3000"
+        colour_model, with_allowed_origin, f"{ORIGIN.title()}/, http://localhost:3000"
     ) as f:
         yield f
 

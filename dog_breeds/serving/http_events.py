@@ -170,7 +170,8 @@ def cors_headers(request: HttpRequest) -> dict[str, str]:
     no such headers, and none for a function URL, which adds its own.
     """
     allowed = [
-        origin.strip().rstrip("/") for origin in os.environ.get("ALLOWED_ORIGIN", "").split(",")
+        origin.strip().rstrip("/").lower()
+        for origin in os.environ.get("ALLOWED_ORIGIN", "").split(",")
     ]
     if allowed == [""] or request.answers_cors:
         return {}

@@ -225,10 +225,13 @@ def unpacked(body: bytes, encoding: str) -> bytes:
     """Return a body without the compression that its Content-Encoding names; RequestError if it
     cannot be undone.
 
-    An image that is not compressed, whatever the server calls it, is taken as it is.
+    The content decides: an image that is not compressed is taken as it is, whatever the server
+    calls it, and what begins as gzip is undone also where the server does not name it.
     """
     codings = [name.strip().lower() for name in encoding.split(",")]
     codings = [name for name in codings if name in COMPRESSIONS]
+    if not codings and body.startswith(b"\x1f\x8b"):
+        codings = ["gzip"]
     if not codings or starts_as_image(body):
         return body
     if len(codings) > 1 or codings[0] not in WINDOW_BITS:
