@@ -155,7 +155,7 @@ serve: $(SERVING)/aws-lambda-rie
 	@$(call free,$(SERVING),$(PORT) $$(($(PORT) + 1)) $(PAGE_PORT)) || \
 		{ echo "port $(PORT), $$(($(PORT) + 1)) or $(PAGE_PORT) is in use; choose others: make serve PORT=8090 PAGE_PORT=9090"; exit 1; }
 	@echo "open http://localhost:$(PAGE_PORT) in a browser; Ctrl-C ends"
-	@echo "or ask: $(SERVING)/python test.py --file photo.jpg --endpoint $(ENDPOINT)"
+	@echo "or ask: $(SERVING)/python test.py --file photo.jpg$(if $(filter-out 9000,$(PAGE_PORT)), --endpoint http://localhost:$(PAGE_PORT)/)"
 	@trap 'kill $$gateway $$emulator 2>/dev/null; wait' EXIT; trap exit INT TERM; \
 	$(SERVING)/python -m dog_breeds.clients.gateway --port $(PAGE_PORT) --emulator http://127.0.0.1:$(PORT) & gateway=$$!; \
 	$(call serve,$(MODEL),$(SERVING)) > >(sed -u -E '/^(START|END|INFO:)/d; s/^REPORT.*//; /^$$/d') 2>&1 & emulator=$$!; \

@@ -23,6 +23,7 @@ import sys
 import time
 import zipfile
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -357,7 +358,10 @@ def main() -> None:
             return
         base = args.base_url or os.environ.get("STANFORD_DOGS_MIRROR") or OFFICIAL_URL
         make_raw(args.data_dir, base, args.demo, args.keep_archives)
-        make_weights(args.data_dir)
+        if find_spec("tensorflow"):
+            make_weights(args.data_dir)
+        else:
+            print("the ImageNet weights are left out: they need TensorFlow (make install)")
 
 
 if __name__ == "__main__":

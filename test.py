@@ -1,6 +1,7 @@
-"""Ask the container on this machine which breed a picture shows.
+"""Ask the service on this machine, or a model file, which breed a picture shows.
 
-    docker run -it --rm -p 8080:8080 dog-breeds       # first, in another terminal
+    make serve                                        # first, in another terminal; without Docker
+    docker run -it --rm -p 8080:8080 dog-breeds       # or this, with Docker
     python test.py                                    # about a Great Pyrenees on the web
     python test.py --url URL
     python test.py --file photo.jpg                   # large ones, HEIC and AVIF go as a JPEG
@@ -20,6 +21,7 @@ import math
 import os
 import sys
 import time
+from collections.abc import Sequence
 from concurrent.futures import BrokenExecutor
 from pathlib import Path
 
@@ -41,8 +43,14 @@ from dog_breeds.serving.limits import MAX_BYTES
 from dog_breeds.workers import in_processes
 
 URL = "https://images.unsplash.com/photo-1636496430627-a7b203b4cc58"  # a Great Pyrenees
-ENDPOINT = "http://localhost:8080/2015-03-31/functions/function/invocations"
-HINT = "start the container: docker run -it --rm -p 8080:8080 dog-breeds"
+ENDPOINTS = (  # asked in this order
+    "http://localhost:9000/",  # of make serve
+    "http://localhost:8080/2015-03-31/functions/function/invocations",  # of a container
+)
+HINT = (
+    "start one with make serve, or with Docker: docker run -it --rm -p 8080:8080 dog-breeds; "
+    f"--model models/{recipe.MODEL.name} needs none"
+)
 BAR = 40  # characters
 SHOWN = 10  # breeds
 
@@ -54,22 +62,27 @@ def event_for(url: str, file: Path | None) -> dict:
     return {"image": base64.b64encode(picture_to_send(file)).decode()}
 
 
-def ask(endpoint: str, event: dict) -> dict:
-    """Return the service's answer to an event; RuntimeError, with a hint, if nothing answers as the
-    service does.
+def ask(endpoints: Sequence[str], event: dict) -> dict:
+    """Return the answer to an event of the first endpoint at which the service answers.
+
+    Raises RuntimeError, with what was found at each endpoint and a hint, if there is none.
     """
-    try:
-        response = requests.post(endpoint, json=event, timeout=60)
-        answer = response.json()
-    except requests.RequestException as error:
-        raise RuntimeError(f"no answer from {endpoint} ({type(error).__name__}); {HINT}") from None
-    if not isinstance(answer, dict) or not (
-        "prediction" in answer or isinstance(answer.get("error"), dict)
-    ):
-        raise RuntimeError(
-            f"not the service answers at {endpoint}, or it failed: {response.text[:300]}"
-        )
-    return answer
+    found = []
+    for endpoint in endpoints:
+        try:
+            response = requests.post(endpoint, json=event, timeout=60)
+            answer = response.json()
+        except requests.JSONDecodeError:
+            answer = None
+        except requests.RequestException as error:
+            found.append(f"no answer from {endpoint} ({type(error).__name__})")
+            continue
+        if isinstance(answer, dict) and (
+            "prediction" in answer or isinstance(answer.get("error"), dict)
+        ):
+            return answer
+        found.append(f"{endpoint} answered, but not as this service does: {response.text[:300]}")
+    raise RuntimeError("; ".join([*found, HINT]))
 
 
 def ask_model(model: Path, event: dict) -> dict:
@@ -186,23 +199,26 @@ def draw(file: Path, answer: dict, path: Path) -> None:
         image.save(part)
 
 
-def common_parser(description: str, endpoint: str | None, example: str) -> argparse.ArgumentParser:
-    """Return the options of this script and of test_cloud.py."""
+def common_parser(description: str, default: str, example: str) -> argparse.ArgumentParser:
+    """Return the options of this script and of test_cloud.py, with the words for the default of
+    --endpoint.
+    """
     parser = script_parser(description, example)
     picture = parser.add_mutually_exclusive_group()
     picture.add_argument("--url", default=URL, help="of the picture (default: %(default)s)")
     picture.add_argument("--file", type=Path, help="with the picture")
     parser.add_argument(
         "--endpoint",
-        default=endpoint,
-        help=f"URL of the service (default: {endpoint or 'DOG_BREEDS_ENDPOINT'})",
+        help=f"URL of the service (default: {default})",
     )
     return parser
 
 
 def main() -> None:
     """Ask, and print the answer."""
-    parser = common_parser(__doc__, ENDPOINT, "python test.py --file photo.jpg --explain out.png")
+    parser = common_parser(
+        __doc__, " or ".join(ENDPOINTS), "python test.py --file photo.jpg --explain out.png"
+    )
     parser.add_argument("--model", type=Path, help="model file to answer here, without a service")
     parser.add_argument(
         "--explain", type=Path, metavar="OUT.png", help="draw where the model looked in --file"
@@ -220,7 +236,7 @@ def main() -> None:
         parser.error("--folder and --csv belong together")
     if args.folder and (args.file or args.explain or args.url != URL):
         parser.error("--folder goes without --file, --url and --explain")
-    if (args.folder or args.model) and args.endpoint != ENDPOINT:
+    if (args.folder or args.model) and args.endpoint:
         parser.error("--endpoint asks a service, --folder and --model ask none")
     if args.explain and not args.file:
         parser.error("--explain needs --file")
@@ -229,7 +245,8 @@ def main() -> None:
             print(answer_folder(args.folder, args.csv, args.model or recipe.MODEL))
             return
         event = event_for(args.url, args.file) | ({"explain": True} if args.explain else {})
-        answer = ask_model(args.model, event) if args.model else ask(args.endpoint, event)
+        endpoints = (args.endpoint,) if args.endpoint else ENDPOINTS
+        answer = ask_model(args.model, event) if args.model else ask(endpoints, event)
         print(show(answer))
         if args.explain:
             draw(args.file, answer, args.explain)

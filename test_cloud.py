@@ -34,7 +34,9 @@ def main() -> None:
     example = (
         "python test_cloud.py --endpoint https://ID.lambda-url.eu-west-1.on.aws/ --file photo.jpg"
     )
-    parser = common_parser(__doc__, os.environ.get("DOG_BREEDS_ENDPOINT"), example)
+    endpoint = os.environ.get("DOG_BREEDS_ENDPOINT")
+    parser = common_parser(__doc__, endpoint or "DOG_BREEDS_ENDPOINT", example)
+    parser.set_defaults(endpoint=endpoint)
     parser.add_argument(
         "--sign",
         action="store_true",

@@ -74,6 +74,8 @@ def test_serve_shows_the_page_answers_and_ends():
         said = process.stdout.read().splitlines()
         process.wait(120)
     assert sum('"outcome": "ok"' in line for line in said) == 2
+    [how] = [line for line in said if line.startswith("or ask: ")]
+    assert how.endswith(f"test.py --file photo.jpg --endpoint {address}/")
     assert not [
         line for line in said if line[0] != "{" and not line.startswith(("or ask: ", "make: "))
     ]
@@ -141,7 +143,7 @@ def test_serving_environment_has_the_versions_that_are_tested_and_no_tensorflow(
     )
     pins = (ROOT / "requirements-serving.txt").read_text().splitlines()
     pins = [line for line in pins if line[0] != "#"]
-    assert len(pins) == 8 and "tensorflow" not in str(pins)
+    assert len(pins) == 9 and "tensorflow" not in str(pins)
     for pin in pins:
         assert any(line.split(";")[0] == pin.split(";")[0] for line in tested), pin
 

@@ -522,6 +522,15 @@ def test_no_weights_but_the_dataset_stays(tmp_path, tars):
     assert list((data / "weights").iterdir()) == []
 
 
+def test_without_tensorflow_the_weights_are_left_out(tmp_path, monkeypatch, capsys):
+    """As in .venv-serving."""
+    monkeypatch.setattr(make_dataset, "find_spec", lambda name: None)
+    data = tmp_path / "data"
+    assert ending(monkeypatch, make_dataset, "--demo", "--data-dir", data) is None
+    assert "the ImageNet weights are left out: they need TensorFlow" in capsys.readouterr().out
+    assert list((data / "raw").rglob("*.jpg")) and not (data / "weights").exists()
+
+
 def test_other_weights_in_the_package_are_refused(elsewhere, tmp_path):
     elsewhere("keras_side", "write_other_weights", tmp_path / "model.keras")
     name, version = make_dataset.WEIGHTS_PACKAGE.replace("-", "_").split("==")
