@@ -36,6 +36,7 @@ from dog_breeds.clients.client_images import (
     shaded,
     upright_picture,
 )
+from dog_breeds.clients.endpoint import open_session
 from dog_breeds.console import one_line_errors, quiet, script_parser, written_whole
 from dog_breeds.data.dataset import display_name
 from dog_breeds.serving.cpus import why_slow
@@ -70,7 +71,8 @@ def ask(endpoints: Sequence[str], event: dict) -> dict:
     found = []
     for endpoint in endpoints:
         try:
-            response = requests.post(endpoint, json=event, timeout=60)
+            with open_session(endpoint) as session:
+                response = session.post(endpoint, json=event, timeout=60)
             answer = response.json()
         except requests.JSONDecodeError:
             answer = None

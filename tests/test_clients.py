@@ -19,6 +19,7 @@ from PIL import Image
 
 import test
 from dog_breeds.clients import client_images
+from dog_breeds.clients.endpoint import open_session
 from dog_breeds.data.dataset import display_name
 
 
@@ -322,3 +323,40 @@ def test_a_reader_that_has_seen_enough_ends_a_script_quietly(colour_model, photo
     ) as process:
         process.stdout.close()  # before anything is printed
         assert process.stderr.read() == b""
+
+
+PROXIES = ("HTTP_PROXY", "http_proxy", "https_proxy", "ALL_PROXY")
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1"])
+def test_a_service_on_this_machine_is_asked_without_the_proxy(photo, host):
+    class Service(Silent):
+        def do_POST(self) -> None:
+            self.read()
+            self.reply(b'{"prediction": {"pug": 1.0}, "known": true}')
+
+    with local_server(Service) as address:
+        endpoint = address.replace("127.0.0.1", host)
+        proxies = dict.fromkeys(PROXIES, "http://127.0.0.1:9")  # nobody listens there
+        for script in ("test.py", "test_cloud.py"):
+            done = run(script, "--file", photo, "--endpoint", endpoint, **proxies)
+            assert done.returncode == 0 and "pug" in done.stdout, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("url", "here"),
+    [
+        ("http://LOCALHOST:9000/x", True),
+        ("http://localhost.", True),
+        ("http://dogs.localhost:9000", True),
+        ("http://127.1.2.3", True),
+        ("http://[::1]:80", True),
+        ("http://0.0.0.0:8080", True),
+        ("http://10.0.0.1", False),
+        ("http://localhost.example.com", False),
+        ("https://dogs.example.com", False),
+    ],
+)
+def test_other_addresses_are_asked_as_the_environment_says(url, here):
+    with open_session(url) as session:
+        assert session.trust_env is not here

@@ -11,6 +11,7 @@ import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+import requests
 from conftest import ROOT
 from emulator import free_ports, wait_for
 from handler_fixtures import local_gateway, local_server
@@ -210,7 +211,7 @@ def test_six_megabytes_is_the_limit(echo):
         ):
             answer = ask("POST", "/", bytes(size), [("Content-Type", "image/png")], connection)
             assert answer[0] == status, size
-        assert ask("POST", "/", b"", [("Transfer-Encoding", "chunked")])[0] == 411
+        assert ask("POST", "/", None, [("Content-Length", "many")])[0] == 411
         large = json.dumps({"statusCode": 200, "body": "x" * 6_291_456})
 
     class Large(Silent):
@@ -219,6 +220,78 @@ def test_six_megabytes_is_the_limit(echo):
 
     with local_server(Large) as address, serving(address) as ask:
         assert ask("GET", "/")[0] == 502
+
+
+def chunks(*parts: bytes, end: bytes = b"0\r\n\r\n") -> bytes:
+    """Return a body in chunks."""
+    return b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in parts) + end
+
+
+@pytest.mark.parametrize("payload", ["1.0", "2.0"])
+def test_a_body_may_come_in_chunks(echo, payload):
+    text = [("Transfer-Encoding", "chunked"), ("Content-Type", "text/plain")]
+    with serving(echo, payload) as ask:
+        connection = ask.connect()
+
+        def post(body, headers=text):
+            connection.putrequest("POST", "/")
+            for header in headers:
+                connection.putheader(*header)
+            connection.endheaders(body)
+            answer = connection.getresponse()
+            return answer.status, json.loads(answer.read())
+
+        for body, expected in [
+            (chunks(b"one", b" two"), "one two"),
+            (b"00A;name=value\r\n0123456789\r\n0\r\nExpires: never\r\n\r\n", "0123456789"),
+            (b"3 \nabc\n0\n\n", "abc"),
+            (chunks(*[b"x" * 50_000] * 20), "x" * 1_000_000),
+        ]:
+            status, event = post(body)
+            assert (status, event["body"]) == (200, expected)
+            names = {name.lower(): value for name, value in event["headers"].items()}
+            assert names["content-length"] == str(len(expected))
+            assert "transfer-encoding" not in names
+        assert post(chunks())[1].get("body") is None
+        image = [("Transfer-Encoding", "Chunked"), ("Content-Type", "image/jpeg")]
+        event = post(chunks(JPEG[:1000], JPEG[1000:]), image)[1]
+        assert base64.b64decode(event["body"]) == JPEG and event["isBase64Encoded"]
+        for size, status in ((6_300_000, 413), (20_000_000, 413), (4_500_000, 200)):
+            assert post(chunks(*[bytes(size // 10)] * 10), image)[0] == status, size
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"no length\r\n",
+        b"-1\r\nx\r\n0\r\n\r\n",
+        b"2\r\nabc\r\n0\r\n\r\n",
+        b"0x3\r\nabc\r\n0\r\n\r\n",
+        b"123456789\r\n",
+        b"\r\n",
+    ],
+)
+def test_chunks_that_make_no_sense_are_400(echo, body):
+    with serving(echo) as ask:
+        connection = ask.connect()
+        connection.putrequest("POST", "/")
+        connection.putheader("Transfer-Encoding", "chunked")
+        connection.endheaders(body)
+        answer = connection.getresponse()
+        assert answer.status == 400 and b"not in chunks" in answer.read()
+        assert connection.sock.recv(1) == b"", "the connection is closed"
+        for headers in (
+            [("Transfer-Encoding", "gzip, chunked")],
+            [("Transfer-Encoding", "chunked"), ("Content-Length", "3")],
+        ):
+            assert ask("POST", "/", None, headers)[0] == 400
+
+
+def test_clients_that_send_chunks(echo):
+    """requests sends what a generator gives in chunks."""
+    with local_gateway(echo) as address:
+        answer = requests.post(address, data=iter([JPEG[:500], JPEG[500:]]), timeout=60)
+        assert base64.b64decode(answer.json()["body"]) == JPEG
 
 
 def test_no_emulator_is_502(capfd):

@@ -33,6 +33,8 @@ TOO_LARGE = {
 }
 # Bytes of a body that is too large, read only so that the client sees the answer
 MAX_UNREAD = 100_000_000
+CHUNK_HEAD = re.compile(rb"([0-9a-fA-F]{1,8})[ \t]*(?:;[^\r\n]*)?\r?\n")
+MAX_LINE, MAX_TRAILERS = 4096, 100  # bytes of a line between chunks; lines behind them
 SECONDS = 60  # for an invocation, and for a client that says nothing
 # Not the function's
 OURS = "connection", "content-length", "date", "keep-alive", "server", "transfer-encoding"
@@ -238,11 +240,13 @@ class Handler(http.server.BaseHTTPRequestHandler):
     do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = do_OPTIONS = answer
 
     def read_body(self) -> bytes | None:
-        """Return the body of the request; None if it is answered already, as its length is too
-        large or not told.
+        """Return the body of the request; None if it is answered already, as it is too large or its
+        length is not told.
         """
+        if "Transfer-Encoding" in self.headers:
+            return self.read_chunks()
         length = self.headers.get("Content-Length", "0")
-        if "Transfer-Encoding" in self.headers or not re.fullmatch("[0-9]{1,18}", length):
+        if not re.fullmatch("[0-9]{1,18}", length):
             self.close_connection = True
             self.send(411, {"Message": "a Content-Length is needed"})
             return None
@@ -254,6 +258,41 @@ class Handler(http.server.BaseHTTPRequestHandler):
             left -= len(block)
         self.send(413, TOO_LARGE)
         return None
+
+    def read_chunks(self) -> bytes | None:
+        """Return a body that comes in chunks, each behind its length (RFC 9112 7.1), as clients
+        send what they do not know the length of. The event gets the header Content-Length instead.
+        """
+        coding, body, length = self.headers["Transfer-Encoding"].strip().lower(), bytearray(), 0
+        whole = coding == "chunked" and "Content-Length" not in self.headers
+        while whole:
+            head = CHUNK_HEAD.fullmatch(self.rfile.readline(MAX_LINE))
+            size = int(head[1], 16) if head else 0
+            length += size
+            if not head or not size or length > MAX_UNREAD:
+                whole = bool(head)
+                break
+            for start in range(0, size, 2**16):
+                block = self.rfile.read(min(2**16, size - start))
+                if length <= MAX_EVENT:
+                    body += block
+            whole = self.rfile.readline(3) in (b"\r\n", b"\n")
+        if not whole or length > MAX_UNREAD:
+            self.close_connection = True
+            if whole:
+                self.send(413, TOO_LARGE)
+            else:
+                self.send(400, {"Message": "the body is not in chunks as Transfer-Encoding says"})
+            return None
+        for _ in range(MAX_TRAILERS):
+            if self.rfile.readline(MAX_LINE) in (b"\r\n", b"\n", b""):
+                break
+        if length > MAX_EVENT:
+            self.send(413, TOO_LARGE)
+            return None
+        del self.headers["Transfer-Encoding"]
+        self.headers["Content-Length"] = str(len(body))
+        return bytes(body)
 
     def send(self, status: int, headers: list[tuple[str, str]] | dict, body: bytes = b"") -> None:
         """Send an answer; a dict in place of its headers is a message of AWS itself."""

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 import requests
 
+from dog_breeds.clients.endpoint import open_session
 from dog_breeds.console import counted, progress, write_whole
 
 ARCHIVES = {  # top folder, suffix of the files; the small one is fetched first
@@ -98,7 +99,10 @@ def receive(url: str, part: Path, note: Path, size: int | None, sha256: str | No
         headers["Range"] = f"bytes={have}-"
         if known["validator"]:
             headers["If-Range"] = known["validator"]
-    with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as response:
+    with (
+        open_session(url) as session,
+        session.get(url, headers=headers, stream=True, timeout=TIMEOUT) as response,
+    ):
         if response.status_code == 416:
             part.unlink(missing_ok=True)
         response.raise_for_status()
