@@ -21,6 +21,7 @@ little less often (three in a hundred, of breeds).
 import json
 import platform
 import time
+from collections import Counter
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
@@ -81,8 +82,16 @@ def seconds_a_picture(backbone: Path) -> float:
 
 
 def names_of(pictures: Pictures) -> list[str]:
-    """Return class and file name of each picture, as the report gives them."""
-    return [f"{name}/{printable(path.name)}" for name, paths in pictures.items() for path in paths]
+    """Return class and file name of each picture, as the report gives them; the part of the split
+    between the two where a class has the file name twice.
+    """
+    names = []
+    for name, paths in pictures.items():
+        numbers = Counter(path.name for path in paths)
+        for path in paths:
+            part = f"{path.parent.parent.name}/" if numbers[path.name] > 1 else ""
+            names.append(f"{name}/{printable(part + path.name)}")
+    return names
 
 
 def examples_of(
@@ -158,9 +167,8 @@ def facts_of(
     `kept` are the facts of the backbone, or of the file beside whose classes these are.
     """
     beside = len(classifier.means) > len(pictures)
-    names = (kept["display_names"] if beside else {}) | {
-        name: display_name(name) for name in pictures
-    }
+    old = kept.get("display_names") or {name: display_name(name) for name in kept["classes"]}
+    names = (old if beside else {}) | {name: display_name(name) for name in pictures}
     packages = ("numpy", "pillow", "ai-edge-litert")
     return {
         name: kept[name] for name in ("format_version", "input", "photo_share", "quantization")
@@ -252,11 +260,35 @@ def short(name: str, most: int = 40) -> str:
     return name if len(name) <= most else f"{name[: most // 2]}…{name[1 - most // 2 :]}"
 
 
+def check_facts(facts: dict, file: Path, add: bool) -> None:
+    """Raise ValueError unless a model file says of itself what is needed."""
+    needed = ["format_version", "input", "photo_share", "quantization"]
+    needed += ["turn_rule", "training_data"] if add else []
+    missing = [name for name in needed if name not in facts]
+    if missing:
+        raise ValueError(f"{file} says nothing of {missing[0]}; make it anew with convert_model.py")
+
+
+def is_report(file: Path) -> bool:
+    """Return whether a file is a report that teach.py wrote."""
+    try:
+        report = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(report, dict) and {"classes", "cross_validation", "copies"} <= report.keys()
+
+
 def teach_folder(
     images: Path, output: Path, backbone: Path, add: bool, data_dir: Path, seed: int
 ) -> None:
     """Read the folder, teach, write, tell. `add`: beside the classes of the backbone's file."""
     began, kept = time.monotonic(), read_facts(backbone)
+    check_facts(kept, backbone, add)
+    report_file = output.with_suffix(".json")
+    if report_file.exists() and not is_report(report_file):
+        raise ValueError(
+            f"{report_file} is there, and is no report of teach.py; name another --output"
+        )
     pictures = list_pictures(images, 1 if add else 2)
     twice = pictures.keys() & set(kept["classes"] if add else ())
     if twice:
@@ -305,7 +337,6 @@ def teach_folder(
         "left_out": wrong,
     }
     report |= {"trial": recipe.PLAIN_TRIAL, "seed": seed}
-    report_file = output.with_suffix(".json")
     with written_whole(output) as part:
         part.write_bytes(
             join_head(

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
-from conftest import ROOT, ending, make, run
+from conftest import COMMITTED, ROOT, ending, make, run
 from drawn_shapes import CORNERS, draw_shape, draw_shapes
 from emulator import emulator
 from handler_process import handler_process
@@ -22,6 +22,7 @@ from odd_images import text
 from PIL import Image
 
 import teach
+from dog_breeds.clients.photo_files import LeftOut, list_photos
 from dog_breeds.data import class_folders
 from dog_breeds.data.duplicates import group_copies
 from dog_breeds.learning.features import Examples
@@ -58,24 +59,46 @@ def make_folders(root: Path, folders: dict[str, list[str]]) -> Path:
     ("folders", "says"),
     [
         (None, "there is no folder {root}"),
-        ({}, "{root} holds no folder; put the pictures of each class, at least 2, into its own"),
+        (
+            {},
+            "{root} holds no folder with pictures; put the pictures of each class, at least 2, "
+            "into its own",
+        ),
         (
             {"cats": SIX},
             "{root} holds only the folder cats; put the pictures of each class, at least 2, "
             "into its own",
         ),
         ({"all/cats": SIX, "all/dogs": SIX}, "into its own; did you mean {root}/all?"),
-        ({"cats": SIX, "dogs": []}, "a class needs at least 5 pictures; 'dogs' has 0"),
+        ({"cats": SIX, "dogs": []}, "{root} holds only the folder cats; put the pictures"),
         (
             {"cats": SIX[:1], "dogs": SIX[:1]},
             "a class needs at least 5 pictures; 'cats' has 1, 'dogs' has 1",
         ),
         (
-            {name: [] for name in "abcdef"},
-            "'a' has 0, 'b' has 0, 'c' has 0 and 3 more classes have too few",
+            {name: ["0.png"] for name in "abcdef"},
+            "'a' has 1, 'b' has 1, 'c' has 1 and 3 more classes have too few",
+        ),
+        ({name: [] for name in "abcdef"}, "{root} holds no folder with pictures"),
+        ({"x/all/cats": SIX, "x/all/dogs": SIX}, "did you mean {root}/x/all?"),
+        (
+            {"train": [*SIX, "_classes.csv"], "valid": [*SIX, "_classes.csv"]},
+            "{root} holds train, valid, which are no classes: what the pictures show is written in "
+            "files of their own (_classes.csv)",
+        ),
+        ({"train": SIX, "test1": SIX}, "{root} holds test1, train, which are no classes"),
+        (
+            {"train/images": SIX, "train/labels": ["0.txt"], "val/images": SIX},
+            "{root} holds train, val, which are no classes",
+        ),
+        ({"images/train": SIX, "images/val": SIX, "labels/train": ["a.txt"]}, "did you mean "),
+        ({"images": SIX, "annotations": SIX}, "{root} holds annotations, images, which are no"),
+        (
+            {"train/cats": SIX, "train/dogs": SIX, "birds": SIX},
+            "{root} has parts of a split (train) beside other folders (birds)",
         ),
         (
-            {"cats": SIX, "dogs": ["a.txt", "b.pdf", "c.jpg.part"]},
+            {"cats": SIX, "birds": SIX, "dogs": ["a.txt", "b.pdf", "c.jpg.part"]},
             "a class needs at least 5 pictures; 'dogs' has 0",
         ),
         (
@@ -166,12 +189,96 @@ def test_names_of_any_language(tmp_path, name):
     )
 
 
+SPLITS = {
+    "Roboflow": ["train/{}", "valid/{}", "test/{}"],
+    "ultralytics": ["train/{}", "val/{}"],
+    "only train": ["train/{}"],
+    "Kaggle": ["training_set/{}", "test_set/{}"],
+    "within itself": ["seg_train/seg_train/{}", "seg_test/seg_test/{}"],
+    "capitals": ["Train/{}", "Validation/{}", "Testing/{}"],
+    "with another": ["train/data/{}", "test/data/{}"],
+}
+
+
+@pytest.mark.parametrize("layout", SPLITS)
+def test_the_parts_of_a_split_are_taken_together(tmp_path, capsys, layout):
+    folders = {
+        place.format(name): [f"{name}_{i}.png" for i in range(2)] + ["same.png"]
+        for place in SPLITS[layout]
+        for name in ("cats", "dogs")
+    }
+    root = make_folders(tmp_path / "pictures", folders)
+    (root / "README.roboflow.txt").write_text("no photo")
+    (root / "New folder").mkdir()
+    found = class_folders.list_pictures(root)
+    parts = len(SPLITS[layout])
+    assert {name: len(paths) for name, paths in found.items()} == dict.fromkeys(
+        ("cats", "dogs"), 3 * parts
+    )
+    said = capsys.readouterr().out
+    assert "the folders of a class are taken together" in said
+    assert all(place.split("/")[0] in said for place in SPLITS[layout])
+    if layout == "Kaggle":
+        names = teach.names_of(found)
+        assert "cats/training_set/same.png" in names and len(set(names)) == len(names)
+
+
+def test_pictures_of_a_split_that_are_of_no_class_are_left_out(tmp_path, capsys):
+    folders = {"train/cats": SIX, "train/dogs": SIX, "test/unknown": SIX, "val/dogs": SIX}
+    root = make_folders(tmp_path / "a", folders)
+    found = class_folders.list_pictures(root)
+    assert {name: len(paths) for name, paths in found.items()} == {"cats": 6, "dogs": 12}
+    assert (
+        f"left out: {root}/test/unknown, whose pictures are of no class" in capsys.readouterr().out
+    )
+    root = make_folders(tmp_path / "b", {"train/cats": SIX, "train/dogs": SIX, "test": SIX})
+    assert class_folders.list_pictures(root).keys() == {"cats", "dogs"}
+    assert f"left out: {root}/test, whose pictures are of no class" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["train", "bullet_train", "valid", "images", "labels", "Test kit"])
+def test_a_class_may_have_the_name_of_a_part(tmp_path, name):
+    root = make_folders(tmp_path / "pictures", {name: SIX, "ship": SIX})
+    assert class_folders.list_pictures(root).keys() == {name, "ship"}
+
+
+def test_what_systems_leave_in_folders_is_no_picture_and_is_told(tmp_path, capsys):
+    root = make_folders(tmp_path / "pictures", {"cats": SIX, "dogs": SIX})
+    places = ["__MACOSX/cats", "@eaDir/0.png", "cats/@eaDir/0.png", "dogs/#recycle", ".thumbnails"]
+    for place in [*places, "cats/.picasaoriginals", "$RECYCLE.BIN", "dogs/New folder"]:
+        (root / place).mkdir(parents=True)
+        if not place.endswith("New folder"):
+            shutil.copy(root / "cats/0.png", root / place / "SYNOPHOTO_THUMB_M.jpg")
+    (root / "New folder").mkdir()
+    (root / "New folder (2)").mkdir()
+    (root / "New folder (2)" / ".DS_Store").write_text("")
+    for name in ("cats/._0.png", "cats/Thumbs.db", "dogs/desktop.ini", "dogs/0.xmp", ".DS_Store"):
+        (root / name).write_text("no picture")
+    shutil.copy(root / "cats/0.png", root / "loose.jpg")
+    (root / "felines").symlink_to(root / "cats")
+    shutil.copy(root / "cats/0.png", root / "cats/camera.HIF")
+    shutil.copy(root / "cats/0.png", root / "cats/scan.tiff")
+    found = class_folders.list_pictures(root)
+    assert [path.name for path in found["cats"]] == [*SIX, "camera.HIF", "scan.tiff"]
+    assert [path.name for path in found["dogs"]] == SIX and found.keys() == {"cats", "dogs"}
+    said = capsys.readouterr().out
+    assert f"left out: {root}/New folder, which is empty" in said
+    assert f"left out: {root}/New folder (2), which is empty" in said
+    assert f"left out: {root}/felines, a link to another of these folders" in said
+    assert f"left out: 1 picture that lies in {root} itself" in said
+    assert all(name in said for name in ("__MACOSX", "@eaDir 2", "#recycle", "$RECYCLE.BIN"))
+    assert "3 files that are no photos by their names (.db, .ini, .xmp)" in said
+    photos = LeftOut()
+    names = list(list_photos(root, photos))
+    assert len(names) == 15 and not any("@" in name or "SYNO" in name for name in names)
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [
         (["--output", "model.h5"], "--output must end in .tflite"),
         (["--output", str(teach.BACKBONE)], "another file than"),
-        (["--output", str(teach.BACKBONE / "model.tflite")], "top_10_dog_breeds.tflite"),
+        (["--output", str(teach.BACKBONE / "model.tflite")], f"{teach.BACKBONE} is no folder"),
         (["--backbone", "missing.tflite"], "missing.tflite"),
         (["--backbone", "README.tflite"], "README.tflite is damaged, or was not made by"),
     ],
@@ -182,6 +289,36 @@ def test_a_wrong_option_is_told_before_anything_takes_long(tmp_path, monkeypatch
     monkeypatch.chdir(tmp_path)
     assert says in ending(monkeypatch, teach, "--images", root, *options)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["README.tflite", "pictures"]
+
+
+@pytest.mark.parametrize("content", ["{}", "[1]", "no JSON", '{"classes": ["cats"]}'])
+def test_a_file_that_is_no_report_is_not_written_over(tmp_path, monkeypatch, content):
+    root = make_folders(tmp_path / "pictures", {"cats": SIX, "dogs": SIX})
+    (tmp_path / "model.json").write_text(content)
+    said = ending(monkeypatch, teach, "--images", root, "--output", tmp_path / "model.tflite")
+    assert f"{tmp_path}/model.json is there, and is no report of teach.py; name another" in said
+    assert (tmp_path / "model.json").read_text() == content
+
+
+@pytest.mark.parametrize("fact", ["photo_share", "training_data", "turn_rule"])
+def test_a_file_to_add_to_that_lacks_a_fact(tmp_path, monkeypatch, fact):
+    root, kept = make_folders(tmp_path / "pictures", {"cats": SIX}), read_facts(COMMITTED)
+    monkeypatch.setattr(
+        teach, "read_facts", lambda file: {name: kept[name] for name in kept if name != fact}
+    )
+    words = "--images", root, "--add", COMMITTED, "--output", tmp_path / "model.tflite"
+    assert f"says nothing of {fact}; make it anew" in ending(monkeypatch, teach, *words)
+
+
+def test_classes_beside_those_of_a_file_without_names_for_people():
+    kept = read_facts(COMMITTED)
+    del kept["display_names"]
+    classifier = Classifier([], 1.0, np.zeros((11, 2)), 0.5, [], 0.9)
+    result = {"unknown_rule": {}, "pictures": 6, "accuracy": 1.0, "accuracy_interval_95": [0, 1]}
+    facts = teach.facts_of({"my_cat": []}, kept, COMMITTED, classifier, result, Path("pictures"))
+    assert facts["classes"] == [*kept["classes"], "my_cat"]
+    assert facts["display_names"]["great_pyrenees"] == "Great Pyrenees"
+    assert facts["display_names"]["my_cat"] == "My Cat"
 
 
 def test_pictures_of_any_kind_are_read_and_the_others_named(tmp_path):
@@ -209,7 +346,7 @@ def test_pictures_of_any_kind_are_read_and_the_others_named(tmp_path):
     left_out = {name.rpartition("/")[2]: why for name, why in wrong.items()}
     assert left_out.keys() == {"broken.png", "loop.png", "truncated.jpg", "text.jpg", "huge.png"}
     assert left_out["broken.png"] == f"there is no file {linked / 'a' / 'broken.png'}"
-    assert "truncated" in left_out["truncated.jpg"] and left_out["text.jpg"].startswith(
+    assert "cut off" in left_out["truncated.jpg"] and left_out["text.jpg"].startswith(
         "it is no picture that can be"
     )
     assert "b/?[2J?.png" in teach.names_of(readable)

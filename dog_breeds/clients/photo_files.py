@@ -54,7 +54,8 @@ class LeftOut:
 def with_counts(numbers: Counter[str]) -> str:
     """Return the most frequent names of a counter as one text."""
     named = [
-        f"{name} {number:,}" if number > 1 else name for name, number in numbers.most_common(SHOWN)
+        f"{name} {number:,}" if number > 1 else name
+        for name, number in sorted(numbers.items(), key=lambda item: (-item[1], item[0]))[:SHOWN]
     ]
     return ", ".join(named) + (" and others" if len(numbers) > SHOWN else "")
 

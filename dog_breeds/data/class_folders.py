@@ -1,5 +1,6 @@
 """Folders of anybody's pictures, a sub-folder for each class: listed and looked at."""
 
+import re
 import unicodedata
 import warnings
 from collections.abc import Collection, Mapping
@@ -9,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from dog_breeds.clients.client_images import NoPicture, open_picture
-from dog_breeds.clients.photo_files import SUFFIXES
+from dog_breeds.clients.photo_files import LeftOut, kept_files, kept_folders, list_photos
 from dog_breeds.console import counted
 from dog_breeds.data.duplicates import COLUMNS, ROWS
 from dog_breeds.serving.jpegs import CutOff
@@ -17,30 +18,88 @@ from dog_breeds.serving.limits import MAX_PIXELS
 from dog_breeds.serving.pixels import NoColours, model_pixels
 from dog_breeds.workers import in_threads
 
+# Parts of a split, as data sets call them: train, valid, seg_test, training_set
+SPLIT = re.compile(
+    r"((seg|images?|imgs?|data|dataset)_)?(train|training|valid|validation|val|test|testing|dev|eval|pred)\d*"
+    r"(_?(set|data|dataset|images|imgs|dir))?",
+    re.IGNORECASE,
+)
+# Folders of data sets for detection, whose labels are boxes in files
+DETECTION = {"images", "labels", "annotations", "masks", "jpegimages"}
+
 Pictures = dict[str, list[Path]]  # of each class; classes and paths sorted
 
 
 def list_pictures(root: Path, fewest: int = 2) -> Pictures:
     """Return the pictures in a folder's sub-folders, one a class; print what is left out.
 
-    Hidden files and folders are passed over, symbolic links followed. Raises FileNotFoundError, or
-    ValueError where the folders are not one a class, or fewer than `fewest`.
+    Where the sub-folders are the parts of a split (train, valid, test) with the classes in each of
+    them, the folders of a class are taken together. Raises FileNotFoundError, or ValueError where
+    the folders are not one a class, or fewer than `fewest`.
     """
     if not root.is_dir():
         raise FileNotFoundError(f"there is no folder {root}")
-    folders = sorted(
-        path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")
+    left_out, pictures = LeftOut(), {}
+    parts = split_parts(root)
+    if not parts:
+        check_folders(root, len(with_photos(root)), fewest)
+    for place in parts or [root]:
+        for name, paths in classes_in(place, left_out).items():
+            pictures.setdefault(name, []).extend(paths)
+    if parts:
+        names = ", ".join(path.relative_to(root).as_posix() for path in parts)
+        print(f"{root} is split into {names}: the folders of a class are taken together")
+    print_lines(left_out.remarks(root))
+    check_folders(root, len(pictures), fewest)
+    return {name: sorted(pictures[name]) for name in sorted(pictures)}
+
+
+def check_folders(root: Path, number: int, fewest: int) -> None:
+    """Raise ValueError if a folder has a smaller number of classes than are needed."""
+    if number >= fewest:
+        return
+    folders, place = with_photos(root), root
+    while len(inner := with_photos(place)) == 1:
+        (place,) = inner
+    found = ", ".join(printable(path.name) for path in folders)
+    found = f"only the folder {found}" if found else "no folder with pictures"
+    hint = f"; did you mean {place}?" if with_photos(place) and place != root else ""
+    raise ValueError(
+        f"{root} holds {found}; put the pictures of each class, at least {fewest}, into its own"
+        f"{hint}"
     )
-    if len(folders) < fewest:
-        inside = any(path.is_dir() for path in folders[0].iterdir()) if folders else False
-        hint = f"; did you mean {folders[0]}?" if inside else ""
-        found = f"only the folder {printable(folders[0].name)}" if folders else "no folder"
-        raise ValueError(
-            f"{root} holds {found}; put the pictures of each class, at least {fewest}, "
-            f"into its own{hint}"
-        )
+
+
+def with_photos(place: Path) -> list[Path]:
+    """Return the folders in a folder that hold photos, or have some below."""
+    return [path for path in sub_folders(place) if any(list_photos(path))]
+
+
+def classes_in(root: Path, left_out: LeftOut) -> Pictures:
+    """Return the pictures of the classes in a folder, as list_pictures does; folders without any
+    file are left out.
+    """
     pictures: Pictures = {}
-    for folder in folders:
+    seen = set()
+    loose = len(kept_files(files_in(root), LeftOut()))
+    if loose:
+        plural = "s that lie" if loose > 1 else " that lies"
+        print(f"left out: {loose:,} picture{plural} in {root} itself, in no class")
+    for folder in sub_folders(root, left_out):
+        # A link to another class is no class
+        status = folder.stat()
+        if (status.st_dev, status.st_ino) in seen:
+            print(f"left out: {printable(folder)}, a link to another of these folders")
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        names = kept_files(files_in(folder), left_out)
+        nested = with_photos(folder)
+        sub_folders(folder, left_out)  # which takes up those of systems
+        if nested:
+            raise ValueError(nested_message(root, folder, nested[0]))
+        if not names and not any(not name.startswith(".") for name in files_in(folder)):
+            print(f"left out: {printable(folder)}, which is empty")
+            continue
         name = unicodedata.normalize("NFC", folder.name)  # macOS spells the same accents otherwise
         if printable(name) != name:
             raise ValueError(
@@ -50,20 +109,93 @@ def list_pictures(root: Path, fewest: int = 2) -> Pictures:
             raise ValueError(
                 f"there are two folders {name!r}, which differ in how accents are encoded"
             )
-        files = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-        nested = next((path for path in files if path.is_dir()), None)
-        if nested:
-            raise ValueError(
-                f"{printable(nested)} is a folder in a class; put its pictures directly into "
-                f"{folder}"
-            )
-        pictures[name] = [path for path in files if path.suffix.lower() in SUFFIXES]
-        if len(files) > len(pictures[name]):
-            other = len(files) - len(pictures[name])
-            print(
-                f"left out: {other} of {len(files)} files in {folder}, no pictures by their names"
-            )
-    return {name: pictures[name] for name in sorted(pictures)}
+        pictures[name] = [folder / file for file in names]
+    return pictures
+
+
+def nested_message(root: Path, folder: Path, nested: Path) -> str:
+    """Return what to say of a folder with pictures that lies in a class's folder."""
+    siblings = [path.name for path in sub_folders(root)]
+    parts = [name for name in siblings if SPLIT.fullmatch(name)]
+    if parts:
+        others = ", ".join(printable(name) for name in siblings if name not in parts)
+        return (
+            f"{root} has parts of a split ({', '.join(parts)}) beside other folders ({others}); "
+            f"move one kind away, or name one of the parts"
+        )
+    return (
+        f"{printable(nested)} is a folder in a class; put its pictures directly into "
+        f"{printable(folder)}"
+    )
+
+
+def split_parts(root: Path) -> list[Path]:
+    """Return the folders in which the classes lie if a folder is split into train, test and so on;
+    none if it is not split.
+
+    Raises ValueError where it is split, but the classes are no folders.
+    """
+    folders = with_photos(root)
+    if folders and not any(map(with_photos, folders)) and only_detection(folders):
+        raise ValueError(no_classes_message(root, folders))
+    if not folders or not all(SPLIT.fullmatch(path.name) for path in folders):
+        return []
+    parts = {}
+    for folder in folders:
+        place = folder
+        # Some archives have a folder within itself, such as seg_train/seg_train
+        while len(inner := with_photos(place)) == 1 and with_photos(inner[0]):
+            (place,) = inner
+        if only_detection(with_photos(place)):
+            raise ValueError(no_classes_message(root, folders))
+        parts[place] = {path.name for path in with_photos(place)}
+    training = set().union(
+        *(parts[place] for place in parts if "train" in place.relative_to(root).parts[0].lower())
+    )
+    if not any(parts.values()):
+        raise ValueError(no_classes_message(root, folders))
+    for place, classes in list(parts.items()):
+        # Such as test/unknown, or photos without labels
+        if not classes or (training and len(classes) == 1 and not classes & training):
+            where = place / min(classes) if classes else place
+            print(f"left out: {printable(where)}, whose pictures are of no class")
+            del parts[place]
+    return list(parts)
+
+
+def only_detection(folders: list[Path]) -> bool:
+    """Return whether folders are those of a data set for detection."""
+    return bool(folders) and {path.name.lower() for path in folders} <= DETECTION
+
+
+def no_classes_message(root: Path, folders: list[Path]) -> str:
+    """Return what to say of pictures whose classes are written in files, not in folders' names."""
+    names = ", ".join(printable(path.name) for path in folders)
+    tables = sorted({path.name for folder in folders for path in folder.glob("*_classes.csv")})
+    where = f" ({tables[0]})" if tables else ""
+    return (
+        f"{root} holds {names}, which are no classes: what the pictures show is written in files "
+        f"of their own{where}, or nowhere. Put the pictures of each class into a folder of its "
+        f"own, or export the dataset in the form for classification by folders"
+    )
+
+
+def sub_folders(place: Path, left_out: LeftOut | None = None) -> list[Path]:
+    """Return the folders in a folder, without those of systems, sorted, links last."""
+    names = [path.name for path in place.iterdir() if path.is_dir()]
+    folders = [place / name for name in kept_folders(names, left_out or LeftOut())]
+    return sorted(folders, key=lambda path: (path.is_symlink(), path.name))
+
+
+def files_in(place: Path) -> list[str]:
+    """Return the names of a folder's files and links that lead nowhere."""
+    return [path.name for path in place.iterdir() if not path.is_dir()]
+
+
+def print_lines(lines: list[str]) -> None:
+    """Print lines, if there are any."""
+    for line in lines:
+        print(printable(line))
 
 
 def check_numbers(pictures: Mapping[str, Collection], fewest: int, what: str) -> None:
