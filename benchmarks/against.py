@@ -3,8 +3,8 @@
 Reads   a data folder with photos and weights (made by make_dataset.py), and the git history.
         Changes nothing in either.
 Prints  a figure a line: the seconds here, the seconds at the commit, and how many times as fast
-        this checkout is. Each commit has its own environment: this one's, if its requirements are
-        the same. Both take turns on one machine. Weights and environments are there before the
+        this checkout is. The commit has an environment of its own, unless this one's has all that
+        it requires. Both take turns on one machine. Weights and environments are there before the
         clock starts, features are not.
 
     python benchmarks/against.py 9247ac2 --data-dir data --json against.json
@@ -49,9 +49,16 @@ def checked_out(commit: str) -> Iterator[Path]:
 
 
 def add_environment(tree: Path, environment: str, requirements: str) -> None:
-    """Link this checkout's environment into another one, or make one if the requirements differ."""
-    same = (tree / requirements).read_text() == (ROOT / requirements).read_text()
-    if same and (ROOT / environment / "installed").exists():
+    """Link this checkout's environment into another one if it has all that is required there, or
+    make one.
+    """
+
+    def pins(folder: Path) -> set[str]:
+        text = (folder / requirements).read_text()
+        lines = (line.partition("#")[0].strip() for line in text.splitlines())
+        return set(filter(None, lines))
+
+    if pins(tree) <= pins(ROOT) and (ROOT / environment / "installed").exists():
         (tree / environment).symlink_to((ROOT / environment).resolve())
         os.utime(tree / requirements, (0, 0))  # else make would install what is there
     else:

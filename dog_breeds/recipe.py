@@ -25,8 +25,8 @@ ROTATION_MARGIN = 0.1
 
 # The search: every combination is trained, the best of each inner size again in cross-validation.
 # 0: no inner layer. The learning rate is the first one: it falls to 0 along a cosine. The inner
-# layer of 1,000 units in the reference project is no better than one of 300, and would take most of
-# the search's time.
+# layer of 1,000 units in the reference project is no better, and would take most of the search's
+# time.
 GRID = {
     "learning_rate": (1e-3, 2e-3, 4e-3),
     "inner_size": (0, 100, 300),
