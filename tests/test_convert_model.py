@@ -63,7 +63,7 @@ def asked_once(elsewhere) -> Iterator[None]:
     def ask(module, function, *arguments):
         if function != "predict":
             return elsewhere(module, function, *arguments)
-        model, views = arguments
+        model, _, views = arguments
         if not all((model, view) in said for some in views.values() for view in some):
             for kind, columns in elsewhere(module, function, *arguments).items():
                 said.update(
@@ -437,7 +437,7 @@ def test_missing_files_are_named(small, tmp_path, monkeypatch):
     assert "run training.py first" in ending(monkeypatch, convert_model)
     alone = tmp_path / small.model.name
     os.link(small.model, alone)
-    assert f"there is no {alone.with_suffix('.json')}" in ending(monkeypatch, convert_model, alone)
+    assert f"there is no {alone.with_suffix('.npz')}" in ending(monkeypatch, convert_model, alone)
 
 
 # --- The committed file ---------------------------------------------------------------------------

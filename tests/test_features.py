@@ -65,7 +65,7 @@ def extract(views, lab):
 
 def crops(data_dir, number):
     files = sorted(processed_dir(data_dir, SIZE).glob("*/*.jpg"))
-    return [View(file) for file in files[:: len(files) // number][:number]]
+    return [View(file) for file in features.evenly_spaced(files, number)]
 
 
 def shards(data_dir):
@@ -281,7 +281,7 @@ def test_keras_settings_of_the_user_do_not_matter(tmp_path):
 
 def test_damaged_shards_are_computed_again(lab, passes, monkeypatch):
     monkeypatch.setattr(recipe, "ROWS_PER_SHARD", 16)
-    views = crops(lab, 48)
+    views = [view._replace(flip=flip) for view in crops(lab, 24) for flip in (False, True)]
     rows = extract(views, lab)
     first, second, third = shards(lab)
     first.write_bytes(first.read_bytes()[:5000])
