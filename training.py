@@ -23,6 +23,7 @@ import os
 import platform
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -160,11 +161,12 @@ def train_classifier(
         "seconds_of_search": round(searched, 1),
     }
     path = save_results(task, classifier, report, output_dir)
-    save_plots(
-        found, classifier, results, outputs, task.labels(outputs["images"]), output_dir / "plots"
-    )
     print_summary(report)
-    write_h5(task, path)
+    labels, plots = task.labels(outputs["images"]), output_dir / "plots"
+    with ThreadPoolExecutor(1) as pool:  # TensorFlow, in its process, takes longer than the plots
+        h5 = pool.submit(write_h5, task, path)
+        save_plots(found, classifier, results, outputs, labels, plots)
+        h5.result()
     print(f"saved {path} with its head (.npz), its report (.json), its split (.csv) and plots/")
     return path
 
