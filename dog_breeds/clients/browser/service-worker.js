@@ -1,9 +1,11 @@
 "use strict";
-// Keeps the site's files, so that a second visit needs no network, and adds the headers without which there are no threads.
+// Keeps the site's files, so that a second visit needs no network, and adds the headers without
+// which there are no threads.
 
 const CACHE = new URL(registration.scope).pathname; // a host may have several such sites
 const PATIENCE = 3000; // milliseconds after which a kept page is shown instead of a new one
-const WORKER_POLICY = "default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; worker-src 'self'; connect-src 'self'";
+const WORKER_POLICY =
+  "default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; worker-src 'self'; connect-src 'self'";
 
 self.addEventListener("install", () => self.skipWaiting());
 self.addEventListener("activate", event => event.waitUntil(clients.claim()));
@@ -11,49 +13,61 @@ self.addEventListener("activate", event => event.waitUntil(clients.claim()));
 // The page says which addresses its site has, and which of them are not yet kept but needed.
 self.addEventListener("message", event => {
   const {all, needed} = event.data;
-  event.waitUntil((async () => {
-    const cache = await caches.open(CACHE);
-    for (const request of await cache.keys()) if (!all.includes(request.url)) await cache.delete(request);
-    for (const address of needed) if (!await cache.match(address)) await cache.add(address);
-  })().then(() => event.source.postMessage("kept")));
+  event.waitUntil(
+    (async () => {
+      const cache = await caches.open(CACHE);
+      for (const request of await cache.keys()) {
+        if (!all.includes(request.url)) await cache.delete(request);
+      }
+      for (const address of needed) if (!(await cache.match(address))) await cache.add(address);
+    })(),
+  );
 });
 
 self.addEventListener("fetch", event => {
-  const {request} = event, address = new URL(request.url);
+  const {request} = event;
+  const address = new URL(request.url);
   if (request.method !== "GET" || !request.url.startsWith(registration.scope)) return;
   // A file's address has the hash of its content in it, or LiteRT's version.
   const fixed = address.search || address.pathname.includes("/litert-");
   if (request.mode === "navigate") event.respondWith(page(event).then(withHeaders));
-  else if (fixed) event.respondWith(file(event).then(response => withHeaders(response, request.destination === "worker")));
+  else if (fixed) event.respondWith(file(event).then(response => withHeaders(response, request)));
 });
 
 // The newest page; the kept one where there is no network, or a slow one.
 async function page(event) {
-  const cache = await caches.open(CACHE), kept = await cache.match(registration.scope);
+  const cache = await caches.open(CACHE);
+  const kept = await cache.match(registration.scope);
   const newest = fetch(event.request, {cache: "no-cache"}).then(response => {
     if (response.ok) event.waitUntil(cache.put(registration.scope, response.clone()));
     return response;
   });
   if (!kept) return newest;
   const late = new Promise(done => setTimeout(done, PATIENCE, kept));
-  return Promise.race([newest.then(response => (response.status < 500 ? response : kept), () => kept), late]);
+  const good = newest.then(response => (response.status < 500 ? response : kept)).catch(() => kept);
+  return Promise.race([good, late]);
 }
 
 async function file(event) {
-  const cache = await caches.open(CACHE), kept = await cache.match(event.request.url);
+  const cache = await caches.open(CACHE);
+  const kept = await cache.match(event.request.url);
   if (kept) return kept;
   const response = await fetch(event.request);
-  if (response.ok) event.waitUntil(cache.put(event.request.url, response.clone()).catch(() => {})); // there may be no room
+  if (response.ok) {
+    const put = cache.put(event.request.url, response.clone());
+    event.waitUntil(put.catch(() => {})); // there may be no room
+  }
   return response;
 }
 
-function withHeaders(response, isWorker = false) {
+function withHeaders(response, request = null) {
   if (!response.ok) return response;
   const headers = new Headers(response.headers);
   headers.set("Cross-Origin-Opener-Policy", "same-origin");
   headers.set("Cross-Origin-Embedder-Policy", "require-corp");
   headers.set("Cross-Origin-Resource-Policy", "same-origin");
   headers.set("X-Content-Type-Options", "nosniff");
-  if (isWorker) headers.set("Content-Security-Policy", WORKER_POLICY); // the page has its own; workers do not heed that
+  // The page has a policy of its own, which does not hold for workers.
+  if (request?.destination === "worker") headers.set("Content-Security-Policy", WORKER_POLICY);
   return new Response(response.body, {status: response.status, headers});
 }

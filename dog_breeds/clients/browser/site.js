@@ -1,18 +1,28 @@
 "use strict";
-// The page without a service: answers come from worker.js, in this browser. Uses opened() and complain() of the page.
+// The page without a service: answers come from worker.js, in this browser. Uses opened() and
+// complain() of the page.
 
 const site = JSON.parse(document.getElementById("facts").textContent).site;
 const THREADS = 4; // at most: more gain little, and each takes memory
-const START = 2000; // milliseconds in which the service worker usually starts
+const START = 3000; // milliseconds for which the page waits for the service worker to start
+const ONLY_HTTPS = "Only addresses that begin with https:// work here.";
+const NOT_READABLE =
+  "This website does not answer, or does not let other pages read its pictures. " +
+  "Save the picture, and choose the file.";
 const jobs = new Map(); // number of a job -> what to do with its result
-let count = 0, worker, loading;
+let count = 0; // of jobs so far
+let worker, loading;
 
-// Returns the answer about a File, a Blob or the text of a URL, and an address at which the page finds the image.
+// Returns the answer about a File, a Blob or the text of a URL, and an address at which the page
+// finds the image.
 window.answerHere = async source => {
   const blob = typeof source === "string" ? await download(source) : source;
   const image = await decoded(blob);
   await load();
-  return {answer: await inWorker("answer", image, [image.bitmap]), address: URL.createObjectURL(blob)};
+  return {
+    answer: await inWorker("answer", image, [image.bitmap]),
+    address: URL.createObjectURL(blob),
+  };
 };
 
 // The pixels of a file as they are stored, upright.
@@ -23,14 +33,19 @@ async function decoded(blob) {
 }
 
 async function download(address) {
-  if (!/^https:\/\//i.test(address)) throw Error("Only addresses that begin with https:// work here.");
+  if (!/^https:\/\//i.test(address)) throw Error(ONLY_HTTPS);
   let response;
   try {
-    response = await fetch(address, {credentials: "omit", referrerPolicy: "no-referrer", signal: AbortSignal.timeout(30000)});
+    response = await fetch(address, {
+      credentials: "omit",
+      referrerPolicy: "no-referrer",
+      signal: AbortSignal.timeout(30000),
+    });
   } catch {
-    throw Error("This website does not answer, or does not let other pages read its pictures. Save the picture, and choose the file.");
+    throw Error(NOT_READABLE);
   }
-  if (!response.ok) throw Error(`The website answered with status ${response.status}. Check the address.`);
+  const {ok, status} = response;
+  if (!ok) throw Error(`The website answered with status ${status}. Check the address.`);
   return response.blob();
 }
 
@@ -54,8 +69,10 @@ async function start() {
   await serviceWorker();
   const threads = window.crossOriginIsolated ? Math.min(THREADS, navigator.hardwareConcurrency) : 1;
   try {
-    // Some phones have no memory for threads.
-    const result = await startWorker(threads).catch(error => (threads > 1 ? startWorker(1) : Promise.reject(error)));
+    const result = await startWorker(threads).catch(error => {
+      if (threads === 1) throw error;
+      return startWorker(1); // some phones have no memory for threads
+    });
     keep(result.wasm);
     return result;
   } finally {
@@ -74,7 +91,8 @@ function startWorker(threads) {
     else done(data.result);
   };
   worker.onerror = event => {
-    const error = Error(`This browser cannot run the model: ${event.message || "its worker does not start"}.`);
+    const reason = event.message || "its worker does not start";
+    const error = Error(`This browser cannot run the model: ${reason}.`);
     for (const {failed} of jobs.values()) failed(error);
     jobs.clear();
   };
@@ -88,11 +106,13 @@ function showProgress({received, total}) {
     label.append("", document.createElement("progress"));
     document.getElementById("status").before(label);
   }
-  label.firstChild.textContent = `Loading the model: ${Math.round(received / 1e6)} of ${Math.round(total / 1e6)} MB`;
+  const [done, all] = [received, total].map(bytes => Math.round(bytes / 1e6));
+  label.firstChild.textContent = `Loading the model: ${done} of ${all} MB`;
   Object.assign(label.lastChild, {max: total, value: received});
 }
 
-// Waits for the service worker, which keeps the files. It also makes threads possible, but for a page that it has sent.
+// Waits for the service worker, which keeps the files and makes threads possible. For threads, it
+// has to have sent the page itself, with its headers: the first visit loads the page twice.
 async function serviceWorker() {
   const container = navigator.serviceWorker; // only with https, and on this computer
   if (!container || container.controller) return;
@@ -102,21 +122,29 @@ async function serviceWorker() {
     container.addEventListener("controllerchange", done, {once: true});
     setTimeout(done, START);
   });
-  if (container.controller && !window.crossOriginIsolated && navigator.hardwareConcurrency > 1 && !asked) {
+  const gains = !window.crossOriginIsolated && navigator.hardwareConcurrency > 1;
+  if (container.controller && gains && !asked) {
     location.reload();
     await new Promise(() => {});
   }
 }
 
-// Lets the service worker keep what this browser needs of this site, and forget what older versions of it needed.
+// Lets the service worker keep what this browser needs of this site, and forget what older versions
+// of it needed.
 function keep(wasm) {
   const here = new URL("./", location).href;
-  const needed = Object.keys(site.files).filter(name => !name.startsWith(site.litert) || name.startsWith(wasm.replace(/wasm$/, "")));
+  const needed = Object.keys(site.files).filter(
+    name => !name.startsWith(site.litert) || name.startsWith(wasm.replace(/wasm$/, "")),
+  );
   const addresses = names => [here, ...names.map(name => here + site.files[name].address)];
-  navigator.serviceWorker?.controller?.postMessage({
+  const message = {
     all: addresses(Object.keys(site.files)),
     needed: addresses([...needed, `${site.litert}/litert.js`]),
-  });
+  };
+  navigator.serviceWorker?.ready.then(({active}) => active.postMessage(message));
 }
 
-if (!navigator.connection?.saveData) document.addEventListener("DOMContentLoaded", () => load().catch(error => asked || complain(error)));
+document.addEventListener("DOMContentLoaded", () => {
+  if (navigator.connection?.saveData) return; // then the model is loaded for the first picture
+  load().catch(error => asked || complain(error));
+});

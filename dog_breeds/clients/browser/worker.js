@@ -1,5 +1,6 @@
 "use strict";
-// Runs the model, beside the page. A classic worker: LiteRT.js loads its script with importScripts, which no module has.
+// Runs the model, beside the page. A classic worker: LiteRT.js loads its script with importScripts,
+// which no module has.
 
 let loaded; // {answers, litert, model, rules, kernel}
 const JOBS = {load, answer, run, modelPixels};
@@ -12,7 +13,7 @@ onmessage = async ({data: {id, job, input}}) => {
   }
 };
 
-// Loads LiteRT.js and the model. `site` is what the page knows of the folder's files; `threads` of 1 needs no headers.
+// Loads LiteRT.js and the model. `site` is what the page knows of the folder's files.
 async function load({site, threads}) {
   const answers = await import(`./${site.files["answers.js"].address}`);
   const litert = await import(`./${site.litert}/litert.js`);
@@ -22,15 +23,22 @@ async function load({site, threads}) {
   const wasm = `${site.litert}/${name}.wasm`;
   const total = site.files[wasm].bytes + site.files["model.tflite"].bytes;
   let received = 0;
-  const progress = bytes => postMessage({progress: {received: received += bytes, total}});
-  const [wasmBinary, content] = await Promise.all([wasm, "model.tflite"].map(file => verified(site, file, progress)));
+  const progress = bytes => postMessage({progress: {received: (received += bytes), total}});
+  const [wasmBinary, content] = await Promise.all(
+    [wasm, "model.tflite"].map(file => verified(site, file, progress)),
+  );
   // LiteRT.js would take this file for the script of its threads, and start one for each CPU.
-  const mainScriptUrlOrBlob = new URL(`${site.litert}/${name}.js`, location).href, silent = () => {};
+  const mainScriptUrlOrBlob = new URL(`${site.litert}/${name}.js`, location).href;
+  const silent = () => {};
   self.Module = {wasmBinary, mainScriptUrlOrBlob, print: silent, printErr: silent};
   Object.defineProperty(navigator, "hardwareConcurrency", {value: threads});
-  litert.Environment.create = async () => new litert.Environment({webGpuDevice: null}); // it would look for a GPU, and warn
+  // It would look for a GPU, and warn that there is none.
+  litert.Environment.create = async () => new litert.Environment({webGpuDevice: null});
   await litert.loadLiteRt(new URL(site.litert, location).href, {threads: threaded});
-  const model = await litert.loadAndCompile(content, {accelerator: "wasm", cpuOptions: {numThreads: threaded ? threads : 1}});
+  const model = await litert.loadAndCompile(content, {
+    accelerator: "wasm",
+    cpuOptions: {numThreads: threaded ? threads : 1},
+  });
   const {offset, length} = site.kernel || {};
   const kernel = site.kernel && new Float32Array(content.slice(offset, offset + 4 * length).buffer);
   loaded = {answers, litert, model, rules: site.rules, kernel};
@@ -40,29 +48,39 @@ async function load({site, threads}) {
 // Returns the bytes of a file, if they are those that site.py has written.
 async function verified(site, name, progress) {
   const {sha256, bytes, address} = site.files[name];
-  const failure = Error(`The file ${name} is damaged, or is being replaced. Reload the page.`);
-  const content = new Uint8Array(bytes);
-  let place = 0;
-  try {
-    // Without https there is no crypto.subtle; then the browser checks the hash, and there is no progress.
-    const integrity = `sha256-${btoa(String.fromCharCode(...sha256.match(/../g).map(digits => parseInt(digits, 16))))}`;
-    const response = await fetch(address, self.crypto.subtle ? {} : {integrity});
-    if (!response.ok) throw Error(response.status);
-    for (const reader = response.body.getReader(); ;) {
-      const {done, value} = await reader.read();
-      if (done) break;
-      if (place + value.length > bytes) throw failure;
-      content.set(value, place);
-      place += value.length;
-      progress(value.length);
-    }
-  } catch (error) {
-    throw error === failure ? error : Error(`The file ${name} could not be loaded. Check the connection and try again.`);
+  // Without https there is no crypto.subtle. Then fetch() checks the hash, but shows no progress.
+  const digest = String.fromCharCode(...sha256.match(/../g).map(digits => parseInt(digits, 16)));
+  const options = self.crypto.subtle ? {} : {integrity: `sha256-${btoa(digest)}`};
+  const content = await download(address, bytes, options, progress).catch(() => {
+    throw Error(`The file ${name} could not be loaded. Check the connection and try again.`);
+  });
+  if (content && (await digestOf(content, digest)) === digest) return content;
+  for (const cache of (await self.caches?.keys()) || []) {
+    await (await caches.open(cache)).delete(address);
   }
-  const digest = self.crypto.subtle && new Uint8Array(await crypto.subtle.digest("SHA-256", content));
-  if (place === bytes && (!digest || [...digest].map(byte => byte.toString(16).padStart(2, "0")).join("") === sha256)) return content;
-  if (self.caches) for (const cache of await caches.keys()) await (await caches.open(cache)).delete(address);
-  throw failure;
+  throw Error(`The file ${name} is damaged, or is being replaced. Reload the page.`);
+}
+
+async function digestOf(content, unknown) {
+  if (!self.crypto.subtle) return unknown;
+  return String.fromCharCode(...new Uint8Array(await crypto.subtle.digest("SHA-256", content)));
+}
+
+// Returns the content of a file, or null if it does not have so many bytes.
+async function download(address, bytes, options, progress) {
+  const response = await fetch(address, options);
+  if (!response.ok) throw Error(response.status);
+  const content = new Uint8Array(bytes);
+  const reader = response.body.getReader();
+  let place = 0;
+  for (;;) {
+    const {done, value} = await reader.read();
+    if (done) return place === bytes ? content : null;
+    if (place + value.length > bytes) return null;
+    content.set(value, place);
+    place += value.length;
+    progress(value.length);
+  }
 }
 
 async function answer(image) {
@@ -70,10 +88,12 @@ async function answer(image) {
   return answers.answer(run, modelPixels(image), rules, kernel);
 }
 
-// An image as the model sees it: opaque over white, its central share, squared. `jpeg`: it comes from such a file.
+// An image as the model sees it: opaque over white, its central share, squared. `jpeg`: it comes
+// from such a file.
 function modelPixels({bitmap, jpeg}) {
-  const {answers, rules: {size, share}} = loaded, {width, height} = bitmap;
-  const canvas = new OffscreenCanvas(width, Math.min(height, 8 * 256)); // a strip of resize(), at the largest scale
+  const {answers, rules} = loaded;
+  const {width, height} = bitmap;
+  const canvas = new OffscreenCanvas(width, Math.min(height, answers.LARGEST_STRIP));
   const context = canvas.getContext("2d", {willReadFrequently: true});
   const strip = (start, end) => {
     context.fillStyle = "white";
@@ -81,8 +101,10 @@ function modelPixels({bitmap, jpeg}) {
     context.drawImage(bitmap, 0, start, width, end - start, 0, 0, width, end - start);
     return context.getImageData(0, 0, width, end - start).data;
   };
-  const whole = {strip, width, height, channels: 4}, scale = jpeg ? answers.jpegScale(width, height, size, share) : 1;
-  const pixels = answers.resize(scale > 1 ? answers.reduced(whole, scale) : whole, size, share);
+  const whole = {strip, width, height, channels: 4};
+  const scale = jpeg ? answers.jpegScale(width, height, rules.size, rules.share) : 1;
+  const smaller = scale > 1 ? answers.reduced(whole, scale) : whole;
+  const pixels = answers.resize(smaller, rules.size, rules.share);
   bitmap.close();
   return pixels;
 }
@@ -93,7 +115,9 @@ async function run(pixels) {
   const tensors = await model.run([input]);
   input.delete();
   const outputs = {};
-  for (const [index, {name}] of model.getOutputDetails().entries()) outputs[name] = Float32Array.from(await tensors[index].data());
-  for (const tensor of tensors) tensor.delete();
+  for (const [index, {name}] of model.getOutputDetails().entries()) {
+    outputs[name] = Float32Array.from(await tensors[index].data());
+    tensors[index].delete();
+  }
   return {...outputs, score: outputs[rules.unknown_rule.score][0], upright: outputs.upright[0]};
 }
