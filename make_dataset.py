@@ -6,6 +6,7 @@ continues when started again; what is done takes a second.
 
     python make_dataset.py                                  # 20,580 photos of 120 breeds, 815 MB
     python make_dataset.py --base-url /mnt/stanford-dogs    # from a folder or an http(s) address
+    python make_dataset.py --base-url archive.zip           # Kaggle's copy, or the unpacked folder
     python make_dataset.py --pets                           # photos from elsewhere, in data/pets
     python make_dataset.py --demo                           # draws 244 dogs, in ten seconds
 """
@@ -42,6 +43,7 @@ from dog_breeds.data.archives import (
 )
 from dog_breeds.data.dataset import DATA_DIR, annotation_dir, images_dir, weights_path
 from dog_breeds.data.demo import draw_demo
+from dog_breeds.data.local_copies import copy_dataset, is_archive, is_usual
 from dog_breeds.data.pets import PETS_URL, make_pets
 
 OFFICIAL_URL = "http://vision.stanford.edu/aditya86/ImageNetDogs/"
@@ -73,7 +75,7 @@ def make_raw(data_dir: Path, base: str, demo: bool = False, keep_archives: bool 
     """
     raw, partial, store = data_dir / "raw", data_dir / ".raw.partial", data_dir / "archives"
     source = "--demo" if demo else source_name(base)
-    # Data/archives itself may be the source
+    # data/archives itself may be the source
     own_store = not Path(source).is_relative_to(store.resolve())
     shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed
     stamp = read_note(raw / ".complete.json")
@@ -84,16 +86,23 @@ def make_raw(data_dir: Path, base: str, demo: bool = False, keep_archives: bool 
         raise FileExistsError(
             f"{raw} is a link; let {data_dir} itself be one to the larger disk, or use --data-dir"
         )
+    elif source == OFFICIAL_URL and (counts := count_pairs(data_dir)):
+        print(f"{raw}: {counts}, put there by hand; it stays as it is")
+        return
     elif raw.exists() and any(raw.iterdir()):
         raise FileExistsError(
             f"{raw} was not finished by make_dataset.py; move it away or use another --data-dir"
         )
     else:
         began = time.monotonic()
-        archives = draw_demo(store / "demo") if demo else get_archives(source, store)
+        copied = not demo and is_copy(source)
+        if copied:
+            archives = {}
+        else:
+            archives = draw_demo(store / "demo") if demo else get_archives(source, store)
         try:
             partial.mkdir()
-            counts = extract(archives, partial)
+            counts = copy_dataset(Path(source), partial) if copied else extract(archives, partial)
             if source == OFFICIAL_URL and counts["images"] != OFFICIAL_IMAGES:
                 raise ValueError(
                     f"{source} has {counts['images']} images instead of {OFFICIAL_IMAGES}"
@@ -114,6 +123,28 @@ def make_raw(data_dir: Path, base: str, demo: bool = False, keep_archives: bool 
         )
     if own_store and not stamp["keep_archives"]:
         forget_archives(source, store)
+
+
+def is_copy(source: str) -> bool:
+    """Return whether a source is a folder or archive in another form than the two archives."""
+    path = Path(source)
+    if source.startswith("http"):
+        return False
+    return is_archive(path) or (path.is_dir() and not is_usual(path))
+
+
+def count_pairs(data_dir: Path) -> str:
+    """Return what data/raw holds, if it holds photos that all have their annotation; else ""."""
+    photos = {
+        f"{path.parent.name}/{path.stem}" for path in images_dir(data_dir).glob("n*/[!.]*.jpg")
+    }
+    annotations = {
+        f"{path.parent.name}/{path.name}" for path in annotation_dir(data_dir).glob("n*/[!.]*")
+    }
+    if not photos or photos != annotations:
+        return ""
+    breeds = len({name.split("/")[0] for name in photos})
+    return f"{len(photos)} images of {breeds} breeds"
 
 
 def forget_archives(source: str, store: Path) -> None:

@@ -5,12 +5,14 @@ of an extraction.
 """
 
 import contextlib
+import gzip
 import hashlib
 import io
 import os
 import pty
 import random
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -183,6 +185,149 @@ def test_folder_that_is_not_of_this_script_is_not_touched(tmp_path, tars):
     mine.write_bytes(b"mine")
     refusal("--base-url", source, "--data-dir", data)
     assert mine.read_bytes() == b"mine"
+
+
+# --- Copies in other forms ------------------------------------------------------------------------
+
+
+def files_of(archives: dict[str, bytes]) -> dict[str, bytes]:
+    """Return the files in archives, by name."""
+    files = {}
+    for content in archives.values():
+        with tarfile.open(fileobj=io.BytesIO(content)) as tar:
+            files |= {info.name: tar.extractfile(info).read() for info in tar}
+    return files
+
+
+def unpack(folder: Path, files: dict[str, bytes], images="", annotations="", ending="") -> Path:
+    """Write files into a folder, with other folders around the two."""
+    for name, content in files.items():
+        place = f"{images}{name}" if name.startswith("Images") else f"{annotations}{name}{ending}"
+        (folder / place).parent.mkdir(parents=True, exist_ok=True)
+        (folder / place).write_bytes(content)
+    return folder
+
+
+def zipped(file: Path, folder: Path, *extra: tuple[str, bytes]) -> Path:
+    """Pack a folder as Kaggle does, with further files."""
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        for path in sorted(folder.rglob("*")):
+            archive.write(path, path.relative_to(folder))
+        for name, content in extra:
+            archive.writestr(name, content)
+    return file
+
+
+def kaggle(tmp_path: Path, tars: dict[str, bytes]) -> Path:
+    """Return the folder that Kaggle's archive is unpacked to."""
+    return unpack(tmp_path / "kaggle", files_of(tars), "images/", "annotations/")
+
+
+JUNK = [
+    ("__MACOSX/images/Images/n02000000-breed_0/._n02000000_0.jpg", b"junk"),
+    ("../n02000000-breed_0/up", b"no way out: it gets a plain name"),
+]
+
+
+@pytest.mark.parametrize(
+    "form",
+    ["kaggle", "plain", "xml", "one folder", "zip", "zip in a folder", "two zips", "tars", "tgz"],
+)
+def test_copies_of_other_forms_are_taken(tmp_path, tars, form):
+    files, data, source = files_of(tars), data_dir(tmp_path / "data"), tmp_path / "source"
+    source.mkdir()
+    if form == "kaggle":
+        source = kaggle(tmp_path, tars)
+        (source / "images/Images/n02000000-breed_0/._n02000000_0.jpg").write_bytes(b"junk")
+        (source / "images/Images/.DS_Store").write_bytes(b"junk")
+        zipped(source / "archive.zip", source / "annotations")  # which it was unpacked from
+    elif form == "plain":
+        unpack(source, files)
+    elif form == "xml":
+        unpack(source, files, ending=".xml")
+    elif form == "one folder":
+        unpack(source, files, "stanford dogs/", "stanford dogs/")
+    elif form == "zip":
+        source = zipped(tmp_path / "archive.zip", kaggle(tmp_path, tars), JUNK[0])
+    elif form == "zip in a folder":
+        zipped(source / "Stanford Dogs.ZIP", kaggle(tmp_path, tars))
+    elif form == "two zips":
+        folder = kaggle(tmp_path, tars)
+        zipped(source / "images.zip", folder / "images")
+        zipped(source / "annotations.zip", folder / "annotations")
+    else:
+        name = "{}.tar" if form == "tars" else "{}.tar.gz"
+        for top in ("images", "annotation"):
+            members = [
+                member(f"./dataset/{name}", content)
+                for name, content in files.items()
+                if name.lower().startswith(top)
+            ]
+            content = make_tar(members)
+            packed = gzip.compress(content) if form == "tgz" else content
+            (source / name.format(top)).write_bytes(packed)
+    before = stamps(source) or source.read_bytes()
+    status, out, err = run("--base-url", source, "--data-dir", data)
+    assert status == 0, err
+    assert "72 images of 6 breeds" in out and tree(data / "raw") == tree_of(tars)
+    assert before == (stamps(source) or source.read_bytes())
+    status, out, _ = run("--base-url", source, "--data-dir", data)
+    assert status == 0 and "are already there" in out and leftovers(data) == []
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        ("no annotations", "holds no annotation.tar, and no folders of Annotation such as"),
+        ("a photo without its annotation", "71 photos and 72 annotations do not belong together"),
+        ("twice", "twice; name the folder that has it once"),
+        ("cut off", "is unsound"),
+        ("changed", "is unsound"),
+        ("encrypted", "it is encrypted"),
+        ("outside", "n02000000-breed_0/up has one of them only"),
+    ],
+)
+def test_copies_that_are_not_whole_are_refused(tmp_path, tars, fault, said):
+    data, source = data_dir(tmp_path / "data"), kaggle(tmp_path, tars)
+    photo = source / "images/Images/n02000000-breed_0/n02000000_0.jpg"
+    if fault == "no annotations":
+        shutil.rmtree(source / "annotations")
+    elif fault == "a photo without its annotation":
+        photo.unlink()
+    elif fault == "twice":
+        shutil.copytree(photo.parent, source / "cropped" / photo.parent.name)
+    else:
+        extra = JUNK[1:] if fault == "outside" else []
+        source = zipped(tmp_path / "archive.zip", source, *extra)
+        content = bytearray(source.read_bytes())
+        if fault == "cut off":
+            del content[-1000:]
+        elif fault == "changed":
+            content[content.index(b"n02000000_0.jpg") + 100] ^= 255
+        elif fault == "encrypted":
+            for signature, flags in ((b"PK\1\2", 8), (b"PK\3\4", 6)):
+                place = content.rindex(signature, 0, content.rindex(b"n02000000_0.jpg"))
+                content[place + flags] |= 1
+        source.write_bytes(content)
+    assert said in refusal("--base-url", source, "--data-dir", data)
+    assert not (data / "raw").exists()
+    assert not list(tmp_path.rglob("up"))
+
+
+def test_pictures_that_were_put_into_raw_by_hand_stay_and_weights_are_made(tmp_path, tars):
+    data = data_dir(tmp_path / "data")
+    unpack(data / "raw", files_of(tars))
+    before = stamps(data / "raw")
+    status, out, err = run("--data-dir", data)
+    assert status == 0, err
+    assert "72 images of 6 breeds, put there by hand; it stays as it is" in out
+    assert str(weights_path(data)) in out and stamps(data / "raw") == before
+    weights_path(data).unlink()
+    home = {"HOME": str(tmp_path), "KERAS_HOME": str(tmp_path / "keras")}
+    status, out, err = run("--data-dir", data, **NO_HOSTS, **home)
+    assert status == 1 and "the weights of Xception cannot be fetched" in err
+    (next((data / "raw/Images").rglob("*.jpg"))).unlink()
+    assert "was not finished by make_dataset.py" in refusal("--data-dir", data)
 
 
 @pytest.mark.parametrize(
