@@ -150,6 +150,30 @@ def test_a_gateway_that_takes_bytes_for_text(ask):
         assert "changed into text on its way" in error["message"]
 
 
+SIZE = 4_000_000
+COSTLY = {  # bodies with millions of what a careless reader goes through one by one
+    "escapes": "%" * SIZE,
+    "signs of padding": "%3D" * (SIZE // 3),
+    "blanks": "A " * (SIZE // 2),
+    "fields": "url=" + "&url=" * (SIZE // 5),
+    "boundaries": "--x\r\nContent-Disposition: form-data; name=a\r\n\r\n" + "--x" * (SIZE // 3),
+    "names": "--x\r\nContent-Disposition: form-data;" + ' name="' * (SIZE // 7),
+    "brackets": "[" * SIZE,
+    "comments": "<!---->" * (SIZE // 7),
+    "data URLs": "data:" * (SIZE // 5),
+    "controls": "\x80" * (SIZE // 2),
+}
+
+
+@pytest.mark.parametrize("name", COSTLY)
+def test_no_body_costs_much_more_than_a_plain_one(ask, name):
+    plain = ask(function_url("POST", "/", {}, json.dumps({"image": "A" * SIZE}))).seconds
+    for content_type in ("", FORM, "multipart/form-data; boundary=x"):
+        answered = ask(function_url("POST", "/", {}, encoded(COSTLY[name]), content_type, True))
+        assert answered.answer["statusCode"] in (400, 415)
+        assert answered.seconds < max(1, 10 * plain) and answered.peak_mb < 200
+
+
 # --- Query and body -------------------------------------------------------------------------------
 
 
@@ -278,6 +302,8 @@ NO_IMAGES = {
     ),
     "web page after blanks": (b"\xef\xbb\xbf\r\n\n<html lang=en>", "it is a web page"),
     "web page after a comment": (b"<!-- saved -->\n<HTML>", "it is a web page"),
+    "many comments": (b"<!---->" * 250 + b"<html>", "it is a web page"),
+    "comments alone": (b"<!---->" * 280, "it is XML"),
     "script": (b"<script>window.location='/login'</script>", "it is a web page"),
     "Git LFS": (
         b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12\n",

@@ -18,8 +18,8 @@ MANGLED = (  # a RequestError
     "the image was changed into text on its way; send base64 in JSON, or let the gateway pass"
     " binary bodies (binary media types */* of a REST API)",
 )
-WEB_PAGE = re.compile(rb"(<!--.*?-->\s*)*<(!doctype html|html|head|body|title|meta|script)\b", re.S)
-S3_ERROR = re.compile(rb"<Error>.{0,200}?<Code>(\w{1,50})</Code>", re.S)
+WEB_PAGE = rb"<(!doctype html|html|head|body|title|meta|script)\b"
+S3_ERROR = rb"(?s)<Error>.{0,200}?<Code>(\w{1,50})</Code>"
 HEIF = ("heic", "heix", "heim", "heis", "hevc", "hevx", "mif1", "msf1", "avif", "avis")
 STARTS = (  # first bytes, and the sentence for them
     (
@@ -65,12 +65,15 @@ def describe(data: bytes) -> str:
         if brand in HEIF or any(name.encode() in head[16:64] for name in HEIF):
             return f"{none}; send HEIC and AVIF as a JPEG"
         return f"{none}: it is a video; send one image of it"
-    if WEB_PAGE.match(text.lower()):
+    page = text.lower()
+    while page.startswith(b"<!--"):  # comments before it
+        page = page.partition(b"-->")[2].lstrip()
+    if re.match(WEB_PAGE, page):
         return (
             f"{none}: it is a web page; take the address of the image itself"
             " (in a browser: right click on the image, copy image address)"
         )
-    if error := S3_ERROR.search(text):
+    if error := re.search(S3_ERROR, text):
         return f"{none}: it is the error {error[1].decode()} of a storage service"
     if text.startswith(b"<"):
         drawing = b"<svg" in text

@@ -20,12 +20,13 @@ MAX_FORM_FIELDS = 50
 # What stands for characters of base64 and of data URLs where a form or an address was encoded
 ESCAPES = {"%3D": "=", "%2B": "+", "%2F": "/", "%3A": ":", "%3B": ";", "%2C": ","}
 ESCAPES |= {"%0A": "\n", "%0D": "\r", "%20": " "}
-DATA_URL = re.compile(r"\s*data:[^,]{0,1000},", re.IGNORECASE)
+# Patterns are compiled at their first use: a cold start need not wait for them.
+DATA_URL = r"(?i)[\s\ufeff]*data:[^,]{0,1000},"
 URL_SAFE = str.maketrans("-_", "+/")
-BINARY = re.compile("[\0\x80-\x9f]")
-PART_HEAD = re.compile(rb"\r?\n\r?\n")  # ends the head of a part
-PART_NAME = re.compile(rb'[;\s]name="?([^";\r\n]*)', re.IGNORECASE)
-PART_FILE = re.compile(rb'[;\s]filename\*?="?([^";\r\n]*)', re.IGNORECASE)
+BINARY = "[\0\x80-\x9f]"
+PART_END_OF_HEAD = rb"\r?\n\r?\n"
+PART_NAME = rb'(?i)[;\s]name="?([^";\r\n]*)'
+PART_FILE = rb'(?i)[;\s]filename\*?="?([^";\r\n]*)'
 
 
 def fields_of(request: HttpRequest) -> Any:
@@ -104,7 +105,7 @@ def bytes_of(text: str) -> bytes:
     """Return the bytes of a body that a gateway took for text. Some, as serverless-offline, make a
     character of each byte; NUL and C1 controls, which no text has, show that.
     """
-    if BINARY.search(text):
+    if re.search(BINARY, text):
         with contextlib.suppress(UnicodeEncodeError):
             return text.encode("latin-1")
     return text.encode(errors="replace")
@@ -163,11 +164,12 @@ def multipart_fields(data: bytes, boundary: bytes) -> dict[str, Any]:
     """Return the fields of a multipart form. Each file in it is an image, whatever its name."""
     values: dict[str, list] = {}
     for part in data.split(boundary, MAX_FORM_FIELDS)[1:]:
-        end = PART_HEAD.search(part, 0, 10_000)
-        name = PART_NAME.search(part, 0, end.start()) if end else None
+        end = re.search(PART_END_OF_HEAD, part[:10_000])
+        head = part[: end.start()] if end else b""
+        name = re.search(PART_NAME, head)
         if not name:
             continue  # the two hyphens after the last
-        file = PART_FILE.search(part, 0, end.start())
+        file = re.search(PART_FILE, head)
         content = part[end.end() :].removesuffix(b"\n").removesuffix(b"\r")
         if file or starts_as_image(content):
             if content or (file and file[1]):  # not an empty choice of a browser
@@ -217,8 +219,11 @@ def decode_base64(text: Any, name: str) -> bytes:
         if "%" in text:
             for escape, character in ESCAPES.items():
                 text = text.replace(escape, character).replace(escape.lower(), character)
-        text = DATA_URL.sub("", text, count=1)
-        text = "".join(text.split()).strip("\ufeff").translate(URL_SAFE).rstrip("=")
+        head = re.match(DATA_URL, text)
+        text = "".join(text[head.end() if head else 0 :].split()).strip("\ufeff")
+        if not text.isascii():
+            raise ValueError
+        text = text.translate(URL_SAFE).rstrip("=")
         return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
     except (AttributeError, TypeError, ValueError):
         if isinstance(text, str) and re.match("https?:", text):
