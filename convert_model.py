@@ -182,28 +182,25 @@ def collect_facts(model_path: Path, report: dict, quantization: str, results: di
 def show_facts(file: Path) -> None:
     """Print the facts inside a .tflite file."""
     facts = read_facts(file)
-    model, unknown = facts["input"], facts["unknown_rule"]
     print(f"{file}: {facts['quantization']}, {file.stat().st_size / 1e6:.1f} MB")
-    print(f"{len(facts['classes'])} classes: {', '.join(facts['classes'])}")
+    print(f"backbone: SHA-256 {inspect_backbone(file).digest}")
     print(
-        "input: {width} x {height} {color}, {dtype} {range[0]}..{range[1]}".format(**model),
-        end=", ",
+        "input: {width} x {height} {color}, {dtype} {range[0]}..{range[1]}".format(**facts["input"])
     )
-    print(f"the central {facts['photo_share']:.1%} of a photo's sides")
-    print(
-        f"known class: {unknown['score']} >= {unknown['threshold']:.3f}, "
-        f"at temperature {facts['temperature']:.3f}"
-    )
+    print(f"the model sees the central {facts['photo_share']:.1%} of a photo's sides")
+    print(f"{len(facts['classes'])} classes: {', '.join(facts['classes']) or 'it has no head'}")
+    if facts["classes"]:
+        rule, temperature = facts["unknown_rule"], facts["temperature"]
+        print(f"known class: {rule['score']} >= {rule['threshold']:.3f}", end=", ")
+        print(f"at temperature {temperature:.3f}")
     if "compared_with_keras" in facts:
         print(describe_results(facts["compared_with_keras"]))
-    else:  # by teach.py
-        print(
-            "cross-validation: {accuracy:.1%} of {pictures} pictures".format(
-                **facts["cross_validation"]
-            )
-        )
+    if "cross_validation" in facts:  # by teach.py
+        result = facts["cross_validation"]
+        print("cross-validation: {accuracy:.1%} of {pictures} pictures".format(**result))
     for topic in ("training_data", "provenance"):
-        print(f"{topic.replace('_', ' ')}: {json.dumps(facts[topic], indent=1)}")
+        if topic in facts:
+            print(f"{topic.replace('_', ' ')}: {json.dumps(facts[topic], indent=1)}")
 
 
 # --- Steps ----------------------------------------------------------------------------------------

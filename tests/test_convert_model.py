@@ -422,6 +422,14 @@ for photo in sys.argv[1:]:
             assert next(iter(prediction)) == FEW[row.argmax()]
 
 
+def test_show_says_that_a_backbone_has_no_head(small, monkeypatch, capsys):
+    file = small.task.backbone
+    assert ending(monkeypatch, convert_model, "--show", file) is None
+    printed = capsys.readouterr().out
+    assert "0 classes: it has no head" in printed and "calibration" in printed
+    assert inspect_backbone(file).digest in printed
+
+
 @pytest.mark.parametrize("content", [b"", b"no model", b"PK\x05\x06" + bytes(18)])
 def test_show_refuses_other_files(tmp_path, monkeypatch, content):
     file = tmp_path / "other.tflite"
