@@ -31,13 +31,7 @@ import numpy as np
 from dog_breeds import recipe
 from dog_breeds.console import counted, one_line_errors, script_parser, written_whole
 from dog_breeds.data.dataset import Task, display_name, read_split
-from dog_breeds.learning.features import (
-    KINDS,
-    View,
-    backbone_facts,
-    extract_features,
-    load_pixels,
-)
+from dog_breeds.learning.features import KINDS, View, backbone_facts, extract_features, load_pixels
 from dog_breeds.learning.metrics import accuracy, expected_calibration_error
 from dog_breeds.learning.saved_models import (
     check_complete,
