@@ -8,6 +8,7 @@ import json
 import multiprocessing
 import os
 import re
+import shlex
 import shutil
 import zipfile
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import COMMITTED, FEW, MIRROR, ROOT, RUNTIMES, SIZE, ending
+from conftest import COMMITTED, FEW, MIRROR, ROOT, RUNTIMES, SIZE, ending, make
 from handler_process import run_python
 
 import convert_model
@@ -420,6 +421,25 @@ for photo in sys.argv[1:]:
         for prediction, row in plain:
             assert [prediction[breed] for breed in FEW] == pytest.approx(row, abs=1e-4)
             assert next(iter(prediction)) == FEW[row.argmax()]
+
+
+def test_the_commands_that_come_next_name_the_file(tmp_path):
+    inside = convert_model.next_steps(ROOT / "sub" / "my.tflite").splitlines()
+    commands = [line.partition(":")[2].strip() for line in inside]
+    for command, takes in zip(
+        commands, ("--model", "MODEL_FILE", "MODEL=", "MODEL="), strict=False
+    ):
+        words = shlex.split(command)
+        if words[0] == "make":
+            done = make("--dry-run", *words[1:], ENGINE="docker")
+            assert "sub/my.tflite" in done.stdout and takes in done.stdout, done.stderr
+    assert commands[3].startswith("docker buildx build ") and "MODEL=sub/my.tflite" in commands[3]
+    assert commands[4] == "make deploy PARAMETERS=Model=sub/my.tflite"
+    outside = convert_model.next_steps(tmp_path / "my.tflite")
+    assert f"make serve MODEL={tmp_path}/my.tflite" in outside
+    assert (
+        f"cp {tmp_path}/my.tflite {ROOT}\n" in outside and "make image MODEL=my.tflite" in outside
+    )
 
 
 def test_show_says_that_a_backbone_has_no_head(small, monkeypatch, capsys):
