@@ -199,6 +199,8 @@ def _crop(
             crops = crop_dogs(photos / f"{stem}.jpg", annotations / stem, objects, size)
         except Exception as error:  # broken files make Pillow raise nearly anything
             failed.append((file, str(error) or type(error).__name__))
+            # A crop from before the photo was damaged: training would take both
+            (target / f"{stem}.jpg").unlink(missing_ok=True)
             continue
         for number, crop in enumerate(crops, 1):
             if crop:
@@ -208,6 +210,7 @@ def _crop(
                     # Not Pillow's own writing: it hides that a disk is full
                     part.write_bytes(content.getbuffer())
             else:
+                (target / f"{_crop_name(stem, number)}.jpg").unlink(missing_ok=True)
                 failed.append(
                     (file, f"box {number} is empty, inverted, outside the photo or not readable")
                 )

@@ -47,6 +47,7 @@ from dog_breeds.data.dataset import (
     apply_split,
     breed_folders,
     breed_name,
+    check_split,
     choose_breeds,
     list_images,
     read_split,
@@ -118,11 +119,12 @@ def prepare_task(
     if summary["done"] or summary["failed"]:
         print(describe_crops(summary))
     images = list_images(data_dir, classes, size)
-    split = (
-        apply_split(images, read_split(split_file), task.seed)
-        if split_file
-        else split_images(images, task.seed)
-    )
+    if split_file:
+        given = read_split(split_file)
+        check_split(split_file, given, data_dir, classes)
+        split = apply_split(images, given, task.seed)
+    else:
+        split = split_images(images, task.seed)
     task = replace(task, classes=classes, split=split, size=size)
     if new_backbone_size:
         make_backbone(task, backbone)
@@ -185,7 +187,7 @@ def measure_on_test(task: Task, classifier: Classifier) -> tuple[dict, dict]:
     if gone:
         raise ValueError(
             f"all test images of {min(gone)} are copies of train or validation images; "
-            "split otherwise"
+            "choose another --seed, or a split of your own with --split-file"
         )
     for kind, pictures in plain_set(task, "test").items():
         left = np.isin(pictures.images, outputs["images"])

@@ -28,6 +28,7 @@ from dog_breeds.data.dataset import (
     choose_breeds,
     count_images,
     images_dir,
+    list_images,
     processed_dir,
     top_breeds,
 )
@@ -431,6 +432,22 @@ def test_a_changed_photo_is_cropped_again(tmp_path):
         crop_breeds(tmp_path, ["pug"])["done"] == 1 and digests(processed_dir(tmp_path)) != before
     )
     assert crop_breeds(tmp_path, ["pug"])["done"] == 0
+
+
+def test_a_photo_that_is_damaged_after_it_was_cropped_loses_its_crop(tmp_path):
+    photo, xml = plant(tmp_path, "n_1", encode(smooth_picture()), annotation())
+    plant(tmp_path, "n_2", encode(smooth_picture(seed=2)), annotation())
+    assert crop_breeds(tmp_path, ["pug"])["done"] == 2
+    whole = photo.read_bytes()
+    photo.write_bytes(whole[: len(whole) // 2])
+    summary = crop_breeds(tmp_path, ["pug"])
+    assert [file for file, _ in summary["failed"]] == [f"Images/{photo.parent.name}/n_1.jpg"]
+    assert list_images(tmp_path, ["pug"]) == {"pug": [f"{photo.parent.name}/n_2.jpg"]}
+    photo.write_bytes(whole)
+    assert crop_breeds(tmp_path, ["pug"])["done"] == 1
+    xml.write_bytes(annotation(boxes=[(5, 5, 5, 5)]))  # or its box is gone
+    assert crop_breeds(tmp_path, ["pug"])["failed"]
+    assert list_images(tmp_path, ["pug"]) == {"pug": [f"{photo.parent.name}/n_2.jpg"]}
 
 
 def test_what_another_run_is_writing_stays(tmp_path):

@@ -1,5 +1,6 @@
 """Breeds, annotations and splits."""
 
+import itertools
 import random
 import re
 
@@ -166,6 +167,40 @@ def test_a_bad_split_file_is_named(tmp_path, content):
     path.write_bytes(content)
     with pytest.raises(ValueError, match=re.escape(str(path))):
         dataset.read_split(path)
+
+
+def test_an_image_in_two_splits_is_refused_with_counts(tmp_path):
+    path = tmp_path / "split.csv"
+    rows = ["a/1.jpg,train", "a/2.jpg,test", "a/1.jpg,test", "b/1.jpg,test", "b/1.jpg,train"]
+    path.write_text("\n".join(["image,split", *rows]))
+    with pytest.raises(ValueError, match=r"split\.csv lists 2 images in two splits, such as a/1"):
+        dataset.read_split(path)
+    path.write_text("\n".join(["image,split", *rows[:2], rows[0]]))  # twice the same is no fault
+    assert dataset.read_split(path) == {"a/1.jpg": "train", "a/2.jpg": "test"}
+
+
+def test_images_of_a_split_that_do_not_exist_are_refused_with_counts(tmp_path, capsys):
+    images = {"pug": names("pug", 3), "akita": names("akita", 3)}
+    for image in itertools.chain(*images.values()):
+        path = dataset.images_dir(tmp_path) / image
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    path, given = tmp_path / "split.csv", dict.fromkeys(itertools.chain(*images.values()), "train")
+    folder = images["pug"][0].split("/")[0]
+
+    def check(more: list[str], breeds: list[str], base: dict[str, str] = given) -> None:
+        dataset.check_split(path, base | dict.fromkeys(more, "test"), tmp_path, breeds)
+
+    check([], ["pug", "akita"])
+    missing = [f"{folder}/gone.jpg", f"{folder}/more.jpg"]
+    with pytest.raises(ValueError, match="2 of 8 images of these breeds do not exist"):
+        check(missing, ["akita", "pug"])
+    check(missing, ["akita"])  # of a breed that is not chosen
+    assert capsys.readouterr().out == ""
+    check(["n1-other/1.jpg", "n1-other/2.jpg"], ["pug"])
+    assert "2 rows are of breeds that" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="none of its 2 images is of a breed in"):
+        check(["n02085620_7.jpg", "Images/n1-a/1.jpg"], ["pug"], {})
 
 
 def test_a_split_without_test_images_is_refused():

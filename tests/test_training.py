@@ -206,7 +206,7 @@ def test_mistakes_get_one_line(demo, tmp_path, monkeypatch):
     assert "at least two breeds" in said("--data-dir", demo, "--breeds", "samoyed")
     assert str(bad) in said("--data-dir", demo, "--split-file", bad)
     assert str(tmp_path / "no.csv") in said("--data-dir", demo, "--split-file", tmp_path / "no.csv")
-    assert "gives afghan_hound no test images" in said("--data-dir", demo, "--split-file", other)
+    assert "none of its 1 images is" in said("--data-dir", demo, "--split-file", other)
     words = ("--new-backbone", tmp_path / "new.tflite")
     assert "no weights in" in said("--data-dir", unfetched, *words)
     for file in (recipe.MODEL, tmp_path / "new"):

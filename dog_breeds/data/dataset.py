@@ -329,11 +329,49 @@ def read_split(path: Path) -> dict[str, str]:
         rows = csv.DictReader(file)
         if not {"image", "split"} <= set(rows.fieldnames or ()):
             raise ValueError(f"{path}: the first line must name the columns image and split")
-        split = {row["image"]: row["split"] or "" for row in rows}
+        split, twice = {}, set()
+        for row in rows:
+            part = row["split"] or ""
+            if split.setdefault(row["image"], part) != part:
+                twice.add(row["image"])
+    if twice:
+        raise ValueError(
+            f"{path} lists {len(twice):,} images in two splits, such as {min(twice)}; keep one row "
+            f"of each"
+        )
     wrong = sorted(set(split.values()) - set(PARTS))
     if wrong:
         raise ValueError(f"{path}: unknown split {wrong[0]!r}; use train, validation or test")
     return split
+
+
+def check_split(path: Path, given: dict[str, str], data_dir: Path, breeds: Sequence[str]) -> None:
+    """Raise ValueError if a split file lists images of these breeds that do not exist, or none of
+    a breed that exists. Print how many rows are of breeds that are not in data/raw.
+    """
+    folders = breed_folders(data_dir)
+    chosen = {folders[breed] for breed in breeds}
+    photos = {
+        f"{folder}/{stem}.jpg"
+        for folder in chosen
+        for stem in stems(images_dir(data_dir) / folder, ".jpg")
+    }
+    listed = [image for image in given if image.split("/")[0] in chosen]
+    missing = sorted({*listed} - photos)
+    if missing:
+        raise ValueError(
+            f"{path}: {len(missing):,} of {len(listed):,} images of these breeds do not exist in "
+            f"{images_dir(data_dir)}, such as {missing[0]}; remove their rows"
+        )
+    foreign = [image for image in given if image.split("/")[0] not in folders.values()]
+    if len(foreign) == len(given):
+        raise ValueError(
+            f"{path}: none of its {len(given):,} images is of a breed in {images_dir(data_dir)}; "
+            f"a row must be like {min(photos, default='n02085936-Maltese_dog/n02085936_37.jpg')}"
+            f",train"
+        )
+    if foreign:
+        print(f"{path}: {len(foreign):,} rows are of breeds that {images_dir(data_dir)} lacks")
 
 
 def apply_split(images: dict[str, list[str]], given: dict[str, str], seed: int) -> dict[str, str]:
