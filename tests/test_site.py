@@ -478,17 +478,25 @@ def test_without_https_there_is_one_thread_and_the_hashes_are_checked(browser, f
         page.close()
 
 
-def test_where_threads_fail_there_is_one(visit, address):
-    """As on a phone that has no memory for them."""
+@pytest.mark.parametrize("way", ["an error", "silence"])
+def test_where_threads_fail_there_is_one(visit, address, way):
+    """As on a phone that has no memory for them, or never starts them."""
     page = visit("about:blank")
+    page.clock.install()
     page.add_init_script(
+        f"const job = '{'load' if way == 'an error' else 'none'}';"
         """const inner = Worker.prototype.postMessage;
         Worker.prototype.postMessage = function (message, transfer) {
           const fails = message.job === "load" && message.input.threads > 1;
-          inner.call(this, fails ? {...message, input: {}} : message, transfer);
+          if (!fails) inner.call(this, message, transfer);
+          else if (job === "load") inner.call(this, {...message, input: {}}, transfer);
+          else window.silent = true;
         };"""
     )
     page.goto(address)
+    if way == "silence":
+        page.wait_for_function("() => window.silent")
+        page.clock.fast_forward(70_000)
     assert loaded(page)["threads"] == 1
     page.set_input_files("#file", DOG)
     assert shown(page) == NAME

@@ -5,6 +5,7 @@
 const site = JSON.parse(document.getElementById("facts").textContent).site;
 const THREADS = 4; // at most: more gain little, and each takes memory
 const START = 3000; // milliseconds for which the page waits for the service worker to start
+const SILENCE = 60000; // milliseconds without news after which loading has failed
 const ONLY_HTTPS = "Only addresses that begin with https:// work here.";
 const NOT_READABLE =
   "This website does not answer, or does not let other pages read its pictures. " +
@@ -71,7 +72,7 @@ async function start() {
   try {
     const result = await startWorker(threads).catch(error => {
       if (threads === 1) throw error;
-      return startWorker(1); // some phones have no memory for threads
+      return startWorker(1); // some phones have no memory for threads, or never start them
     });
     keep(result.wasm);
     return result;
@@ -83,7 +84,9 @@ async function start() {
 function startWorker(threads) {
   worker?.terminate();
   worker = new Worker(site.files["worker.js"].address);
+  let heard = Date.now();
   worker.onmessage = ({data}) => {
+    heard = Date.now();
     if (data.progress) return showProgress(data.progress);
     const {done, failed} = jobs.get(data.id);
     jobs.delete(data.id);
@@ -96,7 +99,13 @@ function startWorker(threads) {
     for (const {failed} of jobs.values()) failed(error);
     jobs.clear();
   };
-  return inWorker("load", {site, threads});
+  let timer;
+  const silence = new Promise((_, failed) => {
+    const error = Error("This browser takes too long to start the model. Reload the page.");
+    timer = setInterval(() => Date.now() - heard > SILENCE && failed(error), 1000);
+  });
+  const ready = inWorker("load", {site, threads});
+  return Promise.race([ready, silence]).finally(() => clearInterval(timer));
 }
 
 function showProgress({received, total}) {
