@@ -53,8 +53,9 @@ FORMATS = ("int8", "float32")
 COMPARED = 50
 # Copied from the report: what an int8 file answers to all test pictures.
 TEST_FIGURES = "pictures", "accuracy", "accuracy_interval_95", "calibration_error", "taken_as_known"
+RULES = "unknown_rule", "candidates", "turn_rule", "outside"  # copied from the report too
 
-Predictions = tuple[np.ndarray, np.ndarray]  # probabilities float32 [n, N], similarities [n]
+Predictions = tuple[np.ndarray, np.ndarray]  # probabilities float32 [n, N], highest logits [n]
 
 
 # --- Conversion -----------------------------------------------------------------------------------
@@ -78,17 +79,15 @@ def to_tflite(task: Task, model_path: Path, quantization: str, folder: Path) -> 
 def predict_file(
     file: Path, views: dict[str, list[View]], size: int
 ) -> dict[str, tuple[np.ndarray, ...]]:
-    """Return what a model file says in the serving runtime: probabilities [n, N], similarities [n],
-    features [n, D].
+    """Return what a model file says in the serving runtime: probabilities [n, N], highest logits
+    [n], features [n, D].
     """
-    results, names = {}, ["probabilities", "similarity", "features"]
+    results, names = {}, ["probabilities", "logit", "features"]
     for kind, some in views.items():
         rows = run_file(file, some, lambda view: load_pixels(view, size), names)
         rows = counted(rows, f"{file.name}, {kind.replace('_', ' ')}", len(some), "pictures")
-        probabilities, similarities, features = (
-            np.array(column) for column in zip(*rows, strict=True)
-        )
-        results[kind] = probabilities, similarities[:, 0], features
+        probabilities, highest, features = (np.array(column) for column in zip(*rows, strict=True))
+        results[kind] = probabilities, highest[:, 0], features
     return results
 
 
@@ -104,12 +103,12 @@ def compare(keras: Predictions, tflite: Predictions, labels: np.ndarray, thresho
         "same_top_class": float((keras[0].argmax(axis=1) == tflite[0].argmax(axis=1)).mean()),
         "largest_change": float(np.abs(keras[0] - tflite[0]).max()),
     }
-    for name, (probabilities, similarities) in (("keras", keras), ("tflite", tflite)):
+    for name, (probabilities, highest) in (("keras", keras), ("tflite", tflite)):
         logits = np.log(np.maximum(probabilities, 1e-30))
         result[name] = {
             "accuracy": accuracy(logits, labels),
             "calibration_error": expected_calibration_error(logits, labels),
-            "taken_as_known": float((similarities >= threshold).mean()),
+            "taken_as_known": float((highest >= threshold).mean()),
         }
     return result
 
@@ -152,8 +151,7 @@ def collect_facts(model_path: Path, report: dict, quantization: str, results: di
         "photo_share": report["photo_share"],
         "quantization": quantization,
         "temperature": report["temperature"],  # already in the weights
-        "unknown_rule": report["unknown_rule"],
-        "turn_rule": report["turn_rule"],
+        **{name: report[name] for name in RULES if name in report},
         "compared_with_keras": results,
         **({"test": test} if quantization == "int8" else {}),
         "training_data": {
@@ -187,6 +185,10 @@ def show_facts(file: Path) -> None:
         rule, temperature = facts["unknown_rule"], facts["temperature"]
         print(f"known class: {rule['score']} >= {rule['threshold']:.3f}", end=", ")
         print(f"at temperature {temperature:.3f}")
+        if "fitted_on" in rule:
+            print(f"these rules are fitted on {rule['fitted_on']}")
+    if "candidates" in facts:
+        print(f"candidates: probability >= {facts['candidates']['threshold']:.3f}")
     if "compared_with_keras" in facts:
         print(describe_results(facts["compared_with_keras"]))
     if "cross_validation" in facts:  # by teach.py

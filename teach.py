@@ -43,6 +43,7 @@ from dog_breeds.data.duplicates import group_copies
 from dog_breeds.learning.features import Examples, View, evenly_spaced, features_by, turned
 from dog_breeds.learning.heads import Classifier, turn_rule
 from dog_breeds.learning.own_classes import judge, teach, teach_beside
+from dog_breeds.learning.rules import SCORE, measure_known, rules_of
 from dog_breeds.learning.tflite import inspect_backbone, join_head, load_file, read_head
 from dog_breeds.serving.cpus import cpu_count
 from dog_breeds.serving.facts import append_facts, read_facts
@@ -177,7 +178,7 @@ def facts_of(
         "classes": list(names),
         "display_names": names,
         "temperature": classifier.temperature,  # already in the weights
-        "unknown_rule": result["unknown_rule"],
+        **{name: result[name] for name in ("unknown_rule", "candidates") if name in result},
         "turn_rule": turn_rule(classifier),
         "cross_validation": {
             key: result[key] for key in ("pictures", "accuracy", "accuracy_interval_95")
@@ -208,9 +209,22 @@ def describe(report: dict) -> str:
     lines = [
         f"accuracy in cross-validation: {result['accuracy']:.1%} of {result['pictures']:,}{added} "
         f"pictures (95 % interval {low:.1%} to {high:.1%})",
-        f"calibration error {result['calibration_error']:.1%}; of pictures of a class that it "
-        f"does not know, {rule['pictures_of_a_class_left_out_taken_as_known']:.0%} pass as known",
+        f"calibration error {result['calibration_error']:.1%}",
     ]
+    if "taken_as_known" in result:
+        lines.append(f"taken as known: {result['taken_as_known']:.0%} of these pictures")
+    if "candidates" in result:
+        lines.append(
+            f"candidates: {result['candidates']:.1f} classes on average, a single one for "
+            f"{result['single_candidate']:.0%}; right among them: "
+            f"{result['candidates_hold_the_right_class']:.0%}"
+        )
+    passing = rule.get("pictures_of_a_class_left_out_taken_as_known")
+    if passing is not None:
+        lines.append(
+            f"of pictures of a class left out, {passing:.0%} are taken as known; "
+            "of classes like yours far more"
+        )
 
     def add(title: str, items: list[str]) -> None:
         if items:
@@ -317,20 +331,18 @@ def teach_folder(
     )
     if add:
         weights, means, score = read_head(backbone)
-        rules = (
-            kept["unknown_rule"]["threshold"],
-            score,
-            kept["turn_rule"]["turned_pictures_noticed"],
-        )
-        old = Classifier(weights, kept["temperature"], means, *rules)
-        classifier, logits, rule = teach_beside(examples, old, seed)
+        noticed = kept["turn_rule"]["turned_pictures_noticed"]
+        old = Classifier(weights, rules_of(kept), means, score, noticed)
+        classifier, logits, rules = teach_beside(examples, old, seed)
     else:
-        classifier, logits, rule = teach(examples, upright, seed)
+        classifier, logits, rules = teach(examples, upright, seed)
     classes = [*(kept["classes"] if add else []), *pictures]
     labels = examples.labels + len(classes) - len(pictures)
     different = len(set(examples.images))
     result = judge(logits, labels, names_of(pictures), classes, classifier.temperature, different)
-    facts = facts_of(pictures, kept, backbone, classifier, result | {"unknown_rule": rule}, images)
+    if classifier.rules.score == SCORE:
+        result |= measure_known(logits, labels, classifier.rules)
+    facts = facts_of(pictures, kept, backbone, classifier, result | rules, images)
     report = facts | {
         "cross_validation": result,
         "copies": copies_in(pictures, examples.images),

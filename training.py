@@ -8,6 +8,7 @@ Writes    xception_v1_{epoch}_{val_accuracy}.h5, and beside it the head (.npz), 
     python training.py                 # the ten breeds with most images
     python training.py --breeds all    # all 120
     python training.py --quick         # a small search, to see that everything works
+    python training.py --outside DIR   # fit the rules for answers on photos from elsewhere
     python training.py --images DIR    # your own images: what teach.py does
     python training.py --breeds all --new-backbone FILE.tflite    # on a backbone of your own
 
@@ -70,10 +71,16 @@ from dog_breeds.learning.heads import (
     apply_head,
     fit_classifier,
     search,
-    similarity,
     turn_rule,
 )
 from dog_breeds.learning.metrics import auroc, evaluate
+from dog_breeds.learning.outside import (
+    Outside,
+    describe_fitting,
+    measure_outside,
+    read_outside,
+)
+from dog_breeds.learning.rules import highest_logit, measure_known, rule_facts
 from dog_breeds.learning.saved_models import (
     model_name,
     read_head,
@@ -135,10 +142,13 @@ def train_classifier(
     task: Task,
     grid: dict[str, Sequence[float]] | None = None,
     output_dir: Path = Path(),
+    outside: Path | None = None,
 ) -> Path:
     """Take every step from the split to the saved model; return the model's path.
 
-    `grid` holds the values of each setting to search through (default: recipe.GRID).
+    `grid` holds the values of each setting to search through (default: recipe.GRID). `outside` is
+    a folder of photos by breed that are not in the training set: temperature, candidates and the
+    rule for unknown breeds are fitted on half of its breeds and measured on the others.
     """
     began = time.monotonic()
     check_writable(output_dir)  # before anything takes long
@@ -153,11 +163,13 @@ def train_classifier(
     searching = time.monotonic()
     found = search(train, validation, grid or recipe.GRID, len(task.classes), task.seed)
     searched = time.monotonic() - searching
-    classifier = fit_classifier(train, validation, upright, found, task.seed)
+    seen = read_outside(outside, task) if outside else None
+    fitting = (seen.fitting, describe_fitting(seen)) if seen and seen.fitting else None
+    classifier = fit_classifier(train, validation, upright, found, task.seed, fitting)
     del train, validation, upright  # room for the test features, and then for TensorFlow
     results, outputs = measure_on_test(task, classifier)
 
-    report = make_report(task, found, classifier, results)
+    report = make_report(task, found, classifier, results, seen)
     report |= {
         "seconds": round(time.monotonic() - began, 1),
         "seconds_of_search": round(searched, 1),
@@ -178,8 +190,8 @@ def measure_on_test(task: Task, classifier: Classifier) -> tuple[dict, dict]:
     out.
 
     Returns everything that is measured on them; and the "images" that are left, for "crops" and
-    "whole_photos" their "logits" [n, classes] and "similarity" [n], for "unknown" the "similarity"
-    of photos of other breeds.
+    "whole_photos" their "logits" [n, classes] and "scores" [n], for "unknown" the "scores" of
+    photos of other breeds.
     """
     outputs = {"images": without_copies(task, task.images("test"))}
     results = {"images_left_out": sorted({*task.images("test")} - {*outputs["images"]})}
@@ -193,18 +205,17 @@ def measure_on_test(task: Task, classifier: Classifier) -> tuple[dict, dict]:
         left = np.isin(pictures.images, outputs["images"])
         pictures = Examples(*(column[left] for column in pictures))
         logits = apply_head(classifier.weights, pictures.features)
-        known = similarity(pictures.features, classifier.means)
         results[kind] = evaluate(logits, pictures.labels, task.classes, classifier.temperature)
-        results[kind]["taken_as_known"] = float((known >= classifier.threshold).mean())
-        outputs[kind] = {"logits": logits, "similarity": known}
+        results[kind] |= measure_known(logits, pictures.labels, classifier.rules)
+        outputs[kind] = {"logits": logits, "scores": highest_logit(logits)}
     unknown = unknown_photos(task, recipe.UNKNOWN_PHOTOS)
     views = [photo_view(task, image) for image in unknown]
-    scores = similarity(extract_features(views, task), classifier.means)
-    outputs["unknown"] = {"similarity": scores}
+    scores = highest_logit(apply_head(classifier.weights, extract_features(views, task)))
+    outputs["unknown"] = {"scores": scores}
     if unknown:
         results["unknown_breeds"] = {
             "pictures": len(unknown),
-            "auroc_whole_photos": auroc(outputs["whole_photos"]["similarity"], scores),
+            "auroc_whole_photos": auroc(outputs["whole_photos"]["scores"], scores),
             "taken_as_known": float((scores >= classifier.threshold).mean()),
         }
     return results, outputs
@@ -227,10 +238,17 @@ def unknown_photos(task: Task, number: int) -> list[str]:
     return list(itertools.islice(readable, number))
 
 
-def make_report(task: Task, found: Search, classifier: Classifier, results: dict) -> dict:
+def make_report(
+    task: Task,
+    found: Search,
+    classifier: Classifier,
+    results: dict,
+    outside: Outside | None = None,
+) -> dict:
     """Return what is written beside the model: what it learned from, how it was chosen and what it
     can do.
     """
+    measured = {"outside": measure_outside(outside, classifier)} if outside else {}
     packages = ("tensorflow", "keras", "numpy", "pillow")
     return {
         "test_accuracy": results["crops"]["accuracy"],
@@ -244,8 +262,9 @@ def make_report(task: Task, found: Search, classifier: Classifier, results: dict
         "backbone": str(task.backbone),
         "backbone_sha256": inspect_backbone(task.backbone).digest,
         "temperature": classifier.temperature,
-        "unknown_rule": {"score": "similarity", "threshold": classifier.threshold},
+        **rule_facts(classifier.rules),
         "turn_rule": turn_rule(classifier),
+        **measured,
         "winner": found.winner,
         "finalists": found.finalists,
         "test": results,
@@ -333,7 +352,30 @@ def print_summary(report: dict) -> None:
             f"{share:.0%} taken as known"
         )
     print("turned photos: {turned_pictures_noticed:.0%} are noticed".format(**report["turn_rule"]))
+    if "outside" in report:
+        print_outside(report["outside"])
+    rule = report["unknown_rule"]
+    note = f"; {rule['note']}" if "note" in rule else ""
+    print(f"unknown breeds, candidates and temperature: fitted on {rule['fitted_on']}{note}")
     print(f"{report['note']} After {report['seconds']:.0f} s", flush=True)
+
+
+def print_outside(result: dict) -> None:
+    """Print how the model did on photos from elsewhere."""
+    print(
+        f"photos in {result['folder']} that the rules were not fitted on: accuracy "
+        f"{result['accuracy']:.1%} of {result['pictures']} photos of {result['classes']} breeds, "
+        f"calibration error {result['calibration_error']:.1%}, "
+        f"{result['taken_as_known']:.0%} taken as known"
+    )
+    if "candidates" in result:
+        print(
+            f"their candidates: {result['candidates']:.2f} breeds on average, a single one for "
+            f"{result['single_candidate']:.0%}; the right one is among them for "
+            f"{result['candidates_hold_the_right_class']:.1%}"
+        )
+    for name, share in result.get("unknown_classes", {}).get("by_folder", {}).items():
+        print(f"{name}, unknown: {share:.0%} taken as known")
 
 
 # --- Command line ---------------------------------------------------------------------------------
@@ -375,15 +417,30 @@ def main() -> None:
     parser.add_argument(
         "--size", type=int, help=f"pixels a side, of a new backbone (default: {recipe.SIZE})"
     )
+    parser.add_argument(
+        "--outside",
+        type=Path,
+        metavar="DIR",
+        help="photos that are not in the training set, a sub-folder a breed: fit the rules for "
+        "unknown breeds and candidates, and the temperature, on half of these breeds",
+    )
     parser.add_argument("--quick", action="store_true", help="a small search")
     parser.add_argument("--seed", type=int, default=recipe.SEED, help="default: %(default)s")
     args = parser.parse_args()
     if args.size and not args.new_backbone:
         parser.error("--size goes with --new-backbone: any other backbone has its own size")
     if args.images and (
-        args.breeds != ["top10"] or args.split_file or args.quick or args.new_backbone
+        args.breeds != ["top10"]
+        or args.split_file
+        or args.quick
+        or args.new_backbone
+        or args.outside
     ):
-        parser.error("--images goes without --breeds, --split-file, --new-backbone and --quick")
+        parser.error(
+            "--images goes without --breeds, --split-file, --new-backbone, --outside and --quick"
+        )
+    if args.outside and not args.outside.is_dir():
+        parser.error(f"there is no folder {args.outside}")
     with one_line_errors("stopped; the same command continues from the features computed so far"):
         if args.images:
             output = args.output_dir / teach.OUTPUT
@@ -404,7 +461,8 @@ def main() -> None:
             args.new_backbone or args.backbone,
             (args.size or recipe.SIZE) if args.new_backbone else None,
         )
-        train_classifier(task, recipe.QUICK_GRID if args.quick else recipe.GRID, args.output_dir)
+        grid = recipe.QUICK_GRID if args.quick else recipe.GRID
+        train_classifier(task, grid, args.output_dir, args.outside)
 
 
 if __name__ == "__main__":

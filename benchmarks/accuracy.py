@@ -59,7 +59,6 @@ from dog_breeds.learning.heads import (
     epochs_for,
     fit_classifier,
     search,
-    similarity,
     train_head,
 )
 from dog_breeds.learning.metrics import auroc, log_softmax
@@ -104,16 +103,16 @@ def measure(model: Trained) -> dict[str, dict]:
         }
         result[kind] = {
             "shares": {name: 100 * float(share) for name, share in shares.items()},
-            "scores": scores(logits, outputs[kind]["similarity"]),
+            "scores": scores(logits),
         }
     return result
 
 
-def scores(logits: np.ndarray, similarities: np.ndarray) -> dict[str, np.ndarray]:
+def scores(logits: np.ndarray) -> dict[str, np.ndarray]:
     """Return three numbers for each picture that should be lower for unknown breeds."""
     top = logits.max(axis=1)
     return {
-        "similarity": similarities,  # what the model file contains
+        "logit": top,  # what the model file contains
         "energy": top
         + np.log(np.exp(logits - top[:, None]).sum(axis=1)),  # Liu et al. 2020, arXiv:2010.03759
         "probability": log_softmax(logits).max(axis=1),
@@ -122,7 +121,7 @@ def scores(logits: np.ndarray, similarities: np.ndarray) -> dict[str, np.ndarray
 
 def scores_of(classifier: Classifier, features: np.ndarray) -> dict[str, np.ndarray]:
     """Return the same for features."""
-    return scores(apply_head(classifier.weights, features), similarity(features, classifier.means))
+    return scores(apply_head(classifier.weights, features))
 
 
 def other_features(task: Task) -> dict[str, dict[str, np.ndarray]]:
@@ -282,8 +281,7 @@ def separation(
         ]
         yield f"{protocol}_auroc_{score}_{other}_{kind}_mean", np.mean(areas), ""
     passed = [
-        (g["similarity"] >= m.classifier.threshold).mean()
-        for g, m in zip(given, trained, strict=True)
+        (g["logit"] >= m.classifier.threshold).mean() for g, m in zip(given, trained, strict=True)
     ]
     yield f"{protocol}_taken_as_known_{other}_{kind}", 100 * np.mean(passed), "%"
 

@@ -41,8 +41,9 @@ from dog_breeds.data.dataset import DATA_DIR, Task, breed_name
 from dog_breeds.data.duplicates import without_copies
 from dog_breeds.learning import own_classes
 from dog_breeds.learning.features import KINDS, Examples, View, features_by, photo_view
-from dog_breeds.learning.heads import apply_head, similarity
+from dog_breeds.learning.heads import apply_head
 from dog_breeds.learning.metrics import accuracy
+from dog_breeds.learning.rules import highest_logit
 from dog_breeds.serving.facts import read_facts
 
 PARTS = ("shapes", "digits", "breeds", "unknown", "added")
@@ -228,9 +229,10 @@ def measure_unknown(task: Task) -> Iterator[Figure]:
             examples = Examples(
                 features[rows], np.searchsorted(known, labels[rows]), np.flatnonzero(rows)
             )
-            classifier, _, rule = taught(examples, task.seed)
-            passes = similarity(others, classifier.means) >= classifier.threshold
-            reported = rule["pictures_of_a_class_left_out_taken_as_known"]
+            classifier, _, rules = taught(examples, task.seed)
+            logits = apply_head(classifier.weights, others)
+            passes = highest_logit(logits) >= classifier.threshold
+            reported = rules["unknown_rule"]["pictures_of_a_class_left_out_taken_as_known"]
             shares.append((passes[asked_known].mean(), passes[~asked_known].mean(), reported))
         names = ("known_taken_as_known", "unknown_taken_as_known", "unknown_as_reported")
         for name, column in zip(names, 100 * np.transpose(shares), strict=True):

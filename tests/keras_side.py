@@ -38,7 +38,7 @@ def write_other_weights(path: Path) -> None:
 def answers(model: Path, views: Sequence[View]) -> dict[str, np.ndarray]:
     """What a saved model gives in plain Keras, and the "features" on the way."""
     loaded = keras.models.load_model(model, compile=False)
-    names = ("probabilities", "similarity", "upright", "features")
+    names = ("probabilities", "logit", "similarity", "upright", "features")
     whole = keras.Model(loaded.input, {name: loaded.get_layer(name).output for name in names})
     pixels = np.stack([load_pixels(view, loaded.input.shape[1]) for view in views]).astype(
         np.float32

@@ -82,17 +82,17 @@ def asked_once(elsewhere) -> Iterator[None]:
         yield
 
 
-def answers(files, views, size, runtime):
-    """What model files give: for each a list of the three outputs of every view. A process has room
+def answers(files, views, size, runtime, names=NAMES):
+    """What model files give: for each a list of these outputs of every view. A process has room
     for one runtime.
     """
     if runtime != "ai_edge_litert" and multiprocessing.parent_process() is None:
-        return call_elsewhere(__name__, "answers", files, views, size, runtime)
+        return call_elsewhere(__name__, "answers", files, views, size, runtime, names)
 
     def load(view):
         return features.load_pixels(view, size)
 
-    return [list(run_file(file, views, load, NAMES, runtime)) for file in files]
+    return [list(run_file(file, views, load, names, runtime)) for file in files]
 
 
 # --- Formats --------------------------------------------------------------------------------------
@@ -140,9 +140,9 @@ def test_the_saved_model_is_keras_xception_with_the_head(small, views, elsewhere
     given = elsewhere("keras_side", "answers", path, views[:5])
     expected = elsewhere("keras_side", "xception_features", weights, SIZE, views[:5])
     np.testing.assert_allclose(given["features"], expected, atol=1e-4)
-    np.testing.assert_allclose(
-        given["probabilities"], np.exp(log_softmax(heads.apply_head(head, expected))), atol=1e-4
-    )
+    logits = heads.apply_head(head, expected)
+    np.testing.assert_allclose(given["probabilities"], np.exp(log_softmax(logits)), atol=1e-4)
+    np.testing.assert_allclose(given["logit"][:, 0], logits.max(axis=1), rtol=1e-3)
     np.testing.assert_allclose(
         given["similarity"][:, 0], heads.similarity(expected, means), rtol=1e-4
     )
@@ -386,7 +386,7 @@ def test_the_file_carries_its_facts(converted, small, monkeypatch, capsys):
         "int8",
         "3 classes: maltese_dog, pomeranian, samoyed",
         "75 x 75 RGB",
-        "similarity >=",
+        "logit >=",
         "sha256",
     ):
         assert words in printed
@@ -494,10 +494,10 @@ def test_the_committed_file_knows_real_dogs(real_data, runtime):
     test = [image for image in test if dataset.breed_name(image.split("/")[0]) in facts["classes"]]
     task = dataset.Task(real_data, facts["classes"], {})
     test = test[:: 24 if runtime == "ai_edge_litert" else 120]
-    [rows] = answers(
-        [COMMITTED], [features.photo_view(task, image) for image in test], recipe.SIZE, runtime
-    )
-    probabilities, similarities, _ = (np.array(column) for column in zip(*rows, strict=True))
+    names = "probabilities", facts["unknown_rule"]["score"]
+    views = [features.photo_view(task, image) for image in test]
+    [rows] = answers([COMMITTED], views, recipe.SIZE, runtime, names)
+    probabilities, scores = (np.array(column) for column in zip(*rows, strict=True))
     correct = (probabilities.argmax(axis=1) == task.labels(test)).mean()
     assert correct >= (0.92 if len(test) > 50 else 0.85)
-    assert (similarities >= facts["unknown_rule"]["threshold"]).mean() > 0.85
+    assert (scores >= facts["unknown_rule"]["threshold"]).mean() > 0.85

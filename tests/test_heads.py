@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from dog_breeds import recipe
-from dog_breeds.learning import heads, metrics
+from dog_breeds.learning import heads, metrics, rules
 from dog_breeds.learning.features import Examples, join
 
 
@@ -166,24 +166,60 @@ def test_folds_hold_the_rows_of_an_image_together_and_a_share_of_each_class():
         assert (np.bincount(parts[labels == label]) == 2 * images_each).all()
 
 
-def fitted(weights, train, validation, held_out):
-    found = heads.Search(
-        [], [], weights, heads.apply_head(weights, held_out.features), held_out.labels
-    )
+def fitted(weights, train, validation, outside=None):
+    """What is fitted on a head; its logits stand for those of the cross-validation."""
+    rows = join(train, *validation.values())
+    logits = heads.apply_head(weights, rows.features)
+    found = heads.Search([], [], weights, logits, rows.labels)
     turned = train._replace(labels=np.arange(len(train.labels)) % 2)
-    return heads.fit_classifier(train, validation, turned, found, 0)
+    return heads.fit_classifier(train, validation, turned, found, 0, outside)
+
+
+def two_views(examples):
+    """A row for the crop and one for the whole photo of each image, all crops first."""
+    images = np.array([f"image_{i}" for i in range(len(examples.labels))])
+    return join(examples._replace(images=images), examples._replace(images=images))
 
 
 def test_calibration_goes_into_the_weights():
-    held_out, weights = blobs(200, noise=3.0), [np.eye(8, 4) * 5, np.ones(4)]
-    classifier = fitted(weights, held_out, {"whole_photos": held_out}, held_out)
+    photos, weights = blobs(200, noise=3.0), [np.eye(8, 4) * 5, np.ones(4)]
+    classifier = fitted(weights, two_views(photos), {"whole_photos": photos})
     assert classifier.temperature > 1.5
-    logits = heads.apply_head(weights, held_out.features)
-    calibrated = heads.apply_head(classifier.weights, held_out.features)
+    logits = heads.apply_head(weights, photos.features)
+    calibrated = heads.apply_head(classifier.weights, photos.features)
     np.testing.assert_allclose(calibrated, logits / classifier.temperature, 1e-5, 1e-5)
 
 
-def test_the_unknown_rule_measures_the_angle_to_the_nearest_class():
+def test_the_rules_are_fitted_on_whole_photos_alone_or_on_photos_from_elsewhere():
+    weights = [10 * np.eye(8, 4), np.ones(4)]
+    photos, crops = blobs(1000, noise=0.5), blobs(1000, noise=0.1, seed=2)
+    images = np.array([f"image_{i}" for i in range(1000)])
+    both = [examples._replace(images=images) for examples in (crops, photos)]
+    validation = {
+        "crops": blobs(300, noise=0.1, seed=3),
+        "whole_photos": blobs(300, noise=0.5, seed=4),
+    }
+    classifier = fitted(weights, join(*both), validation)
+
+    def shares(classifier, examples):
+        logits = heads.apply_head(classifier.weights, examples.features)
+        return rules.measure_known(logits, examples.labels, classifier.rules)
+
+    new = blobs(3000, noise=0.5, seed=5)
+    assert shares(classifier, new)["taken_as_known"] == pytest.approx(recipe.KNOWN_SHARE, abs=0.015)
+    assert "1,300 held-out photos" in classifier.rules.fitted_on and classifier.rules.note
+    # The same head on harder photos: each rule follows them
+    harder = blobs(2000, noise=1.0, seed=6)
+    outside = fitted(weights, join(*both), validation, (harder, "harder photos"))
+    assert outside.rules.fitted_on == "harder photos" and not outside.rules.note
+    assert outside.temperature > classifier.temperature
+    result = shares(outside, blobs(3000, noise=1.0, seed=7))
+    assert result["taken_as_known"] == pytest.approx(recipe.OUTSIDE_KNOWN_SHARE, abs=0.02)
+    level = result["candidates_hold_the_right_class"]
+    assert level == pytest.approx(recipe.CANDIDATES_LEVEL, abs=0.015)
+
+
+def test_the_similarity_is_the_angle_to_the_nearest_class():
     """Two classes along the axes: features between them, and of any other direction, are less
     similar.
     """
@@ -198,16 +234,6 @@ def test_the_unknown_rule_measures_the_angle_to_the_nearest_class():
     np.testing.assert_allclose(
         heads.similarity(features, means), [1, 1, 0.5**0.5, 0, 0.6, 0], atol=1e-6
     )
-
-    crops, photos = blobs(1000, noise=0.1, seed=2), blobs(1000, noise=0.3)  # the photos alone count
-    train = blobs(400, noise=0.3, seed=1)
-    classifier = fitted(
-        [np.eye(8, 4), np.ones(4)], train, {"crops": crops, "whole_photos": photos}, train
-    )
-    known = heads.similarity(photos.features, classifier.means) >= classifier.threshold
-    assert known.mean() == pytest.approx(recipe.KNOWN_SHARE, abs=0.01)
-    others = np.eye(8)[4:].astype(np.float32)  # the corners that no class has
-    assert (heads.similarity(others, classifier.means) < classifier.threshold).all()
 
 
 def test_the_score_of_upright_pictures_lets_a_fixed_share_of_new_ones_pass():

@@ -28,6 +28,7 @@ from dog_breeds.data.duplicates import group_copies
 from dog_breeds.learning.features import Examples
 from dog_breeds.learning.heads import Classifier
 from dog_breeds.learning.own_classes import teach_beside
+from dog_breeds.learning.rules import Rules
 from dog_breeds.learning.tflite import load_file, read_head
 from dog_breeds.serving.facts import read_facts
 
@@ -365,7 +366,7 @@ def test_ctrl_c_says_that_the_same_command_goes_on(tmp_path, monkeypatch):
 
 
 def test_to_a_head_with_an_inner_layer_nothing_is_added():
-    old = Classifier([np.zeros(1)] * 4, 1.0, np.eye(2), 0.5, [], 0.0)
+    old = Classifier([np.zeros(1)] * 4, Rules(1.0, 0.5, None, 0.9, "none"), np.eye(2), [], 0.0)
     with pytest.raises(ValueError, match="has an inner layer, to which nothing can be added"):
         teach_beside(Examples(np.eye(2), np.arange(2), np.arange(2)), old, 0)
 
@@ -566,10 +567,9 @@ def test_classes_are_added_beside_those_of_a_file(taught, fresh, tmp_path):
     n = len(classes)
     assert (kernel[:, :n] == old_kernel).all() and (bias[:n] == old_bias).all()
     assert (means[:n].astype(np.float16) == old_means.astype(np.float16)).all()
-    assert (
-        read_facts(file)["unknown_rule"]["threshold"]
-        <= read_facts(old)["unknown_rule"]["threshold"]
-    )
+    rule, old_rule = read_facts(file)["unknown_rule"], read_facts(old)["unknown_rule"]
+    assert rule["score"] == old_rule["score"] and rule["threshold"] <= old_rule["threshold"]
+    assert ("candidates" in read_facts(file)) == ("candidates" in read_facts(old))
     answer, right = load_file(file), []
     for kind, picture in fresh:
         if kind in ("circles", "stars"):

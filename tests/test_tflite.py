@@ -154,7 +154,14 @@ def test_a_joined_file_answers_as_numpy_and_its_features_are_the_backbones(
     run, bare = load_file(file), load_file(backbone)
     for picture in pixels:
         outputs, expected = run(picture), bare(picture)
-        assert list(outputs) == ["probabilities", "similarity", "upright", "features", "map"]
+        assert list(outputs) == [
+            "probabilities",
+            "logit",
+            "similarity",
+            "upright",
+            "features",
+            "map",
+        ]
         for name in ("features", "map"):
             assert (outputs[name] == expected[name]).all()
         x = outputs["features"][None].astype(np.float64)
@@ -163,6 +170,8 @@ def test_a_joined_file_answers_as_numpy_and_its_features_are_the_backbones(
         )
         assert exact.std() > 1e-3
         np.testing.assert_allclose(outputs["probabilities"][None], exact, rtol=0, atol=1e-5)
+        logits = heads.apply_head(head, x)
+        np.testing.assert_allclose(outputs["logit"], logits.max(axis=1), atol=1e-4)
         # Means in float16
         np.testing.assert_allclose(outputs["similarity"], heads.similarity(x, means), atol=1e-4)
         np.testing.assert_allclose(

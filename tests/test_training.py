@@ -30,7 +30,7 @@ from dog_breeds.learning.saved_models import (
 )
 from dog_breeds.learning.tflite import inspect_backbone
 
-TRAINING_PLOTS = "training_curves search confusion precision_and_recall reliability similarities"
+TRAINING_PLOTS = "training_curves search confusion precision_and_recall reliability unknown_breeds"
 TRAINING_PLOTS = {f"{name}.png" for name in TRAINING_PLOTS.split()}
 UNKNOWN = ("golden_retriever", "Chihuahua")  # in the mirror beside the ten
 
@@ -118,7 +118,7 @@ def test_quick_training_learns_the_demo_breeds(made_demo):
     }
     assert report["classes"] == sorted(TEN)
     assert report["data_dir"] == str(made_demo.data_dir)
-    assert report["unknown_rule"]["score"] == "similarity"
+    assert report["unknown_rule"]["score"] == "logit"
     assert {
         "size",
         "photo_share",

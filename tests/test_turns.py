@@ -127,7 +127,7 @@ def test_explanations_are_about_the_picture_as_it_was_sent(explaining_model):
 PIXELS = np.random.default_rng(0).integers(0, 256, (24, 24, 3)).astype(np.float32)
 
 
-def model(scores, upright):
+def model(scores, upright, always=False):
     """A model with a score for each turn by which the pixels are turned, and what it was
     asked.
     """
@@ -140,7 +140,8 @@ def model(scores, upright):
             if (pixels == np.rot90(PIXELS, -turned // 90)).all()
         )
         asked.append(turned)
-        return np.array([turned], np.float32), scores[turned], upright
+        view = upright if always or not turned else 0.1
+        return np.array([turned], np.float32), scores[turned], view
 
     return run, asked
 
@@ -164,6 +165,16 @@ def test_the_turn_with_the_highest_score_is_taken_if_it_is_known(scores, upright
     assert best.probabilities.tolist() == [turned]
     assert (best.pixels == np.rot90(PIXELS, -turned // 90)).all()
     assert asked == ([0] if upright >= 0 else [0, 90, 180, 270]) and attempts == len(asked)
+
+
+def test_a_turned_view_that_seems_to_be_turned_itself_does_not_count():
+    for scores, known in (
+        ({0: 0.1, 90: 0.9, 180: 0.9, 270: 0.9}, False),
+        ({0: 0.8, 90: 0.9, 180: 0.9, 270: 0.9}, True),
+    ):
+        run, _ = model(scores, -0.1, always=True)
+        best, attempts = best_prediction(run, PIXELS, 0.7)
+        assert (best.turned, best.known, attempts) == (0, known, 4)
 
 
 def test_inside_of_borders_is_found_to_the_pixel_and_scaled():
@@ -200,7 +211,7 @@ def test_a_view_without_borders_is_asked_and_turned_if_it_seems_to_be(known_at, 
     def run(pixels):
         asked.append(pixels)
         right = known_at is not None and (pixels == np.rot90(inside, known_at // 90)).all()
-        return np.ones(1), 0.9 if right else 0.1, upright
+        return np.ones(1), *((0.9, abs(upright)) if right else (0.1, upright))
 
     best, attempts = best_prediction(run, whole, 0.7)
     assert (best.box is not None, best.turned) == (known_at is not None, known_at or 0)

@@ -1,4 +1,6 @@
-"""The head: trained on features, searched for, calibrated, told from unknown breeds. NumPy only."""
+"""The classification head: hyper-parameter search, training, and what is fitted on its logits and
+features afterwards. NumPy only.
+"""
 
 import itertools
 from collections.abc import Sequence
@@ -10,20 +12,29 @@ from threadpoolctl import threadpool_limits
 from dog_breeds import recipe
 from dog_breeds.learning.features import Examples, join
 from dog_breeds.learning.metrics import accuracy, cross_entropy, fit_temperature, log_softmax
+from dog_breeds.learning.rules import NOTE, Rules, fit_rules
 from dog_breeds.workers import in_threads
 
 
 class Classifier(NamedTuple):
     """What training finds: all that a model has beside the backbone."""
 
-    # Of the head, as `first_weights` orders them, divided by the temperature
-    weights: list[np.ndarray]
-    temperature: float
+    weights: list[np.ndarray]  # of the head, as in `first_weights`, divided by the temperature
+    rules: Rules
     means: np.ndarray  # float32 [classes, 2048]: mean features of each class, of length 1
-    threshold: float  # similarity from which a picture counts as a known breed
-    # Kernel [2048, 1] and bias [1] of a score: below 0 a picture seems to be turned
+    # Kernel [2048, 1] and bias [1] of a score: below 0, a picture seems to be turned
     upright: list[np.ndarray]
     turned_noticed: float  # share of turned pictures, held out, whose score is below 0
+
+    @property
+    def temperature(self) -> float:
+        """The divisor that is in the weights."""
+        return self.rules.temperature
+
+    @property
+    def threshold(self) -> float:
+        """The score from which a picture counts as a known breed."""
+        return self.rules.threshold
 
 
 class Search(NamedTuple):
@@ -279,28 +290,54 @@ def folds(examples: Examples, seed: int) -> np.ndarray:
     return parts[np.searchsorted(names, examples.images)]
 
 
-# --- Calibration, and pictures of no known breed --------------------------------------------------
+# --- What is fitted on a trained head -------------------------------------------------------------
 
 
 def fit_classifier(
-    train: Examples, validation: dict[str, Examples], upright: Examples, found: Search, seed: int
+    train: Examples,
+    validation: dict[str, Examples],
+    upright: Examples,
+    found: Search,
+    seed: int,
+    outside: tuple[Examples, str] | None = None,
 ) -> Classifier:
-    """Calibrate the head that a search found, and fit the rules for unknown breeds and for turned
-    photos.
+    """Calibrate the head that a search found, and fit the rules for unknown breeds, for candidates
+    and for turned photos.
 
-    The temperature comes from the logits of pictures while they were held out, the threshold from
-    the whole photos of the validation part.
+    The rules are fitted on `outside`, photos that are not in the training set, with a text that
+    says which ones. Without them, held-out whole photos take their place: those of the training
+    and the validation part, each by the head of the cross-validation that had not seen it.
     """
-    temperature = fit_temperature(found.held_out_logits, found.labels)
-    means = class_means(train)
-    similarities = similarity(validation["whole_photos"].features, means)
-    return Classifier(
-        [*found.weights[:-2], *(array / np.float32(temperature) for array in found.weights[-2:])],
-        temperature,
-        means,
-        float(np.quantile(similarities, 1 - recipe.KNOWN_SHARE)),
-        *fit_upright(upright, seed),
-    )
+    if outside:
+        examples, fitted_on = outside
+        logits = apply_head(found.weights, examples.features)
+        rules = fit_rules(logits, examples.labels, recipe.OUTSIDE_KNOWN_SHARE, fitted_on)
+    else:
+        rows = whole_photo_rows(train, validation)
+        logits, labels = found.held_out_logits[rows], found.labels[rows]
+        fitted_on = f"{rows.sum():,} held-out photos of the training set"
+        rules = fit_rules(logits, labels, recipe.KNOWN_SHARE, fitted_on, NOTE)
+    weights = calibrated_weights(found.weights, rules.temperature)
+    return Classifier(weights, rules, class_means(train), *fit_upright(upright, seed))
+
+
+def whole_photo_rows(train: Examples, validation: dict[str, Examples]) -> np.ndarray:
+    """Return which rows of a search show whole photos, bool [n].
+
+    A search joins the training views, crops first, and the sets of the validation part.
+    """
+    images = len(np.unique(train.images))
+    training = np.arange(len(train.labels)) >= recipe.CROP_VIEWS * images
+    others = [
+        np.full(len(examples.labels), kind == "whole_photos")
+        for kind, examples in validation.items()
+    ]
+    return np.concatenate([training, *others])
+
+
+def calibrated_weights(weights: Sequence[np.ndarray], temperature: float) -> list[np.ndarray]:
+    """Return the weights of a head whose logits are divided by the temperature."""
+    return [*weights[:-2], *(array / np.float32(temperature) for array in weights[-2:])]
 
 
 def fit_upright(examples: Examples, seed: int) -> tuple[list[np.ndarray], float]:
@@ -341,8 +378,7 @@ def similarity(features: np.ndarray, means: np.ndarray) -> np.ndarray:
     """Return the cosine between features [n, 2048] and the nearest class mean: [n], 0..1, low for
     unknown breeds.
 
-    The nearest mean as in Mensink et al. 2013 (doi:10.1109/TPAMI.2013.83). benchmarks/accuracy.py
-    compares it with the highest probability and with the energy of the logits, which tell unknown
-    breeds less well.
+    The nearest mean as in Mensink et al. 2013 (doi:10.1109/TPAMI.2013.83). Files of earlier
+    versions reject unknown breeds by it. It rejects what is no dog, but few dogs of other breeds.
     """
     return (features @ means.T).max(axis=1) / np.maximum(np.linalg.norm(features, axis=1), 1e-6)

@@ -9,6 +9,7 @@ from dog_breeds.learning.features import Examples, join
 from dog_breeds.learning.heads import (
     Classifier,
     apply_head,
+    calibrated_weights,
     class_means,
     cross_validate,
     epochs_for,
@@ -17,27 +18,62 @@ from dog_breeds.learning.heads import (
     similarity,
     train_head,
 )
-from dog_breeds.learning.metrics import evaluate, fit_temperature, log_softmax, wilson_interval
+from dog_breeds.learning.metrics import evaluate, log_softmax, wilson_interval
+from dog_breeds.learning.rules import (
+    NOTE,
+    SCORE,
+    fit_candidates,
+    fit_rules,
+    highest_logit,
+    rule_facts,
+)
 
-# What was learned, calibrated logits of pictures held out, unknown rule
+# What was learned, calibrated logits of pictures while they were held out, and the facts about the
+# rules that `rules.rule_facts` gives
 Lesson = tuple[Classifier, np.ndarray, dict]
 
 
 def teach(examples: Examples, upright: Examples, seed: int) -> Lesson:
     """Train a head for classes, and a score of `upright` pictures, as `heads.fit_upright` does.
 
-    Temperature and threshold come from pictures while they were held out, the latter from their
-    similarity to the means of the others.
+    The rules are fitted on the logits of pictures while they were held out.
     """
     labels, classes = examples.labels, examples.labels.max() + 1
     _, logits = cross_validate(examples, recipe.PLAIN_TRIAL, classes, seed)
-    temperature = fit_temperature(logits, labels)
-    weights = train(examples, classes, seed)
-    means = class_means(examples)
-    threshold, rule = unknown_rule(examples, means, 0, 1.0, seed)
-    calibrated = [*weights[:-2], *(array / np.float32(temperature) for array in weights[-2:])]
-    classifier = Classifier(calibrated, temperature, means, threshold, *fit_upright(upright, seed))
-    return classifier, logits / temperature, rule
+    fitted_on = f"{len(labels):,} pictures while they were held out"
+    rules = fit_rules(logits, labels, recipe.KNOWN_SHARE, fitted_on, NOTE)
+    weights = calibrated_weights(train(examples, classes, seed), rules.temperature)
+    classifier = Classifier(weights, rules, class_means(examples), *fit_upright(upright, seed))
+    facts = rule_facts(rules)
+    passing = share_of_unknown_classes(examples, classifier, seed)
+    if passing is not None:
+        facts["unknown_rule"]["pictures_of_a_class_left_out_taken_as_known"] = passing
+    return classifier, logits / rules.temperature, facts
+
+
+def share_of_unknown_classes(examples: Examples, classifier: Classifier, seed: int) -> float | None:
+    """Return the share of pictures that the threshold lets pass by a head that does not know their
+    class; None for two classes, of which none can be left out.
+
+    Up to recipe.FOLDS times, another part of the classes is left out.
+    """
+    classes = int(examples.labels.max()) + 1
+    if classes < 3:
+        return None
+    parts = min(recipe.FOLDS, classes)
+    passing = []
+    for part in range(parts):
+        kept = np.arange(classes) % parts != part
+        new_labels = np.cumsum(kept) - 1
+        rows = kept[examples.labels]
+        seen = Examples(*(column[rows] for column in examples))
+        seen = seen._replace(labels=new_labels[seen.labels])
+        weights = calibrated_weights(
+            train(seen, int(kept.sum()), seed + part), classifier.temperature
+        )
+        logits = apply_head(weights, examples.features[~rows])
+        passing.append(highest_logit(logits) >= classifier.threshold)
+    return float(np.concatenate(passing).mean())
 
 
 def teach_beside(examples: Examples, old: Classifier, seed: int) -> Lesson:
@@ -45,7 +81,8 @@ def teach_beside(examples: Examples, old: Classifier, seed: int) -> Lesson:
     follow the old ones'.
 
     The old head stays as it is. The new classes' part of it is trained on their pictures, and on
-    the old means in the place of pictures. Raises ValueError if the old head has an inner layer.
+    the old means in the place of pictures. The thresholds of the old rules become lower if the new
+    pictures need it. Raises ValueError if the old head has an inner layer.
     """
     if len(old.weights) > 2:
         raise ValueError("its head has an inner layer, to which nothing can be added")
@@ -66,50 +103,32 @@ def teach_beside(examples: Examples, old: Classifier, seed: int) -> Lesson:
         return [np.concatenate([kernel, new_kernel], axis=1), np.concatenate([bias, new_bias])]
 
     logits, parts = np.empty((len(labels), classes), np.float32), folds(examples, seed)
+    scores = np.empty(len(labels), np.float32)
     for part in range(recipe.FOLDS):
-        weights = extended(Examples(*(column[parts != part] for column in examples)), seed + part)
-        logits[parts == part] = apply_head(weights, examples.features[parts == part])
+        seen = Examples(*(column[parts != part] for column in examples))
+        held_out = examples.features[parts == part]
+        logits[parts == part] = apply_head(extended(seen, seed + part), held_out)
+        if old.rules.score != SCORE:  # a file of an earlier version
+            means = np.concatenate([old.means, class_means(seen)])
+            scores[parts == part] = similarity(held_out, means)
+    if old.rules.score == SCORE:
+        scores = highest_logit(logits)
+    threshold = min(float(np.quantile(scores, 1 - recipe.KNOWN_SHARE)), old.threshold)
+    known = scores >= threshold
+    rules = old.rules._replace(threshold=threshold, note=NOTE)
+    rules = rules._replace(fitted_on=f"{rules.fitted_on}, and {len(labels):,} added pictures")
+    if rules.likely is not None:
+        likely = min(rules.likely, fit_candidates(logits[known], labels[known]))
+        rules = rules._replace(likely=likely)
     means = np.concatenate([old.means, class_means(examples)])
-    threshold, rule = unknown_rule(examples, means, n, old.threshold, seed)
-    classifier = old._replace(weights=extended(examples, seed), means=means, threshold=threshold)
-    return classifier, logits, rule
+    classifier = old._replace(weights=extended(examples, seed), means=means, rules=rules)
+    return classifier, logits, rule_facts(rules)
 
 
 def train(examples: Examples, classes: int, seed: int) -> list[np.ndarray]:
     """Train a head with recipe.PLAIN_TRIAL on all the examples; return its weights."""
     epochs = epochs_for(len(examples.labels), recipe.STEPS, recipe.EPOCHS)
     return train_head(examples, recipe.PLAIN_TRIAL, classes, seed, epochs)[1]
-
-
-def unknown_rule(
-    examples: Examples, means: np.ndarray, first: int, highest: float, seed: int
-) -> tuple[float, dict]:
-    """Return the similarity from which pictures count as known, and what the file and the report
-    say of that.
-
-    `first` is the row of `means` at which those of the examples begin; the threshold is `highest`
-    at most. How many pictures of unknown classes pass is measured with each class as the unknown
-    one.
-    """
-    features, labels, _ = examples
-    parts, scores = folds(examples, seed), np.empty(len(labels))
-    for part in range(recipe.FOLDS):
-        seen = class_means(Examples(*(column[parts != part] for column in examples)))
-        seen = np.concatenate([means[:first], seen])
-        scores[parts == part] = similarity(features[parts == part], seen)
-    threshold = min(float(np.quantile(scores, 1 - recipe.KNOWN_SHARE)), highest)
-    unknown = np.concatenate(
-        [
-            similarity(features[labels == k], np.delete(means, first + k, axis=0))
-            for k in range(labels.max() + 1)
-        ]
-    )
-    return threshold, {
-        "score": "similarity",
-        "threshold": threshold,
-        "known_pictures_taken_as_known": float((scores >= threshold).mean()),
-        "pictures_of_a_class_left_out_taken_as_known": float((unknown >= threshold).mean()),
-    }
 
 
 def judge(

@@ -139,13 +139,14 @@ def cut_backbone(content: bytes) -> bytes:
 def join_head(
     backbone: bytes, head: Sequence[np.ndarray], means: np.ndarray, upright: Sequence[np.ndarray]
 ) -> bytes:
-    """Return the backbone inside a model file with a head: probabilities, similarity, upright,
-    features, map.
+    """Return the backbone inside a model file with a head: probabilities, logit, similarity,
+    upright, features, map.
 
     `head` holds kernel [in, out] and bias [out] of each dense layer, all but the last with a RELU;
     `means` the mean features of the classes [N, D], of length 1; `upright` kernel [D, 1] and bias
-    [1]. The outputs are float32 [1, N], [1, 1], [1, 1], [1, D] and [1, h, w, D]. A head that the
-    file has already is cut off. Raises ValueError for a backbone of other features.
+    [1]. The outputs are float32 [1, N], [1, 1] for the highest logit, the similarity to the nearest
+    mean and the score of upright pictures, [1, D] and [1, h, w, D]. A head that the file has
+    already is cut off. Raises ValueError for a backbone of other features.
     """
     model, features, maps = _read_backbone(backbone)
     graph = model.subgraphs[0]
@@ -194,6 +195,9 @@ def join_head(
     probabilities = operator(
         "SOFTMAX", schema.SoftmaxOptionsT(beta=1.0), [logits], "probabilities", (1, n)
     )
+    axis = tensor("last_axis", (1,), np.array([1], np.int32))
+    highest = schema.ReducerOptionsT(keepDims=True)
+    logit = operator("REDUCE_MAX", highest, [logits, axis], "logit", (1, 1))
     unit = operator(
         "L2_NORMALIZATION", schema.L2NormOptionsT(), [features], "unit", (1, means.shape[1])
     )
@@ -202,8 +206,6 @@ def join_head(
         "DEQUANTIZE", schema.DequantizeOptionsT(), [means16], "whole_means", means.shape
     )
     cosines = operator("FULLY_CONNECTED", dense(), [unit, means32, -1], "cosines", (1, n))
-    axis = tensor("last_axis", (1,), np.array([1], np.int32))
-    highest = schema.ReducerOptionsT(keepDims=True)
     similarity = operator("REDUCE_MAX", highest, [cosines, axis], "similarity", (1, 1))
 
     upright_kernel, upright_bias = upright
@@ -214,8 +216,8 @@ def join_head(
     ]
     upright_score = operator("FULLY_CONNECTED", dense(), inputs, "upright", (1, 1))
 
-    outputs = {"probabilities": probabilities, "similarity": similarity, "upright": upright_score}
-    _set_outputs(model, **outputs, features=features, map=maps)
+    scores = {"logit": logit, "similarity": similarity, "upright": upright_score}
+    _set_outputs(model, probabilities=probabilities, **scores, features=features, map=maps)
     return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
 
 

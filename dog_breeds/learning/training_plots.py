@@ -45,8 +45,8 @@ def save_plots(
         "confusion": plot_confusion(results["whole_photos"], classes, "Test: whole photos"),
         "precision_and_recall": plot_breeds(results["whole_photos"]),
         "reliability": plot_reliability(photos["logits"], labels, classifier.temperature),
-        "similarities": plot_similarities(
-            photos["similarity"], outputs["unknown"]["similarity"], classifier.threshold
+        "unknown_breeds": plot_unknown_breeds(
+            photos["scores"], outputs["unknown"]["scores"], classifier.threshold
         ),
     }
     for name, figure in figures.items():
@@ -266,8 +266,8 @@ def plot_reliability(logits: np.ndarray, labels: np.ndarray, temperature: float)
     return figure
 
 
-def plot_similarities(known: np.ndarray, unknown: np.ndarray, threshold: float) -> Figure:
-    """Similarities of photos of known and of unknown breeds, [n] and [m], and the threshold
+def plot_unknown_breeds(known: np.ndarray, unknown: np.ndarray, threshold: float) -> Figure:
+    """Highest logits of photos of known and of unknown breeds, [n] and [m], and the threshold
     between; m may be 0.
     """
     note = (
@@ -301,7 +301,7 @@ def plot_similarities(known: np.ndarray, unknown: np.ndarray, threshold: float) 
         f" threshold {threshold:.2f}", (threshold, 1), xycoords=("data", "axes fraction"), va="top"
     )
     axes.set(
-        xlabel="similarity to the nearest breed: cosine of the features",
+        xlabel="highest logit",
         ylabel="share of the photos",
     )
     axes.yaxis.set_major_formatter(PercentFormatter(1, 0))

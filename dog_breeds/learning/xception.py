@@ -160,8 +160,8 @@ def save_model(
     of the .tflite file.
 
     `head` holds kernel and bias of each dense layer, `means` the mean features of the classes [N,
-    2048], `upright` kernel and bias of that score. The outputs are probabilities [n, N], similarity
-    [n, 1] and upright [n, 1].
+    2048], `upright` kernel and bias of that score. The outputs are probabilities [n, N], the
+    highest logit [n, 1], similarity [n, 1] and upright [n, 1].
     """
     inputs = keras.Input((size, size, 3), name="pixels")
     x, _ = features_and_map(load_xception(weights, size), inputs)
@@ -178,12 +178,13 @@ def save_model(
     ):
         x = layer(x)
         layer.set_weights(arrays)
-    # A maximum, written as a layer: .h5 files hold nothing else.
+    # Maxima, written as layers: .h5 files hold nothing else.
     outputs = [
         keras.layers.Softmax(name="probabilities")(x),
+        keras.layers.GlobalMaxPooling1D(name="logit")(keras.layers.Reshape((len(means), 1))(x)),
         keras.layers.GlobalMaxPooling1D(name="similarity")(y),
+        score,
     ]
-    outputs.append(score)
     # Keras warns that .h5 is its older format; the file's users expect it
     logging.disable(logging.WARNING)
     keras.Model(inputs, outputs, name="dog_breeds").save(path)
@@ -194,7 +195,7 @@ def predict(
     path: Path, kernel: np.ndarray, views: dict[str, list[View]]
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Return what a saved .h5 file says of the views of each kind: probabilities float32 [n, N],
-    similarities [n].
+    highest logits [n].
 
     Raises ValueError for a damaged file, or if `kernel` [D, N] is not that of its last layer.
     """
@@ -211,6 +212,6 @@ def predict(
         label = f"{path.name}, {kind.replace('_', ' ')}"
         pixels = (np.stack([load_pixels(view, size) for view in batch]) for batch in batches)
         rows = counted(map(model.predict_on_batch, pixels), label, len(batches), "batches")
-        probabilities, similarities, _ = map(np.concatenate, zip(*rows, strict=True))
-        results[kind] = probabilities, similarities[:, 0]
+        probabilities, logits, *_ = map(np.concatenate, zip(*rows, strict=True))
+        results[kind] = probabilities, logits[:, 0]
     return results

@@ -47,7 +47,8 @@ export async function bestPrediction(run, pixels, rules) {
       await attempt(quarterTurns(last.pixels, turned / 90, rules.size, 3), last.box, turned);
     }
   }
-  const best = attempts.reduce((a, b) => (b.score > a.score ? b : a));
+  const counting = attempts.filter(({turned, upright}) => !turned || upright >= 0);
+  const best = counting.reduce((a, b) => (b.score > a.score ? b : a));
   return best.known ? best : attempts[0];
 }
 

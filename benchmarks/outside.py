@@ -1,0 +1,268 @@
+"""How good a model file is on photos that it was not trained on, through the handler.
+
+Reads   a folder with a sub-folder for each breed, as make_dataset.py --pets makes one. Folders are
+        matched with the file's classes by their names, display names and synonyms
+        (dog_breeds/data/synonyms.py). The others are unknown breeds.
+Prints  a table of the known breeds with top 1, top 5, photos taken as known and candidates;
+        calibration; a table of the unknown breeds; the most frequent confusions.
+
+    python benchmarks/outside.py --photos data/pets
+    python benchmarks/outside.py --photos data/pets --model my_classes.tflite --json outside.json
+    python benchmarks/outside.py --photos data/pets --without-fitted
+
+Every photo takes one inference, those that seem to be turned four. --without-fitted leaves out the
+known breeds on which training.py --outside fits its rules, every second one.
+"""
+
+import json
+import math
+import os
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from common import MODEL, machine
+
+from dog_breeds.console import counted, one_line_errors, quiet, script_parser
+from dog_breeds.data.class_folders import list_pictures
+from dog_breeds.data.dataset import display_name
+from dog_breeds.data.synonyms import match_folders
+from dog_breeds.learning.metrics import expected_calibration_error
+from dog_breeds.serving.facts import read_facts
+from dog_breeds.workers import in_processes
+
+BATCH = 8  # photos that a process gets at once
+SURE = 0.9  # a wrong answer with a higher probability is counted apart
+CONFUSIONS = 10  # that are shown
+
+
+class Answer(NamedTuple):
+    """What the handler says about a photo."""
+
+    folder: str
+    probabilities: np.ndarray  # float [N], in the order of the classes
+    known: bool
+    candidates: list[str]  # empty where the photo is not known, or the file has none
+    attempts: int
+
+
+class Row(NamedTuple):
+    """The shares of a table's row, 0..1."""
+
+    photos: int
+    top_1: float
+    top_5: float
+    known: float
+    held: float  # of the photos taken as known, whose candidates hold the right breed
+    number: float  # of candidates, on average
+    single: float  # of the photos taken as known, that have a single candidate
+
+
+# --- Answers --------------------------------------------------------------------------------------
+
+
+def answers_of(model: Path, photos: Sequence[tuple[str, Path]]) -> list[Answer | str]:
+    """Return the handler's answers about some photos, given in this process; a text about a photo
+    that it refuses.
+    """
+    os.environ["MODEL_FILE"] = str(model)
+    with quiet():  # a greeting of the runtime
+        import lambda_function
+
+    answers = []
+    for folder, path in photos:
+        log = {}
+        given = lambda_function.answer_picture(path.read_bytes(), None, False, log, math.inf)
+        if "error" in given:
+            answers.append(f"{path}: {given['error']['message']}")
+            continue
+        values = [given["prediction"][name] for name in lambda_function.MODEL.classes]
+        candidates = given.get("candidates", [])
+        probabilities = np.array(values)
+        answers.append(Answer(folder, probabilities, given["known"], candidates, log["attempts"]))
+    return answers
+
+
+def ask_all(model: Path, pictures: dict[str, list[Path]]) -> list[Answer]:
+    """Return the answers about all photos, on all CPUs; print which ones are refused."""
+    photos = [(folder, path) for folder, paths in pictures.items() for path in paths]
+    batches = [photos[start : start + BATCH] for start in range(0, len(photos), BATCH)]
+    results = in_processes(answers_of, ((model, batch) for batch in batches))
+    answers = []
+    for batch in counted(results, "asking", len(batches), f"batches of {BATCH} photos"):
+        for answer in batch:
+            if isinstance(answer, str):
+                print(f"left out: {answer}")
+            else:
+                answers.append(answer)
+    return answers
+
+
+# --- Figures --------------------------------------------------------------------------------------
+
+
+def row_of(answers: Sequence[Answer], labels: Sequence[int], classes: Sequence[str]) -> Row:
+    """Return the figures of some photos, whose right classes are `labels`."""
+    ranks = [
+        (answer.probabilities > answer.probabilities[label]).sum()
+        for answer, label in zip(answers, labels, strict=True)
+    ]
+    pairs = [
+        (answer.candidates, classes[label])
+        for answer, label in zip(answers, labels, strict=True)
+        if answer.candidates
+    ]
+    numbers = [len(candidates) for candidates, _ in pairs]
+    return Row(
+        len(answers),
+        float(np.mean(np.array(ranks) < 1)),
+        float(np.mean(np.array(ranks) < 5)),
+        float(np.mean([answer.known for answer in answers])),
+        float(np.mean([right in candidates for candidates, right in pairs])) if pairs else math.nan,
+        float(np.mean(numbers)) if pairs else math.nan,
+        float(np.mean(np.array(numbers) == 1)) if pairs else math.nan,
+    )
+
+
+def figures_of(row: Row, answers: Sequence[Answer], labels: np.ndarray) -> dict[str, float]:
+    """Return the figures of all known photos, in percent but for numbers."""
+    logits = np.log(np.maximum([answer.probabilities for answer in answers], 1e-9))
+    wrong = logits.argmax(axis=1) != labels
+    sure = np.exp(logits.max(axis=1)) > SURE
+    figures = {
+        "photos": row.photos,
+        "top_1": 100 * row.top_1,
+        "top_5": 100 * row.top_5,
+        "taken_as_known": 100 * row.known,
+        "calibration_error": 100 * expected_calibration_error(logits, labels),
+        "wrong_though_sure": 100 * float((wrong & sure).mean()),
+    }
+    if not math.isnan(row.number):
+        figures |= {
+            "candidates_hold_the_breed": 100 * row.held,
+            "candidates": row.number,
+            "single_candidate": 100 * row.single,
+        }
+    return figures
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """Return a table as text: first column to the left, the others to the right."""
+    cells = [list(map(str, row)) for row in (head, *rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines = [
+        f"{first:{widths[0]}}  "
+        + "  ".join(f"{cell:>{width}}" for cell, width in zip(rest, widths[1:], strict=True))
+        for first, *rest in cells
+    ]
+    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
+
+
+def percent(share: float) -> str:
+    """Return a share as a cell; "-" for one that does not exist."""
+    return "-" if math.isnan(share) else f"{share:.1%}"
+
+
+def cells(name: str, row: Row) -> list[object]:
+    """Return the cells of a table's row."""
+    number = "-" if math.isnan(row.number) else f"{row.number:.2f}"
+    shares = row.top_1, row.top_5, row.known, row.held
+    return [name, row.photos, *map(percent, shares), number, percent(row.single)]
+
+
+# --- The whole ------------------------------------------------------------------------------------
+
+
+def evaluate(model: Path, folder: Path, without_fitted: bool) -> dict[str, float]:
+    """Ask about all photos, print the tables; return the figures for --json."""
+    classes = read_facts(model)["classes"]
+    pictures = list_pictures(folder)
+    meant = match_folders(pictures, classes)
+    known = [name for name in pictures if meant[name] and pictures[name]]
+    if not known:
+        raise ValueError(f"no folder in {folder} has the name of a class of {model}")
+    left_out = known[::2] if without_fitted else []
+    pictures = {name: paths for name, paths in pictures.items() if name not in left_out}
+    answers = ask_all(model, pictures)
+
+    def labels_of(some: Sequence[Answer]) -> np.ndarray:
+        return np.array([classes.index(meant[answer.folder]) for answer in some])
+
+    right = [answer for answer in answers if meant[answer.folder]]
+    others = [answer for answer in answers if not meant[answer.folder]]
+    rows = []
+    for name in dict.fromkeys(answer.folder for answer in right):
+        some = [answer for answer in right if answer.folder == name]
+        rows.append(cells(name, row_of(some, labels_of(some), classes)))
+    total = row_of(right, labels_of(right), classes)
+    head = ["known breed", "photos", "top 1", "top 5", "known", "right held", "candidates"]
+    print(table([*head, "single"], [*rows, cells("all", total)]))
+    figures = figures_of(total, right, labels_of(right))
+    print(
+        f"calibration error {figures['calibration_error']:.1f}%, wrong though over {SURE:.0%} sure "
+        f"{figures['wrong_though_sure']:.1f}%\n"
+    )
+
+    if others:
+        by_name = {}
+        for answer in others:
+            by_name.setdefault(answer.folder, []).append(answer)
+        rows = [unknown_cells(name, some, classes) for name, some in by_name.items()]
+        passed = float(np.mean([answer.known for answer in others]))
+        rows.append(["all", len(others), percent(passed), ""])
+        print(table(["unknown breed", "photos", "known", "taken for"], rows) + "\n")
+        figures |= {"unknown_photos": len(others), "unknown_taken_as_known": 100 * passed}
+        for name, some in by_name.items():
+            share = 100 * float(np.mean([answer.known for answer in some]))
+            figures[f"unknown_{name}_taken_as_known"] = share
+
+    wrong = Counter(
+        (display_name(meant[answer.folder]), display_name(classes[guess]))
+        for answer in right
+        if classes[guess := int(answer.probabilities.argmax())] != meant[answer.folder]
+    )
+    rows = [[true, "taken for", guess, n] for (true, guess), n in wrong.most_common(CONFUSIONS)]
+    if rows:
+        print(table(["breed", "", "", "photos"], rows))
+    attempts = float(np.mean([answer.attempts for answer in right]))
+    figures["inferences_for_a_photo_of_a_known_breed"] = attempts
+    return figures
+
+
+def unknown_cells(name: str, answers: Sequence[Answer], classes: Sequence[str]) -> list[object]:
+    """Return the cells of an unknown breed: what the photos that pass are taken for, twice or more
+    often.
+    """
+    passed = [answer for answer in answers if answer.known]
+    guesses = Counter(display_name(classes[int(a.probabilities.argmax())]) for a in passed)
+    most = ", ".join(f"{guess} {n}" for guess, n in guesses.most_common(2) if n > 1)
+    return [name, len(answers), percent(len(passed) / len(answers)), most]
+
+
+def main() -> None:
+    """Measure, print."""
+    parser = script_parser(__doc__, "python benchmarks/outside.py --photos data/pets")
+    parser.add_argument(
+        "--photos", type=Path, required=True, metavar="DIR", help="with a sub-folder a breed"
+    )
+    parser.add_argument(
+        "--model", type=Path, default=MODEL, metavar="FILE", help=f"default: {MODEL.name}"
+    )
+    parser.add_argument(
+        "--without-fitted",
+        action="store_true",
+        help="leave out the breeds on which training.py --outside fits",
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to it too")
+    args = parser.parse_args()
+    with one_line_errors():
+        print(f"# {machine()}\n# {args.model} on {args.photos}", flush=True)
+        figures = evaluate(args.model, args.photos, args.without_fitted)
+        if args.json:
+            args.json.write_text(json.dumps(figures, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

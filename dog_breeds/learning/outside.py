@@ -1,0 +1,111 @@
+"""Photos by breed that are not in the training set: what the rules are fitted on, and measured."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from dog_breeds import recipe
+from dog_breeds.data.class_folders import list_pictures
+from dog_breeds.data.dataset import Task
+from dog_breeds.data.synonyms import match_folders
+from dog_breeds.learning.features import Examples, View, extract_features, is_readable
+from dog_breeds.learning.heads import Classifier, apply_head
+from dog_breeds.learning.metrics import accuracy, expected_calibration_error
+from dog_breeds.learning.rules import highest_logit, measure_known
+
+
+class Outside(NamedTuple):
+    """The photos of a folder, seen by the backbone."""
+
+    folder: str
+    fitting: Examples | None  # of every second known class; None if these are too few
+    others: Examples  # of the other known classes; of all if there is nothing to fit on
+    unknown: dict[str, np.ndarray]  # of folders that are no classes: features [n, D]
+
+
+def read_outside(folder: Path, task: Task) -> Outside:
+    """Return the photos in the sub-folders of a folder, which are named by breed.
+
+    Files that are no readable photos are left out. Prints what was found. Raises ValueError if no
+    sub-folder has the name of a class.
+    """
+    meant, views = {}, {}
+    pictures = list_pictures(folder)
+    for name, breed in match_folders(pictures, task.classes).items():
+        shown = [View(path, recipe.PHOTO_SHARE) for path in pictures[name]]
+        shown = [view for view in shown if is_readable(view)]
+        if shown:
+            meant[name], views[name] = breed, shown
+    known = [name for name in views if meant[name]]
+    if not known:
+        raise ValueError(
+            f"no folder in {folder} has the name of a breed that is trained; --outside needs a "
+            "sub-folder for each breed"
+        )
+    rows = extract_features([view for shown in views.values() for view in shown], task)
+    ends = np.cumsum([len(shown) for shown in views.values()])[:-1]
+    features = dict(zip(views, np.split(rows, ends), strict=True))
+
+    def examples(names: list[str]) -> Examples:
+        labels = [np.full(len(views[name]), task.classes.index(meant[name])) for name in names]
+        images = [f"{name}/{view.path.name}" for name in names for view in views[name]]
+        return Examples(
+            np.concatenate([features[name] for name in names]),
+            np.concatenate(labels),
+            np.array(images),
+        )
+
+    fitting = examples(known[::2])
+    classes, photos = len(np.unique(fitting.labels)), len(fitting.labels)
+    enough = (
+        len(known) > 1 and classes >= recipe.OUTSIDE_CLASSES and photos >= recipe.OUTSIDE_PHOTOS
+    )
+    unknown = {name: features[name] for name in views if not meant[name]}
+    print(
+        f"{folder}: {sum(len(views[name]) for name in known):,} photos of {len(known)} known "
+        f"classes, {sum(map(len, unknown.values())):,} of {len(unknown)} others",
+        flush=True,
+    )
+    if not enough:
+        print(
+            f"{photos} photos of {classes} known classes are too few to fit rules on (at least "
+            f"{recipe.OUTSIDE_PHOTOS} of {recipe.OUTSIDE_CLASSES}): held-out photos of the "
+            "training set take their place",
+            flush=True,
+        )
+    name = "/".join(folder.resolve().parts[-2:])
+    others = examples(known[1::2] if enough else known)
+    return Outside(name, fitting if enough else None, others, unknown)
+
+
+def describe_fitting(outside: Outside) -> str:
+    """Return on which photos the rules are fitted, as facts and report say it."""
+    labels = outside.fitting.labels
+    return (
+        f"{len(labels):,} photos of {len(np.unique(labels))} classes in {outside.folder}, a folder "
+        "of photos that are not in the training set"
+    )
+
+
+def measure_outside(outside: Outside, classifier: Classifier) -> dict:
+    """Return how the model does on the photos that its rules were not fitted on, shares 0..1."""
+    logits, labels = apply_head(classifier.weights, outside.others.features), outside.others.labels
+    result = {
+        "folder": outside.folder,
+        "classes": len(np.unique(labels)),
+        "pictures": len(labels),
+        "accuracy": accuracy(logits, labels),
+        "calibration_error": expected_calibration_error(logits, labels),
+    } | measure_known(logits, labels, classifier.rules)
+    passes = {
+        name: highest_logit(apply_head(classifier.weights, features)) >= classifier.threshold
+        for name, features in outside.unknown.items()
+    }
+    if passes:
+        result["unknown_classes"] = {
+            "pictures": sum(map(len, passes.values())),
+            "taken_as_known": float(np.concatenate([*passes.values()]).mean()),
+            "by_folder": {name: float(flags.mean()) for name, flags in passes.items()},
+        }
+    return result
