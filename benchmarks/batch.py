@@ -7,9 +7,9 @@ faults: 1 % of the photos are throttled twice; for 1 % S3 answers 503 until the 
 photo may not be read; one ends the function once. Prints the calls, photos and children of a first
 run, the photos that it left without an answer, what a second run asked, lost and doubled photos
 after that, and rows that differ from those of `test.py --folder`. Then dollars for a million photos
-without faults, and the photos a second with Dask to those of `test.py --folder`.
+without faults, and with --dask the photos a second with Dask and with `test.py --folder`.
 
-    python benchmarks/batch.py --json batch.json        # 40 min without VNNI, on two CPUs
+    python benchmarks/batch.py --dask --json batch.json # 30 min without VNNI, on two CPUs
     python benchmarks/batch.py --photos 100 --call-ms 62
 """
 
@@ -122,14 +122,16 @@ def measure_form(aws: World, form: str, keys: list[str], place: Path) -> Iterato
     yield prefix + "photos_doubled", len(names) - len(set(names)), ""
 
 
-def differing_rows(place: Path, contents: dict[str, bytes], model: Path) -> Iterator[Figure]:
+def differing_rows(
+    place: Path, contents: dict[str, bytes], model: Path, forms: list[str]
+) -> Iterator[Figure]:
     """Rows of the batch that differ from those of a folder with the same photos."""
     for key, content in contents.items():
         (place / "folder" / key).parent.mkdir(parents=True, exist_ok=True)
         (place / "folder" / key).write_bytes(content)
     folder(place, model, place / "folder.csv")
     expected = {row["file"]: row for row in read_table(place / "folder.csv")}
-    for form in FORMS:
+    for form in forms:
         rows = {row["file"]: row for row in read_table(place / f"{form}.csv")}
         faults = {name for name, row in rows.items() if row["error"]}
         differ = [name for name in rows.keys() - faults if rows[name] != expected[name]]
@@ -199,11 +201,12 @@ def measure(args: argparse.Namespace) -> Iterator[Figure]:
         os.environ |= aws.env
         aws.put(contents)
         keys = list(contents)
-        for form in FORMS:
+        for form in args.forms:
             yield from measure_form(aws, form, keys, place)
             yield from price(form, args.call_ms, PRICES[args.kind] * args.memory / 1024)
-        yield from differing_rows(place, contents, model)
-        yield from measure_engines(place, model, len(keys))
+        yield from differing_rows(place, contents, model, args.forms)
+        if args.dask:
+            yield from measure_engines(place, model, len(keys))
 
 
 def main() -> None:
@@ -211,6 +214,10 @@ def main() -> None:
     parser = command_line(__doc__)
     parser.add_argument("--model", type=Path, default=MODEL, help="default: %(default)s")
     parser.add_argument("--photos", type=int, default=900, help="default: %(default)s")
+    parser.add_argument(
+        "--forms", nargs="+", choices=FORMS, default=list(FORMS), help="default: all three"
+    )
+    parser.add_argument("--dask", action="store_true", help="compare Dask and test.py --folder")
     parser.add_argument("--emulators", type=int, default=2, help="default: %(default)s")
     parser.add_argument(
         "--call-ms",

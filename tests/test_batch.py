@@ -3,7 +3,8 @@ real handler in AWS's emulator, S3 on this machine, and the client that starts i
 
 The interpreter lacks what `step_functions.as_interpreted` takes out of the definition; what AWS
 alone can show is: EXPRESS children and their five minutes, ResultWriter's own files (those here
-follow AWS's documentation), and that 5 % of failed groups are tolerated.
+follow AWS's documentation) and the cause of a failed child in them, and that 5 % of failed groups
+are tolerated.
 """
 
 import csv

@@ -60,6 +60,12 @@ def test_linters_find_nothing(command):
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_an_alarm_tells_of_a_batch_that_fails(resources):
+    alarm = resources["BatchAlarm"]["Properties"]
+    assert alarm["Dimensions"] == [{"Name": "StateMachineArn", "Value": {"Ref": "Batch"}}]
+    assert (alarm["Namespace"], alarm["MetricName"]) == ("AWS/States", "ExecutionsFailed")
+
+
 @pytest.fixture
 def classify(resources) -> dict:
     """The state of the batch that asks the function."""
