@@ -93,6 +93,7 @@ def make_folders(root: Path, folders: dict[str, list[str]]) -> Path:
             "{root} holds train, val, which are no classes",
         ),
         ({"images/train": SIX, "images/val": SIX, "labels/train": ["a.txt"]}, "did you mean "),
+        ({"JPEGImages": SIX, "SegmentationClass": SIX}, "which are no classes"),
         ({"images": SIX, "annotations": SIX}, "{root} holds annotations, images, which are no"),
         (
             {"train/cats": SIX, "train/dogs": SIX, "birds": SIX},
@@ -104,7 +105,7 @@ def make_folders(root: Path, folders: dict[str, list[str]]) -> Path:
         ),
         (
             {"cats/kittens": SIX, "dogs": SIX},
-            "{root}/cats/kittens is a folder in a class; put its pictures directly",
+            "{root}/cats/kittens is a folder in a class; if the folders in {root}/cats are",
         ),
         (
             {"cats": SIX, "dogs\n": SIX},
@@ -198,6 +199,8 @@ SPLITS = {
     "within itself": ["seg_train/seg_train/{}", "seg_test/seg_test/{}"],
     "capitals": ["Train/{}", "Validation/{}", "Testing/{}"],
     "with another": ["train/data/{}", "test/data/{}"],
+    "with a name before": ["asl_alphabet_train/asl_alphabet_train/{}", "asl_alphabet_test/{}"],
+    "folds": ["fold1/{}", "fold2/{}", "fold_3/{}"],
 }
 
 
@@ -232,6 +235,13 @@ def test_pictures_of_a_split_that_are_of_no_class_are_left_out(tmp_path, capsys)
     assert (
         f"left out: {root}/test/unknown, whose pictures are of no class" in capsys.readouterr().out
     )
+    folders = {f"{part}/{name}": SIX for part in ("Training", "Test") for name in ("a", "b")}
+    root = make_folders(tmp_path / "c", folders | {"test-multiple_fruits": SIX, "c/Test/a": SIX})
+    found = class_folders.list_pictures(root)
+    assert {name: len(paths) for name, paths in found.items()} == {"a": 12, "b": 12}
+    said = capsys.readouterr().out
+    assert f"left out: {root}/test-multiple_fruits, which is no part of the split" in said
+    assert f"left out: {root}/c, which is no part of the split" in said
     root = make_folders(tmp_path / "b", {"train/cats": SIX, "train/dogs": SIX, "test": SIX})
     assert class_folders.list_pictures(root).keys() == {"cats", "dogs"}
     assert f"left out: {root}/test, whose pictures are of no class" in capsys.readouterr().out

@@ -1,5 +1,6 @@
 """Folders of anybody's pictures, a sub-folder for each class: listed and looked at."""
 
+import os
 import re
 import unicodedata
 import warnings
@@ -20,12 +21,13 @@ from dog_breeds.workers import in_threads
 
 # Parts of a split, as data sets call them: train, valid, seg_test, training_set
 SPLIT = re.compile(
-    r"((seg|images?|imgs?|data|dataset)_)?(train|training|valid|validation|val|test|testing|dev|eval|pred)\d*"
+    r"((seg|images?|imgs?|data|dataset)_)?(train|training|valid|validation|val|test|testing|dev|eval|pred|fold_?)\d*"
     r"(_?(set|data|dataset|images|imgs|dir))?",
     re.IGNORECASE,
 )
 # Folders of data sets for detection, whose labels are boxes in files
-DETECTION = {"images", "labels", "annotations", "masks", "jpegimages"}
+DETECTION = {"images", "labels", "annotations", "masks", "jpegimages", "imagesets"}
+DETECTION |= {"segmentationclass", "segmentationobject"}
 
 Pictures = dict[str, list[Path]]  # of each class; classes and paths sorted
 
@@ -124,8 +126,8 @@ def nested_message(root: Path, folder: Path, nested: Path) -> str:
             f"move one kind away, or name one of the parts"
         )
     return (
-        f"{printable(nested)} is a folder in a class; put its pictures directly into "
-        f"{printable(folder)}"
+        f"{printable(nested)} is a folder in a class; if the folders in {printable(folder)} are "
+        f"the classes, name that folder, else put these pictures directly into it"
     )
 
 
@@ -138,8 +140,11 @@ def split_parts(root: Path) -> list[Path]:
     folders = with_photos(root)
     if folders and not any(map(with_photos, folders)) and only_detection(folders):
         raise ValueError(no_classes_message(root, folders))
-    if not folders or not all(SPLIT.fullmatch(path.name) for path in folders):
+    folders, others = parts_of_split(folders)
+    if not folders or (others and len(folders) < 2):
         return []
+    for folder in others:
+        print(f"left out: {printable(folder)}, which is no part of the split")
     parts = {}
     for folder in folders:
         place = folder
@@ -161,6 +166,25 @@ def split_parts(root: Path) -> list[Path]:
             print(f"left out: {printable(where)}, whose pictures are of no class")
             del parts[place]
     return list(parts)
+
+
+def parts_of_split(folders: list[Path]) -> tuple[list[Path], list[Path]]:
+    """Return those of the folders that are named as parts of a split, and the others.
+
+    All may have the same beginning, as asl_alphabet_train and asl_alphabet_test. Beside others, the
+    parts must hold folders, and share one: train may be a class, as ship.
+    """
+    names = [path.name.lower() for path in folders]
+    shared = os.path.commonprefix(names) if len(names) > 1 else ""  # noqa: RUF071  by characters
+    beginning = re.match(r"(.*[_ -])?", shared)[0]
+    named = [bool(SPLIT.fullmatch(name.removeprefix(beginning))) for name in names]
+    parts = [folder for folder, is_part in zip(folders, named, strict=True) if is_part]
+    others = [folder for folder, is_part in zip(folders, named, strict=True) if not is_part]
+    if others:
+        classes = [{path.name for path in with_photos(part)} for part in parts]
+        if not classes or not set.intersection(*classes):
+            return [], folders
+    return parts, others
 
 
 def only_detection(folders: list[Path]) -> bool:
