@@ -79,12 +79,8 @@ def test_service_and_region_are_those_of_the_host(monkeypatch, url, service, reg
     for name, value in (KEYS | {"AWS_REGION": "here-1"}).items():
         monkeypatch.setenv(name, value)
     signed = endpoint.signer(url)(requests.Request("POST", url, data=b"{}").prepare())
-    assert (
-        re.search(
-            r"=AKID/\d{8}/(\S+)/(\S+)/aws4_request,", signed.headers["Authorization"]
-        ).groups()
-        == region
-    ), service
+    scope = re.search(r"=AKID/\d{8}/(\S+)/(\S+)/aws4_request,", signed.headers["Authorization"])
+    assert scope.groups() == (region, service)
 
 
 def test_without_botocore_it_says_so(monkeypatch):

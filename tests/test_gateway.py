@@ -323,7 +323,7 @@ def test_served_through_the_real_stack_by_parallel_clients(stack, payload):
         answers = list(
             clients.map(lambda _: ask("POST", "/predict?top_k=1", JPEG, kind), range(40))
         )
-        assert ask("GET", "/other")[0] == 404 and ask("POST", "/", b"{")[0] == 400
+        assert ask("GET", "/other.txt")[0] == 404 and ask("POST", "/", b"{")[0] == 400
     assert {(status, content) for status, _, content in answers} == {
         (200, f'{{"prediction": {{"{BREED}": 1.0}}, "known": true}}'.encode())
     }

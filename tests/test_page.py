@@ -132,7 +132,7 @@ def test_explanation_is_where_the_breed_is(explaining_model):
     with handler_process(explaining_model) as ask:
         plain = ask({"image": halves}).answer
         assert (
-            list(plain) == ["prediction", "known"]
+            list(plain) == ["prediction", "known", "candidates"]
             and ask({"image": halves, "explain": False}).answer == plain
         )
         explained = plain | {"explanation": half, "explanation_share": 0.875}

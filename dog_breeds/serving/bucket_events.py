@@ -23,8 +23,18 @@ Photo = tuple[str, str]  # bucket and key
 Answer = Callable[[str, str, float], dict]  # of (bucket, key, time until which it may take)
 
 # Fields that events of AWS have and requests have not
-SERVICE_FIELDS = ("Records", "records", "detail-type", "eventSource", "awslogs", "triggerSource")
-SERVICE_FIELDS += ("deliveryStreamArn", "rmqMessagesByQueue", "invokingEvent", "tasks")
+SERVICE_FIELDS = (
+    "Records",
+    "records",
+    "detail-type",
+    "eventSource",
+    "awslogs",
+    "triggerSource",
+    "deliveryStreamArn",
+    "rmqMessagesByQueue",
+    "invokingEvent",
+    "tasks",
+)
 REQUEST_FIELDS = {"url", "urls", "image", "images", "key", "Records"}
 WARM_UP_FIELDS = ("warmer", "warmup", "warm_up", "keep_warm", "keepwarm", "ping")
 CREATED = ("Object Created", "Object Restore Completed")  # detail-type of EventBridge
@@ -86,7 +96,9 @@ def _answer_batch(records: list[dict], answer: Answer, log: dict, end: float) ->
     """Return the messages of SQS that failed, in the form of a partial batch failure, and the
     answers; raise the first fault if all failed.
     """
-    answers, failed, longest = [], {}, 0.0
+    answers: list[dict | None] = []
+    failed: dict[str, Exception] = {}
+    longest = 0.0
     ordered = str(records[0].get("eventSourceARN")).endswith(".fifo")
     for number, record in enumerate(records):
         start = time.monotonic()

@@ -59,8 +59,9 @@ def typed(texts: dict[str, Any]) -> dict[str, Any]:
     """Return the fields of a query or form with numbers and truth values in place of their
     text."""
     fields = dict(texts)
-    with contextlib.suppress(TypeError, ValueError):
-        fields["top_k"] = int(fields.get("top_k"))
+    if "top_k" in fields:
+        with contextlib.suppress(TypeError, ValueError):
+            fields["top_k"] = int(fields["top_k"])
     if "explain" in fields:
         fields["explain"] = {"true": True, "false": False}.get(fields["explain"], fields["explain"])
     return fields
@@ -115,9 +116,9 @@ def parse_json(text: str) -> Any:
     """Return the value of a JSON text, in whose strings raw line breaks may be."""
     try:
         return json.loads(text, strict=False)
-    except ValueError as error:
-        detail = f" ({error.msg}, column {error.colno})" if hasattr(error, "colno") else ""
-    except RecursionError:
+    except json.JSONDecodeError as error:
+        detail = f" ({error.msg}, column {error.colno})"
+    except (ValueError, RecursionError):  # a number of too many digits, too many brackets
         detail = ""
     raise RequestError("invalid_request", f"the body is not JSON{detail}")
 
@@ -167,7 +168,7 @@ def multipart_fields(data: bytes, boundary: bytes) -> dict[str, Any]:
         end = re.search(PART_END_OF_HEAD, part[:10_000])
         head = part[: end.start()] if end else b""
         name = re.search(PART_NAME, head)
-        if not name:
+        if not end or not name:
             continue  # the two hyphens after the last
         file = re.search(PART_FILE, head)
         content = part[end.end() :].removesuffix(b"\n").removesuffix(b"\r")

@@ -129,7 +129,7 @@ def cleaned_url(url: Any) -> str:
         hint = "; a data URL belongs in the field image" if scheme == "data:" else ""
         hint = "; make a pre-signed URL of the object" if scheme == "s3://" else hint
         raise RequestError("url_refused", f"the URL must begin with http:// or https://{hint}")
-    authority = re.match("[^/]*//[^/?#]*", url)[0]
+    authority = re.split("[/?#]", url.partition("//")[2], maxsplit=1)[0]
     if not url.isprintable() or "\\" in url or " " in authority:
         raise RequestError(
             "url_refused",
