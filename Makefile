@@ -11,7 +11,7 @@
 # make push REMOTE_URI=...       send it to a registry, as ACCOUNT.dkr.ecr.REGION.amazonaws.com/dog-breeds:v1
 # make deploy                    build and deploy template.yaml with AWS SAM; STACK=name if not as the stack dog-breeds,
 #                                PARAMETERS="MemorySize=1769 ..." if wanted
-# make test, make lint           all tests; ruff, cfn-lint and hadolint
+# make test, make lint           all tests; ruff, mypy, cfn-lint and hadolint
 # make lock                      the packages of the image, with their hashes, anew
 # make clean                     remove the environments and the demo
 #
@@ -129,6 +129,7 @@ test: .venv/installed $(BIN)/aws-lambda-rie .venv/events/HttpApi.json $(SERVING)
 lint: .venv/installed .venv/lint/installed
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
+	@$(BIN)/mypy
 	@.venv/lint/bin/cfn-lint template.yaml
 	@.venv/lint/bin/hadolint Dockerfile
 

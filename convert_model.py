@@ -82,7 +82,8 @@ def predict_file(
     """Return what a model file says in the serving runtime: probabilities [n, N], highest logits
     [n], features [n, D].
     """
-    results, names = {}, ["probabilities", "logit", "features"]
+    results: dict[str, tuple[np.ndarray, ...]] = {}
+    names = ["probabilities", "logit", "features"]
     for kind, some in views.items():
         rows = run_file(file, some, lambda view: load_pixels(view, size), names)
         rows = counted(rows, f"{file.name}, {kind.replace('_', ' ')}", len(some), "pictures")

@@ -68,7 +68,8 @@ def lambda_handler(event: Any, context: Any = None) -> dict:
     raised, and so is an event that gets no answer, after which the caller may try again.
     """
     log = {"request_id": getattr(context, "aws_request_id", None), "event": "direct"}
-    request, answer, outcome = http_request(event), None, "ok"
+    request, outcome = http_request(event), "ok"
+    answer: Any = None  # stays so for HTTP methods that ask for no work
     try:
         if request:
             log["event"] = request.service
@@ -145,7 +146,8 @@ def answer_fields(fields: Any, log: dict, end: float, direct: bool) -> dict:
     answers = []
     for number in range(len(items)):
         # Let go when it is answered: ten downloads may have 100 MB.
-        item, items[number] = items[number], None
+        item: Any = items[number]
+        items[number] = b""
         until = half_way(end, len(items) - number)
         answers.append(answer_one_of_several(item, top_k, explain, log, until))
     return {"predictions": answers}

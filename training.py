@@ -28,6 +28,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -194,8 +195,10 @@ def measure_on_test(task: Task, classifier: Classifier) -> tuple[dict, dict]:
     "whole_photos" their "logits" [n, classes] and "scores" [n], for "unknown" the "scores" of
     photos of other breeds.
     """
-    outputs = {"images": without_copies(task, task.images("test"))}
-    results = {"images_left_out": sorted({*task.images("test")} - {*outputs["images"]})}
+    outputs: dict[str, Any] = {"images": without_copies(task, task.images("test"))}
+    results: dict[str, Any] = {
+        "images_left_out": sorted({*task.images("test")} - {*outputs["images"]})
+    }
     gone = {*task.classes} - {breed_name(image.split("/")[0]) for image in outputs["images"]}
     if gone:
         raise ValueError(

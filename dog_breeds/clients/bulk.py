@@ -57,7 +57,10 @@ def classify_folder(
         progress(table.name, total, done, "photos") as show,
     ):
         for answered in in_processes(classify, ((model, folder, names) for names in batches)):
-            rows = [dict.fromkeys(form.columns, "") | row_for(*pair, digest) for pair in answered]
+            rows = [
+                dict.fromkeys(form.columns, "") | row_for(name, answer, digest)
+                for name, answer in answered
+            ]
             file.write(encode(rows, form.columns, form.delimiter))
             counts.update(row["breed"] or row["error"] for row in rows)
             done += len(rows)

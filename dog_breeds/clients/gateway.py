@@ -56,7 +56,7 @@ def event_for(
     binary = not is_text(headers)
     event = {"version": payload, "isBase64Encoded": bool(body) and binary}
     text = base64.b64encode(body).decode() if binary else body.decode("utf-8", "replace")
-    context = {
+    context: dict[str, Any] = {
         "accountId": "123456789012",
         "apiId": "local",
         "domainName": headers.get("Host", "localhost"),

@@ -129,8 +129,8 @@ def continue_table(table: Path, folder: Path, model: str) -> Continued:
         unchanged = unchanged and not file.read(1)
     if others:
         raise ValueError(
-            f"{table} has rows of the model {min(others)}, but the model file now is {model}; name "
-            f"another table, or delete these rows"
+            f"{table} has rows of the model {min(map(str, others))}, but the model file now is "
+            f"{model}; name another table, or delete these rows"
         )
     if not unchanged:
         with written_whole(table) as part, open(part, "wb") as file:
@@ -173,9 +173,9 @@ def read_rows(table: Path, form: Form, folder: Path, model: str) -> Iterator[Row
     file is no table.
     """
     head = False
-    options = {"encoding": form.encoding, "errors": "surrogateescape"}  # see decoded
     try:
-        with open(table, newline="", **options) as file:
+        # surrogateescape: see decoded
+        with open(table, newline="", encoding=form.encoding, errors="surrogateescape") as file:
             for record in whole_records(file):
                 cells = parse(record, form.delimiter)
                 if len(cells) == 1:  # a spreadsheet that knows another delimiter saw one cell
@@ -234,7 +234,7 @@ def present_row(old: dict[str, str], form: Form, model: str) -> Row:
     row["probability"] = re.sub(r"(?<=\d),(?=\d)", ".", row["probability"])
     if is_same_model(row["model"], model):
         row["model"] = model
-    return row
+    return {**row}
 
 
 def is_same_model(cell: str, model: str) -> bool:

@@ -270,7 +270,8 @@ def _pixels(element: ElementTree.Element, tag: str) -> int:
 
 def _box(element: ElementTree.Element) -> Box:
     try:
-        return tuple(_pixels(element, side) for side in ("xmin", "ymin", "xmax", "ymax"))
+        left, top = _pixels(element, "xmin"), _pixels(element, "ymin")
+        return left, top, _pixels(element, "xmax"), _pixels(element, "ymax")
     except ValueError:
         return (0, 0, 0, 0)
 

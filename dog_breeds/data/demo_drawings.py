@@ -2,6 +2,7 @@
 
 import math
 import random
+from typing import Any
 
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
@@ -9,7 +10,7 @@ from PIL import Image, ImageChops, ImageDraw, ImageFilter
 # facing right: leg and snout are lengths, body is length and depth, head a radius, neck the rise of
 # the head, fur the depth of tufts. coat is the main colour, light that of mane, beard, socks and
 # muzzle; what only some breeds have stands last.
-DEMO_BREEDS = {
+DEMO_BREEDS: dict[str, dict[str, Any]] = {
     "n02085936-Maltese_dog": {
         "pictures": 18, "leg": 0.13, "body": (0.42, 0.23), "head": 0.125, "snout": 0.050,
         "neck": 0.08, "fur": 0.04, "coat": (252, 251, 249), "light": (240, 238, 234),
@@ -74,7 +75,8 @@ Point = tuple[float, float]
 
 def shade(colour: Colour, factor: float) -> Colour:
     """Return a colour made darker (factor below 1) or lighter."""
-    return tuple(min(255, round(value * factor)) for value in colour)
+    red, green, blue = (min(255, round(value * factor)) for value in colour)
+    return red, green, blue
 
 
 class Pen:

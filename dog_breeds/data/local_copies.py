@@ -8,6 +8,7 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -166,7 +167,7 @@ def _in_zip(archive: Path) -> Iterator[Entry]:
             if name and not member.is_dir():
                 if member.flag_bits & 1:
                     raise zipfile.BadZipFile("it is encrypted")
-                yield Entry(name, member.file_size, lambda member=member: opened.read(member))
+                yield Entry(name, member.file_size, partial(opened.read, member))
 
 
 def _in_tar(archive: Path) -> Iterator[Entry]:
@@ -174,6 +175,8 @@ def _in_tar(archive: Path) -> Iterator[Entry]:
         for member in opened:
             name = name_in_raw(member.name)
             if name and member.isreg():
-                yield Entry(
-                    name, member.size, lambda member=member: opened.extractfile(member).read()
-                )
+                yield Entry(name, member.size, partial(_read_member, opened, member))
+
+
+def _read_member(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    return tar.extractfile(member).read()

@@ -89,8 +89,8 @@ def get_archive(source: str, store: Path) -> Path:
                 "with --base-url"
             )
         path.unlink()
-    expected = (SIZE, SHA256) if official else (None, None)
-    fetch(source + ARCHIVE, path, *expected, instead=INSTEAD)
+    size, sha256 = (SIZE, SHA256) if official else (None, None)
+    fetch(source + ARCHIVE, path, size, sha256, instead=INSTEAD)
     return path
 
 

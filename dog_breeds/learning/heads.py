@@ -1,5 +1,11 @@
 """The classification head: hyper-parameter search, training, and what is fitted on its logits and
 features afterwards. NumPy only.
+
+scikit-learn's LogisticRegression would do for a head without an inner layer. On 1,700 views of the
+ten breeds it is as accurate in cross-validation (96.6 %, the head 96.3 %, C = 0.01), with the same
+cross-entropy (0.096), and takes 0.4 of the time. But a search takes seconds, an inner layer and
+dropout need this module anyway, and scikit-learn with SciPy has 195 MB, as much as the rest of
+.venv-serving. Source: benchmarks/logistic_regression.py.
 """
 
 import itertools

@@ -132,7 +132,7 @@ def hardest_first(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 def caption_of(logits: np.ndarray, label: int, classes: Sequence[str]) -> tuple[str, str]:
     """What stands below a picture with these logits [classes], and its colour."""
-    guess = logits.argmax()
+    guess = int(logits.argmax())
     text = f"{display_name(classes[guess])}\n{np.exp(log_softmax(logits[None]))[0, guess]:.1%}"
     return (text, INK) if guess == label else (f"{text}\n({display_name(classes[label])})", RED)
 

@@ -70,7 +70,7 @@ def candidates(logits: np.ndarray, likely: float) -> np.ndarray:
 
 def rule_facts(rules: Rules) -> dict:
     """Return what a model file and a report say of the rules: "unknown_rule" and "candidates"."""
-    said = {"fitted_on": rules.fitted_on} | ({"note": rules.note} if rules.note else {})
+    said: dict = {"fitted_on": rules.fitted_on} | ({"note": rules.note} if rules.note else {})
     facts = {
         "unknown_rule": {
             "score": rules.score,

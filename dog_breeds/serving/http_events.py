@@ -152,13 +152,13 @@ def text_response(request: HttpRequest, status: int, headers: dict[str, str], bo
     if "Vary" in headers and "Vary" in shared:
         shared["Vary"] = f"{headers['Vary']}, {shared['Vary']}"
     headers = headers | shared
-    response = {"statusCode": status, "headers": headers, "body": body, "isBase64Encoded": False}
+    response = {"statusCode": status, "body": body, "isBase64Encoded": False}
     if request.service == "alb":
         response["statusDescription"] = f"{status} {http.HTTPStatus(status).phrase}"
     if request.lists:
-        response["multiValueHeaders"] = {
-            key: [value] for key, value in response.pop("headers").items()
-        }
+        response["multiValueHeaders"] = {key: [value] for key, value in headers.items()}
+    else:
+        response["headers"] = headers
     return response
 
 

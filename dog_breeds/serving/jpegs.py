@@ -8,7 +8,7 @@ import struct
 import zlib
 from typing import IO
 
-from PIL import Image
+from PIL import Image, ImageFile
 
 # Where a part of a JPEG begins: what is stuffed in, fills up or restarts begins none.
 PART = re.compile(rb"\xff([^\x00\xff\xd0-\xd7])")
@@ -36,7 +36,7 @@ def jpeg_without_end(file: IO[bytes]) -> bytes | None:
     return data
 
 
-def load_without_end(image: Image.Image, data: bytes) -> None:
+def load_without_end(image: ImageFile.ImageFile, data: bytes) -> None:
     """Decode an opened JPEG that lacks its end marker. Raises CutOff if more than that is missing,
     and Pillow's OSError if it is damaged otherwise.
 

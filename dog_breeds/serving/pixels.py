@@ -42,7 +42,8 @@ def load(image: Image.Image) -> None:
     """Decode an opened picture in full. Raises OSError if it is damaged, jpegs.CutOff if only a
     JPEG's last part is missing, NoColours.
     """
-    data = jpeg_without_end(image.fp) if image.format == "JPEG" and image.fp else None
+    file = getattr(image, "fp", None)
+    data = jpeg_without_end(file) if image.format == "JPEG" and file else None
     if data is None:
         image.load()
     else:
@@ -156,4 +157,5 @@ class BriefPngStream(PngImagePlugin.PngStream):
         return content
 
 
-PngImagePlugin.PngStream = BriefPngStream  # of which Pillow makes one for each PNG file
+# Pillow makes one of these for each PNG file.
+PngImagePlugin.PngStream = BriefPngStream  # type: ignore[misc]

@@ -126,7 +126,8 @@ class ShortExif(Image.Exif):
         super().load(data[:MAX_EXIF])
 
 
-Image.Exif = ShortExif  # which Pillow makes one of wherever it reads EXIF data
+# Pillow makes one of these wherever it reads EXIF data.
+Image.Exif = ShortExif  # type: ignore[misc]
 
 
 class TooSlow(BaseException):

@@ -32,7 +32,7 @@ NO_URLS = (
 )
 
 
-def download_all(urls: list) -> list[bytes | Exception]:
+def download_all(urls: list) -> list[bytes | BaseException]:
     """Download side by side; return bytes, or what went wrong, for each URL.
 
     What is not there after MAX_SECONDS is given up, whatever it is waiting for.
@@ -101,7 +101,7 @@ def checked_request(url: Any) -> Any:
     try:
         request = Request("GET", url, request_headers()).prepare()
         # requests repairs odd URLs: what comes before and after must do
-        for parts in (urlsplit(url), urlsplit(request.url)):
+        for parts in (urlsplit(url), urlsplit(str(request.url))):
             if "@" in parts.netloc:
                 raise RequestError("url_refused", "the URL must not hold a user name or password")
             if parts.port not in (None, PORTS[parts.scheme]):
@@ -171,7 +171,7 @@ def public_session(deadline: float, sockets: list) -> Any:
     policy.add_xff_header = False  # it would make the request a proxy's
     session = policy.get_antissrf_session()
 
-    def watched(pool: type) -> type:
+    def watched(pool: Any) -> type:
         class Connection(pool.ConnectionCls):
             def connect(self) -> None:
                 super().connect()
