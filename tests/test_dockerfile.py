@@ -30,10 +30,10 @@ def copied() -> list[str]:
 def test_context_holds_what_is_copied_and_no_more():
     text = (ROOT / ".dockerignore").read_text()
     first, *rules = [line for line in text.splitlines() if not line.startswith("#")]
-    hidden = [".venv*", "data", "**/__pycache__"]
-    assert first == "*" and rules[-3:] == hidden
+    hidden = [".venv*", "data", "site", "**/__pycache__"]
+    assert first == "*" and rules[-4:] == hidden
     expected = ["!**/*.tflite" if file.endswith(".tflite") else f"!{file}" for file in copied()]
-    assert sorted(rules[:-3]) == sorted(expected)
+    assert sorted(rules[:-4]) == sorted(expected)
 
 
 def test_code_that_is_copied_is_what_the_handler_imports(colour_model):
