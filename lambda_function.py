@@ -196,7 +196,7 @@ def answer_picture(item: Any, top_k: int | None, explain: bool, log: dict, until
         best, attempts = best_prediction(run_model, pixels, MODEL.threshold, until)
         answer = answer_for(best, top_k)
         top_class = next(iter(answer["prediction"]))
-        log.update(attempts=attempts, inference_ms=milliseconds_since(start), top_class=top_class)
+        log.update(looks=attempts, inference_ms=milliseconds_since(start), top_class=top_class)
         log["unknown"] = int(not answer["known"])  # a number, of which CloudWatch can take the mean
         if explain:
             if attempts > 1:

@@ -81,7 +81,7 @@ def answers_of(model: Path, photos: Sequence[tuple[str, Path]]) -> list[Answer |
         values = [given["prediction"][name] for name in lambda_function.MODEL.classes]
         candidates = given.get("candidates", [])
         probabilities = np.array(values)
-        answers.append(Answer(folder, probabilities, given["known"], candidates, log["attempts"]))
+        answers.append(Answer(folder, probabilities, given["known"], candidates, log["looks"]))
     return answers
 
 

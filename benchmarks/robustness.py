@@ -158,7 +158,7 @@ def answer(model: Path, data: bytes, until: float) -> Answer:
     log = {}
     answer = handler(model).answer_picture(data, 1, False, log, until)
     [(breed, probability)] = answer["prediction"].items()
-    return Answer(breed, probability, answer["known"], log["attempts"])
+    return Answer(breed, probability, answer["known"], log["looks"])
 
 
 def changed(file: Path, change: str) -> bytes:

@@ -383,7 +383,7 @@ def test_log_has_one_line_with_what_happened(ask):
         "size": [500, 375],
         "top_class": BREED,
         "unknown": 0,
-        "attempts": 1,
+        "looks": 1,
     }
     first, second, whole = ask({"images": [TEXT, "?"]}).logs
     assert first.pop("inference_ms") > 0 and first["top_class"] == BREED
