@@ -1,11 +1,12 @@
-"""The classification head: hyper-parameter search, training, and what is fitted on its logits and
-features afterwards. NumPy only.
+"""The classification head: hyper-parameter search, training, calibration, and the rules for unknown
+breeds, candidates and turned photos. NumPy only.
 
-scikit-learn's LogisticRegression would do for a head without an inner layer. On 1,700 views of the
-ten breeds it is as accurate in cross-validation (96.6 %, the head 96.3 %, C = 0.01), with the same
-cross-entropy (0.096), and takes 0.4 of the time. But a search takes seconds, an inner layer and
-dropout need this module anyway, and scikit-learn with SciPy has 195 MB, as much as the rest of
-.venv-serving. Source: benchmarks/logistic_regression.py.
+scikit-learn's LogisticRegression could replace a head without an inner layer. On 1,700 views of
+the ten breeds, its cross-validated accuracy is 96.6 % (with C = 0.01) and the head's is 96.3 %. The
+cross-entropy is the same (0.096), and LogisticRegression takes 0.4 of the time. This module is used
+for three reasons: a search takes only seconds, inner layers and dropout need this module anyway,
+and scikit-learn with SciPy takes 195 MB, as much as the rest of .venv-serving.
+Source: benchmarks/logistic_regression.py.
 """
 
 import itertools
@@ -23,39 +24,40 @@ from dog_breeds.workers import in_threads
 
 
 class Classifier(NamedTuple):
-    """What training finds: all that a model has beside the backbone."""
+    """The result of training: all parts of a model except the backbone."""
 
-    weights: list[np.ndarray]  # of the head, as in `first_weights`, divided by the temperature
+    weights: list[np.ndarray]  # as in `first_weights`; last layer divided by temperature
     rules: Rules
-    means: np.ndarray  # float32 [classes, 2048]: mean features of each class, of length 1
-    # Kernel [2048, 1] and bias [1] of a score: below 0, a picture seems to be turned
+    means: np.ndarray  # float32 [classes, 2048]: mean features of each class, length 1
+    # Kernel [2048, 1] and bias [1] of a score; an image with a score below 0 counts as turned
     upright: list[np.ndarray]
-    turned_noticed: float  # share of turned pictures, held out, whose score is below 0
+    turned_noticed: float  # share of held-out turned images with a score below 0
 
     @property
     def temperature(self) -> float:
-        """The divisor that is in the weights."""
+        """The temperature by which the weights of the last layer are already divided."""
         return self.rules.temperature
 
     @property
     def threshold(self) -> float:
-        """The score from which a picture counts as a known breed."""
+        """The lowest score that counts as a known breed."""
         return self.rules.threshold
 
 
 class Search(NamedTuple):
-    """What `search` finds."""
+    """The result of `search`."""
 
-    trials: list[dict]  # the combinations of the grid, lowest validation loss first
-    finalists: list[dict]  # the cross-validated ones, the winner first
-    weights: list[np.ndarray]  # the winner's, trained on training and validation images
-    # The winner's for each row of both, while the row's image was held out
+    trials: list[dict]  # all combinations of the grid, lowest validation loss first
+    finalists: list[dict]  # the cross-validated combinations, the winner first
+    weights: list[np.ndarray]  # of the winner, trained on training and validation images
+    # Logits [n, classes] of the training and validation rows. For each row they come from the head
+    # of the winner's cross-validation that was trained without the row's image.
     held_out_logits: np.ndarray
-    labels: np.ndarray  # of these rows
+    labels: np.ndarray  # int [n], of the same rows
 
     @property
     def winner(self) -> dict:
-        """The settings that training chose, with what they gave in cross-validation."""
+        """The chosen settings with their results in cross-validation."""
         return self.finalists[0]
 
 
@@ -65,8 +67,9 @@ class Search(NamedTuple):
 def first_weights(
     inner_size: int, classes: int, size: int, rng: np.random.Generator
 ) -> list[np.ndarray]:
-    """Return kernel [in, out] and bias [out] of each layer, drawn as in Glorot and Bengio 2010;
-    inner_size 0: one.
+    """Return the initial kernel [in, out] and bias [out] of each layer (Glorot and Bengio 2010).
+
+    There are two layers, or a single one if `inner_size` is 0. `size` is the number of features.
     """
     widths = [size, *([inner_size] if inner_size else []), classes]
     weights = []
@@ -77,8 +80,9 @@ def first_weights(
 
 
 def apply_head(weights: Sequence[np.ndarray], features: np.ndarray) -> np.ndarray:
-    """Return the logits [n, classes] of features [n, 2048] for weights as `first_weights` orders
-    them.
+    """Return the logits [n, classes] of features [n, 2048].
+
+    `weights` are in the order of `first_weights`.
     """
     *inner, kernel, bias = weights
     if inner:
@@ -87,9 +91,7 @@ def apply_head(weights: Sequence[np.ndarray], features: np.ndarray) -> np.ndarra
 
 
 def slope(weights: Sequence[np.ndarray], features: np.ndarray, label: int) -> np.ndarray:
-    """Return how much a class's logit rises with each of the features [2048] of one picture:
-    [2048].
-    """
+    """Return the gradient [2048] of a class's logit with respect to one image's features [2048]."""
     *inner, kernel, _ = weights
     return (
         inner[0] @ (kernel[:, label] * (features @ inner[0] + inner[1] > 0))
@@ -106,15 +108,16 @@ def train_head(
     epochs: int,
     validation: Examples | None = None,
 ) -> tuple[dict, list[np.ndarray]]:
-    """Train one head for so many epochs: AdamW (Loshchilov and Hutter 2019, arXiv:1711.05101), the
-    rate along a cosine.
+    """Train one head for `epochs` epochs with AdamW (Loshchilov and Hutter 2019, arXiv:1711.05101).
 
-    `trial` has learning_rate, inner_size and dropout. Returns it with its results added, those of
-    every epoch as `history`, and the weights. Validation losses are those at the best temperature
-    of the last epoch: a head is not to win by being surer, which calibration does for all.
+    The learning rate follows a cosine to 0. `trial` has learning_rate, inner_size and dropout.
+    Return the trial with the results of the last epoch added, and the weights. The results of all
+    epochs are in `history`. Validation losses are computed at the best temperature of the last
+    epoch. Calibration sets the confidence of every head later, so confidence must not decide
+    which head wins.
     """
     rng = np.random.default_rng(seed)
-    # Each class counts the same, however many its pictures
+    # All classes have the same total weight in the loss, however many images they have
     importance = len(train.labels) / np.maximum(
         classes * np.bincount(train.labels, minlength=classes), 1
     )
@@ -152,10 +155,9 @@ def gradients_of(
     dropout: float,
     rng: np.random.Generator,
 ) -> tuple[float, list[np.ndarray]]:
-    """Return the cross entropy of a batch, each row as important as given, and its gradients by the
-    weights.
+    """Return the weighted cross-entropy of a batch, and its gradient for each array of `weights`.
 
-    Dropout comes before the last layer.
+    `importance` [n] weights the rows. Dropout is applied to the input of the last layer.
     """
     *inner, kernel, bias = weights
     hidden = np.maximum(x @ inner[0] + inner[1], 0) if inner else x
@@ -181,11 +183,13 @@ def adamw(
     decay: float,
     step: int,
 ) -> None:
-    """Take one step of AdamW in place, with its usual constants; `m` and `v` are the running
-    moments.
+    """Update `weight`, `m` and `v` in place with one step of AdamW.
+
+    `m` and `v` are the running means of the gradient and of its square. The constants are the usual
+    ones: betas 0.9 and 0.999, epsilon 1e-7. The function overwrites `gradient`.
     """
     m += 0.1 * (gradient - m)
-    gradient *= gradient
+    gradient *= gradient  # in place: the caller does not use the gradient again
     v += 0.001 * (gradient - v)
     scale = np.sqrt(v / (1 - 0.999**step))
     scale += 1e-7
@@ -196,7 +200,10 @@ def adamw(
 
 
 def epochs_for(rows: int, steps: int, epochs: int) -> int:
-    """Return the epochs that make at least so many steps: a small data set is passed more often."""
+    """Return the number of epochs that gives at least `steps` steps, and at least `epochs`.
+
+    A small dataset needs more epochs than a large one for the same number of steps.
+    """
     return max(epochs, -(-steps // -(-rows // recipe.BATCH_SIZE)))
 
 
@@ -210,12 +217,12 @@ def search(
     classes: int,
     seed: int,
 ) -> Search:
-    """Train a head for every combination of the grid, and cross-validate the best of each inner
-    size; choose by loss.
+    """Choose the settings with the lowest validation loss, and train a head with these settings.
 
-    The trials are short, and a few hundred validation pictures are too few to tell the best of them
-    apart: the finalists are trained longer, and judged on all the pictures of both sets. The winner
-    is then trained on both.
+    The search first trains a head for every combination of the grid. It then cross-validates the
+    best combination of each inner size. The first trials are short, and a few hundred validation
+    images are too few to separate the best trials. The finalists are therefore trained longer and
+    evaluated on all training and validation images. The final head is trained on both sets.
     """
     held_out = join(*validation.values())
     print("learning rate  inner size  dropout  epochs  val loss  val accuracy", flush=True)
@@ -232,7 +239,7 @@ def search(
     settings = [
         dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())
     ]
-    # A thread for each head does twice as much as all threads for one
+    # One BLAS thread for each of several heads is twice as fast as all threads for one head
     with threadpool_limits(1, "blas"):
         heads = in_threads(
             lambda trial: train_head(train, trial, classes, seed, epochs, held_out)[0], settings
@@ -256,11 +263,11 @@ def search(
 def cross_validate(
     examples: Examples, trial: dict, classes: int, seed: int
 ) -> tuple[dict, np.ndarray]:
-    """Train a head recipe.FOLDS times, each time without another part of the images, and judge it
-    on that part.
+    """Train recipe.FOLDS heads, each without one fold, and evaluate each head on this fold.
 
-    Returns the trial with its epochs, val_loss (at the best temperature) and val_accuracy over all
-    images, and for every row the logits [n, classes] of the head that has not seen its image.
+    Return the trial with its epochs, val_loss (at the best temperature) and val_accuracy over all
+    images. Return also the logits [n, classes]: each row comes from the head that was trained
+    without the row's image.
     """
     part_of_row = folds(examples, seed)
     epochs = epochs_for(len(examples.labels), recipe.STEPS, recipe.EPOCHS)
@@ -285,8 +292,9 @@ def cross_validate(
 
 
 def folds(examples: Examples, seed: int) -> np.ndarray:
-    """Return the part of each row, 0 to recipe.FOLDS - 1: all rows of an image in one, each class
-    spread over all.
+    """Return the fold of each row, int [n], from 0 to recipe.FOLDS - 1.
+
+    All rows of an image are in the same fold. Each class is spread over all folds.
     """
     names, first = np.unique(examples.images, return_index=True)
     shuffled = np.random.default_rng(seed).permutation(len(names))
@@ -307,12 +315,14 @@ def fit_classifier(
     seed: int,
     outside: tuple[Examples, str] | None = None,
 ) -> Classifier:
-    """Calibrate the head that a search found, and fit the rules for unknown breeds, for candidates
-    and for turned photos.
+    """Calibrate the head of a search, and fit the rules for unknown breeds, candidates and turned
+    photos.
 
-    The rules are fitted on `outside`, photos that are not in the training set, with a text that
-    says which ones. Without them, held-out whole photos take their place: those of the training
-    and the validation part, each by the head of the cross-validation that had not seen it.
+    `outside` holds photos that are not in the training set, and a text that describes them. The
+    rules are fitted on these photos. Without `outside`, the rules are fitted on the whole photos of
+    the training and validation parts. The logits of each such photo come from the head of the
+    cross-validation that was trained without the photo. The rule for turned photos always uses
+    `upright`.
     """
     if outside:
         examples, fitted_on = outside
@@ -328,9 +338,10 @@ def fit_classifier(
 
 
 def whole_photo_rows(train: Examples, validation: dict[str, Examples]) -> np.ndarray:
-    """Return which rows of a search show whole photos, bool [n].
+    """Return which rows of a search are whole photos, bool [n].
 
-    A search joins the training views, crops first, and the sets of the validation part.
+    A search joins the training views and then the validation sets. Crops come first among the
+    training views.
     """
     images = len(np.unique(train.images))
     training = np.arange(len(train.labels)) >= recipe.CROP_VIEWS * images
@@ -342,16 +353,16 @@ def whole_photo_rows(train: Examples, validation: dict[str, Examples]) -> np.nda
 
 
 def calibrated_weights(weights: Sequence[np.ndarray], temperature: float) -> list[np.ndarray]:
-    """Return the weights of a head whose logits are divided by the temperature."""
+    """Return the weights of a head that outputs the same logits divided by the temperature."""
     return [*weights[:-2], *(array / np.float32(temperature) for array in weights[-2:])]
 
 
 def fit_upright(examples: Examples, seed: int) -> tuple[list[np.ndarray], float]:
-    """Return kernel [2048, 1] and bias [1] of a score that tells upright pictures (label 1) from
-    turned ones (0).
+    """Fit a linear score that separates upright images (label 1) from turned images (label 0).
 
-    It is at least 0 for recipe.UPRIGHT_SHARE of the upright ones while they were held out. Returns
-    also the share of the turned ones for which it is below 0.
+    Return kernel [2048, 1] and bias [1] of the score. The bias is chosen so that a share of
+    recipe.UPRIGHT_SHARE of held-out upright images scores at least 0. Return also the share of
+    held-out turned images that score below 0.
     """
     result, logits = cross_validate(examples, recipe.PLAIN_TRIAL, 2, seed)
     scores = logits[:, 1] - logits[:, 0]
@@ -362,7 +373,7 @@ def fit_upright(examples: Examples, seed: int) -> tuple[list[np.ndarray], float]
 
 
 def turn_rule(classifier: Classifier) -> dict:
-    """Return what a file and a report say of how turned pictures are noticed."""
+    """Return the facts about the rule for turned images, for a model file and a report."""
     return {
         "score": "upright",
         "threshold": 0.0,
@@ -372,7 +383,7 @@ def turn_rule(classifier: Classifier) -> dict:
 
 
 def class_means(examples: Examples) -> np.ndarray:
-    """Return the mean features of each class, scaled to length 1: float32 [classes, 2048]."""
+    """Return the mean features of each class, scaled to length 1, float32 [classes, 2048]."""
     classes = range(examples.labels.max() + 1)
     means = np.stack(
         [examples.features[examples.labels == label].mean(axis=0) for label in classes]
@@ -381,10 +392,10 @@ def class_means(examples: Examples) -> np.ndarray:
 
 
 def similarity(features: np.ndarray, means: np.ndarray) -> np.ndarray:
-    """Return the cosine between features [n, 2048] and the nearest class mean: [n], 0..1, low for
-    unknown breeds.
+    """Return the cosine between features [n, 2048] and the nearest class mean: [n], 0..1.
 
-    The nearest mean as in Mensink et al. 2013 (doi:10.1109/TPAMI.2013.83). Files of earlier
-    versions reject unknown breeds by it. It rejects what is no dog, but few dogs of other breeds.
+    The cosine is low for unknown breeds. The method is the nearest class mean (Mensink et al. 2013,
+    doi:10.1109/TPAMI.2013.83). Model files of earlier versions reject unknown breeds by this score.
+    The score rejects images without a dog, but few dogs of other breeds.
     """
     return (features @ means.T).max(axis=1) / np.maximum(np.linalg.norm(features, axis=1), 1e-6)

@@ -1,6 +1,6 @@
-"""Model files: run on images, cut down to their backbone, given a head.
+"""Model files (.tflite): run them on images, extract their backbone, and add a head to a backbone.
 
-Never beside TensorFlow, with which the serving runtime crashes.
+Do not import this module in a process that loads TensorFlow: the serving runtime crashes there.
 """
 
 import functools
@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from ai_edge_litert import (
-    schema_py_generated as schema,  # like flatbuffer_utils free of the runtime
+    schema_py_generated as schema,  # loads no runtime, like flatbuffer_utils
 )
 from ai_edge_litert.tools import flatbuffer_utils
 
@@ -22,8 +22,8 @@ from dog_breeds.console import quiet
 from dog_breeds.serving.cpus import cpu_count, why_slow
 from dog_breeds.workers import in_threads
 
-RUNTIME = "ai_edge_litert"  # the one that serves
-FIRST_OF_HEAD = (b"inner_kernel", b"kernel")  # the tensor with which a head begins
+RUNTIME = "ai_edge_litert"  # the runtime of the service
+FIRST_OF_HEAD = (b"inner_kernel", b"kernel")  # names of the first tensor of a head
 DENSE = ("inner_kernel", "inner_bias", "kernel", "bias", "upright_kernel", "upright_bias")
 
 
@@ -31,10 +31,10 @@ DENSE = ("inner_kernel", "inner_bias", "kernel", "bias", "upright_kernel", "upri
 
 
 def load_file(file: Path, runtime: str = RUNTIME) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
-    """Return a function from pixels [size, size, 3], RGB 0..255, to a model file's outputs by name,
-    without batch axis.
+    """Return a function from pixels [size, size, 3], RGB 0..255, to the outputs of a model file.
 
-    Each has an interpreter, of one thread, of its own: not for two threads at once.
+    The outputs are a dict by name, without the batch axis. Each returned function has its own
+    interpreter with a single thread. Two threads must not call the same function at once.
     """
     interpreter = _open_interpreter(file, runtime)
     pixels = interpreter.get_input_details()[0]["index"]
@@ -50,15 +50,15 @@ def load_file(file: Path, runtime: str = RUNTIME) -> Callable[[np.ndarray], dict
 
 @functools.cache
 def print_if_slow(file: Path) -> None:
-    """Print a sentence, once for each file, if inference with it is going to be slow, and why."""
+    """Print the reason, once for each file, if inference with this file will be slow."""
     sentence = why_slow(_open_interpreter(file, RUNTIME))
     if sentence:
         print(sentence, flush=True)
 
 
 def _open_interpreter(file: Path, runtime: str) -> Any:
-    """Return an interpreter of one thread with its tensors allocated."""
-    with quiet():  # it announces its delegate
+    """Return an interpreter with one thread and allocated tensors."""
+    with quiet():  # the runtime prints the name of its delegate
         interpreter = importlib.import_module(f"{runtime}.interpreter").Interpreter(
             str(file), num_threads=1
         )
@@ -73,13 +73,13 @@ def run_file(
     names: Sequence[str],
     runtime: str = RUNTIME,
 ) -> Iterator[list[np.ndarray]]:
-    """Yield a model file's outputs of these names for each picture, in order; `load` gives a
-    picture's pixels.
+    """Yield the outputs `names` of a model file for each image, in the order of `pictures`.
 
-    A thread for each CPU has an interpreter of its own: `invoke` lets the others go on, and one
-    thread in each of two interpreters does more than two in one. Raises what `load` raises.
+    `load` returns the pixels of an image. Each CPU has a thread with its own interpreter. `invoke`
+    releases the GIL, so the threads run in parallel. Two interpreters with one thread each are
+    faster than one interpreter with two threads. Raises the exceptions of `load`.
     """
-    idle = queue.SimpleQueue()
+    idle = queue.SimpleQueue()  # interpreters that no thread is using
     for _ in range(min(cpu_count(), len(pictures))):
         idle.put(load_file(file, runtime))
 
@@ -98,17 +98,18 @@ def run_file(
 
 
 class Backbone(NamedTuple):
-    """What training needs to know about the backbone inside a model file."""
+    """The facts that training needs about the backbone of a model file."""
 
-    digest: str  # SHA-256 of its bytes, without the head and the facts of the file: `cut_backbone`
-    size: int  # pixels a side of the image that it takes
-    width: int  # of its features
+    digest: str  # SHA-256 of the result of `cut_backbone`: without the head and the file's facts
+    size: int  # height and width of its input, in pixels
+    width: int  # number of its features
 
 
 def inspect_backbone(file: Path) -> Backbone:
-    """Return what the backbone inside a model file is like. Takes a second, once for each file.
+    """Return the digest and the sizes of the backbone of a model file.
 
-    Raises ValueError if the file has none.
+    The first call for a file takes a second; further calls use a cache. Raises ValueError if the
+    file has no backbone.
     """
     status = file.stat()
     return _inspect(file, status.st_mtime_ns, status.st_size)
@@ -127,9 +128,9 @@ def _inspect(file: Path, *_: int) -> Backbone:
 
 
 def cut_backbone(content: bytes) -> bytes:
-    """Return the backbone inside a model file, as a model file with the outputs features and map.
+    """Return the backbone of a model file as a model file with the outputs "features" and "map".
 
-    Files with the same backbone give the same bytes, whatever their heads and facts are.
+    Files with the same backbone give the same bytes, even if their heads and facts differ.
     """
     model, features, maps = _read_backbone(content)
     _set_outputs(model, features=features, map=maps)
@@ -139,14 +140,15 @@ def cut_backbone(content: bytes) -> bytes:
 def join_head(
     backbone: bytes, head: Sequence[np.ndarray], means: np.ndarray, upright: Sequence[np.ndarray]
 ) -> bytes:
-    """Return the backbone inside a model file with a head: probabilities, logit, similarity,
-    upright, features, map.
+    """Return the backbone of a model file with a new head; an old head is removed.
 
-    `head` holds kernel [in, out] and bias [out] of each dense layer, all but the last with a RELU;
-    `means` the mean features of the classes [N, D], of length 1; `upright` kernel [D, 1] and bias
-    [1]. The outputs are float32 [1, N], [1, 1] for the highest logit, the similarity to the nearest
-    mean and the score of upright pictures, [1, D] and [1, h, w, D]. A head that the file has
-    already is cut off. Raises ValueError for a backbone of other features.
+    `head` holds kernel [in, out] and bias [out] of each dense layer. All layers except the last
+    have a RELU. `means` [N, D] are the mean features of the classes, of length 1. `upright` holds
+    kernel [D, 1] and bias [1] of the score of upright images.
+
+    All outputs are float32: probabilities [1, N], logit (the highest) [1, 1], similarity to the
+    nearest mean [1, 1], upright [1, 1], features [1, D], map [1, h, w, D]. Raises ValueError if the
+    backbone has another number of features than `means`.
     """
     model, features, maps = _read_backbone(backbone)
     graph = model.subgraphs[0]
@@ -155,7 +157,7 @@ def join_head(
         raise ValueError(f"the backbone has {width} features, the head takes {means.shape[1]}")
 
     def tensor(name: str, shape: tuple[int, ...], values: np.ndarray | None = None) -> int:
-        # Type 0: float32, buffer 0: no content
+        # The default type 0 is float32. The default buffer 0 is empty: an operator computes it.
         new = schema.TensorT(name=name, shape=list(shape), hasRank=True)
         if values is not None:
             new.type = getattr(schema.TensorType, values.dtype.name.upper())
@@ -201,7 +203,9 @@ def join_head(
     unit = operator(
         "L2_NORMALIZATION", schema.L2NormOptionsT(), [features], "unit", (1, means.shape[1])
     )
-    means16 = constant("means", means, np.float16)  # enough for cosines, and half as large
+    means16 = constant(
+        "means", means, np.float16
+    )  # precise enough for cosines, and half the size of float32
     means32 = operator(
         "DEQUANTIZE", schema.DequantizeOptionsT(), [means16], "whole_means", means.shape
     )
@@ -222,9 +226,10 @@ def join_head(
 
 
 def _read_backbone(content: bytes) -> tuple[schema.ModelT, int, int]:
-    """Return a model file's network without its head, and the tensors "features" and "map".
+    """Return the network of a model file without its head, and the indices of "features" and "map".
 
-    What `join_head` has added stands at the end of every list. Raises ValueError for other files.
+    `join_head` appends to every list, so the head is always at the end. Raises ValueError for files
+    without a backbone.
     """
     if content[4:8] != b"TFL3":
         raise ValueError("no TensorFlow Lite file")
@@ -250,8 +255,9 @@ def _set_outputs(model: schema.ModelT, **outputs: int) -> None:
 
 
 def read_head(file: Path) -> tuple[list[np.ndarray], np.ndarray, list[np.ndarray]]:
-    """Return the head, the means and the score of upright pictures that `join_head` has put into a
-    file.
+    """Return the arguments `head`, `means` and `upright` that `join_head` stored in a file.
+
+    The means are float16. Raises ValueError if the file has no head.
     """
     model = flatbuffer_utils.convert_bytearray_to_object(bytearray(file.read_bytes()))
     arrays = {
