@@ -1,4 +1,4 @@
-"""Processes and threads that share work."""
+"""Functions that run tasks in parallel processes or threads."""
 
 import concurrent.futures as futures
 import contextlib
@@ -19,10 +19,12 @@ from dog_breeds.serving.cpus import cpu_count, share_cpus
 
 
 def in_processes(function: Callable, tasks: Iterable[tuple], processes: int = 0) -> Iterator:
-    """Yield function(*task) for each task, in their order, from so many processes (0: one per CPU).
+    """Yield function(*task) for each task, in the order of `tasks`, from worker processes.
 
-    Holds few tasks and results at once. Processes are spawned, not forked: safe beside TensorFlow's
-    threads, and the same on every system. Raises BrokenExecutor when one of them dies.
+    `processes` is the number of workers; 0 means one for each CPU. At most four tasks or results
+    for each worker are in memory at once. Workers are spawned, not forked, because a fork is not
+    safe beside TensorFlow's threads. Spawned workers also behave the same on every system. Raises
+    BrokenExecutor if a worker dies.
     """
     tasks = iter(tasks)
     first = list(itertools.islice(tasks, processes or cpu_count()))
@@ -33,7 +35,7 @@ def in_processes(function: Callable, tasks: Iterable[tuple], processes: int = 0)
     with futures.ProcessPoolExecutor(processes, context, _start_worker, (processes,)) as pool:
         pending = deque()
         for task in itertools.chain(first, tasks):
-            if len(pending) == 4 * processes:
+            if len(pending) == 4 * processes:  # enough waiting tasks to keep all workers busy
                 yield pending.popleft().result()
             with _starting_workers(function):
                 pending.append(pool.submit(function, *task))
@@ -42,10 +44,10 @@ def in_processes(function: Callable, tasks: Iterable[tuple], processes: int = 0)
 
 
 def in_threads(function: Callable, tasks: Sequence) -> Iterator:
-    """Yield function(task) for each task, in their order, from a thread for each CPU; what one
-    raises ends the others.
+    """Yield function(task) for each task, in the order of `tasks`, from a thread for each CPU.
 
-    For work that lets other threads go on: NumPy's, and that of the serving runtime.
+    If a task raises an exception, the waiting tasks are cancelled. Threads help only if the
+    function releases the GIL, as NumPy and the serving runtime do.
     """
     pool = futures.ThreadPoolExecutor(cpu_count())
     try:
@@ -55,8 +57,10 @@ def in_threads(function: Callable, tasks: Sequence) -> Iterator:
 
 
 def call_elsewhere(module: str, function: str, *arguments: Any) -> Any:
-    """Return what a function, named so that its module is not imported here, gives in a process of
-    its own.
+    """Call a function in a new process and return its result.
+
+    The function is given by the names of its module and itself, so this process does not import the
+    module.
     """
     (result,) = in_processes(_call, [(module, function, *arguments)])
     return result
@@ -68,16 +72,16 @@ def _call(module: str, function: str, *arguments: Any) -> Any:
 
 @contextlib.contextmanager
 def _starting_workers(function: Callable) -> Iterator[None]:
-    """Let processes started in here import the function's module, not the script that runs, and
-    never get Ctrl-C.
+    """Prepare the workers that start inside this context.
 
-    A script may load TensorFlow, which each of them would do too. Ctrl-C is their parent's to
-    handle.
+    A spawned worker imports the main module of its parent. Inside this context, that is the
+    function's module and not the running script, which may load TensorFlow. The workers ignore
+    Ctrl-C, because their parent handles it.
     """
     main = sys.modules["__main__"]
     sys.modules["__main__"] = sys.modules[function.__module__]
-    # glibc: take 16 MB from the system at once. Else workers return memory and take it again with
-    # each photo, for 9 %.
+    # glibc then requests memory from the system in steps of 16 MB. Otherwise workers return memory
+    # and request it again for each photo, which costs 9 % of the time.
     os.environ["MALLOC_TOP_PAD_"] = str(2**24)
     try:
         with _ctrl_c_later():
@@ -89,15 +93,17 @@ def _starting_workers(function: Callable) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _ctrl_c_later() -> Iterator[None]:
-    """Keep Ctrl-C from processes that start in here, and from this one until they have been told
-    what to do.
+    """Block Ctrl-C for processes that start inside this context, and delay Ctrl-C for this process.
+
+    If Ctrl-C comes while workers start, this process handles it at the end of the context.
     """
     came = []
-    # The first worker would start it, and that ends with the mask taken off
+    # Start the resource tracker before the mask is set. Otherwise the first worker's start would
+    # start the tracker, which unblocks SIGINT at its end.
     resource_tracker.ensure_running()
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # new processes inherit it
-    # The mask is this thread's alone: a signal that another thread receives still interrupts the
-    # main one.
+    # The mask applies only to this thread. If another thread receives the signal, Python still
+    # runs the handler in the main thread.
     wait = threading.current_thread() is threading.main_thread()
     handler = signal.signal(signal.SIGINT, lambda *_: came.append(True)) if wait else None
     try:
@@ -111,15 +117,16 @@ def _ctrl_c_later() -> Iterator[None]:
 
 
 def _start_worker(processes: int) -> None:
-    share_cpus(processes)
+    share_cpus(processes)  # so that `cpu_count` returns this worker's share
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    warnings.simplefilter("ignore")  # Pillow's remarks on odd files
+    warnings.simplefilter("ignore")  # Pillow warns about unusual files
 
 
 def _end_with_parent() -> None:
-    """End this process when its parent is gone: killed, that tells nobody, and workers would wait
-    for work for ever.
+    """Wait for the end of the parent process, and then end this process.
+
+    A killed parent cannot stop its workers. Without this thread, they would wait for tasks forever.
     """
     multiprocessing.parent_process().join()
     os._exit(1)

@@ -1,8 +1,7 @@
-"""What the frozen backbone makes of the pictures: their views, their features, and the cache of
-these.
+"""Views of images, their features from the frozen backbone, and the cache of features.
 
-The backbone is the one that serves: heads are trained on what the int8 file gives. All breeds share
-the backbone inside recipe.MODEL; `make_backbone` makes another.
+Heads are trained on the features of the int8 backbone, which is also the backbone of the service.
+All breeds share the backbone in recipe.MODEL. `make_backbone` creates another one.
 """
 
 import hashlib
@@ -26,10 +25,10 @@ from dog_breeds.workers import call_elsewhere
 
 
 class View(NamedTuple):
-    """A picture as the model is to see it."""
+    """An image file and the transform that makes the model input from it."""
 
     path: Path
-    share: float = 1.0  # of both sides, around the centre
+    share: float = 1.0  # of the height and the width, around the centre
     flip: bool = False  # left to right
     angle: float = 0.0  # degrees of rotation
 
@@ -38,12 +37,12 @@ class View(NamedTuple):
 
 
 def photo_view(task: Task, image: str) -> View:
-    """Return the view of an image's whole photo."""
+    """Return the view of an image's whole photo, cut to its central part (recipe.PHOTO_SHARE)."""
     return View(task.photo(image), recipe.PHOTO_SHARE)
 
 
 def crop_view(task: Task, image: str) -> View:
-    """Return the view of the crop that data_selection.py made of an image."""
+    """Return the view of the crop that data_selection.py made from an image."""
     return View(task.crop(image))
 
 
@@ -51,8 +50,10 @@ KINDS = {"crops": crop_view, "whole_photos": photo_view}  # the model is evaluat
 
 
 def training_views(task: Task, images: Sequence[str]) -> list[View]:
-    """Return the views to train on: first an augmented crop of each image, then an augmented whole
-    photo of each.
+    """Return the augmented views to train on.
+
+    All crops come first, then all whole photos. Each group has one view for each image, in the
+    order of `images`.
     """
     views = [crop_view] * recipe.CROP_VIEWS + [photo_view] * recipe.PHOTO_VIEWS
     return [
@@ -63,10 +64,10 @@ def training_views(task: Task, images: Sequence[str]) -> list[View]:
 
 
 def augmented(view: View, seed: int, number: int, image: str) -> View:
-    """Return a view flipped and rotated by chance.
+    """Return a view with a random flip and rotation.
 
-    It depends on the image's name, its number among the image's views and the seed alone: it is the
-    same in all splits.
+    The result depends only on the image's name, the number of the view among the image's views, and
+    the seed. The view is therefore the same in all splits, and its cached features can be reused.
     """
     rng = np.random.default_rng([seed, number, zlib.crc32(image.encode())])
     flip = bool(rng.random() < 0.5)
@@ -76,25 +77,25 @@ def augmented(view: View, seed: int, number: int, image: str) -> View:
 
 
 def turned(view: View) -> View:
-    """Return a view turned by one, two or three quarters, of which its file's name decides."""
+    """Return a view rotated by 90, 180 or 270 degrees; the file's name determines the angle."""
     quarters = 1 + zlib.crc32(os.fsencode(view.path.name)) % 3
     return view._replace(angle=view.angle + 90 * quarters)
 
 
 def load_pixels(view: View, size: int | None = None) -> np.ndarray:
-    """Return a view's pixels, uint8 RGB [size, size, 3] (default: recipe.SIZE). Corners left empty
-    by a rotation show the mirrored edge.
+    """Return the pixels of a view, uint8 RGB [size, size, 3].
 
-    Raises OSError, with the file's name, for a picture that cannot be read.
+    The default size is recipe.SIZE. After a rotation, mirrored pixels fill the empty corners.
+    Raises OSError with the file's name if the image cannot be read.
     """
     size = size or recipe.SIZE
     try:
         pixels = read_pixels(view.path, size, view.share)
-    except Exception as error:  # Pillow raises nearly anything for a damaged file
+    except Exception as error:  # Pillow raises many kinds of exception for a damaged file
         raise OSError(f"{view.path}: {error}") from None
     if view.flip:
         pixels = pixels[:, ::-1]
-    if view.angle:
+    if view.angle:  # pad with mirrored pixels, rotate, and cut the padding off
         m = math.ceil(recipe.ROTATION_MARGIN * size)
         padded = Image.fromarray(np.pad(pixels, ((m, m), (m, m), (0, 0)), "reflect"))
         pixels = np.asarray(padded.rotate(view.angle, Image.Resampling.BILINEAR))[m:-m, m:-m]
@@ -102,7 +103,7 @@ def load_pixels(view: View, size: int | None = None) -> np.ndarray:
 
 
 def is_readable(view: View) -> bool:
-    """Return whether a view's picture can be read."""
+    """Return whether the image file of a view can be read."""
     try:
         load_pixels(view)
     except OSError:
@@ -116,9 +117,9 @@ def is_readable(view: View) -> bool:
 def make_backbone(task: Task, path: Path) -> None:
     """Convert the recipe's backbone to int8 and write it as a model file without a head.
 
-    Its ranges come from photos of the task's train part. The same photos and weights give the same
-    file on one kind of CPU. Takes about a minute on 2 cores. Raises ValueError if the file is there
-    already, FileNotFoundError if there are no weights.
+    Training photos of the task set the int8 ranges. The same photos and weights give the same file
+    on the same kind of CPU. Takes about a minute on 2 cores. Raises ValueError if the file already
+    exists, FileNotFoundError if there are no weights.
     """
     if path.suffix != ".tflite" or path.exists():
         raise ValueError(f"a new backbone needs a new file that ends in .tflite, not {path}")
@@ -141,54 +142,55 @@ def make_backbone(task: Task, path: Path) -> None:
 
 
 def backbone_facts(size: int) -> dict:
-    """Return the facts that every model file states about its backbone."""
+    """Return the facts about the backbone that every model file contains."""
     pixels = {"height": size, "width": size, "channels": 3, "dtype": "float32", "range": [0, 255]}
     return {
         "format_version": 1,
         "input": pixels | {"color": "RGB"},
-        "photo_share": recipe.PHOTO_SHARE,  # the central part of a photo that the model is to see
+        "photo_share": recipe.PHOTO_SHARE,  # the central share of a photo that the model sees
         "quantization": "int8",
     }
 
 
 def calibration_views(task: Task) -> list[View]:
-    """Return the crops and the whole photos of evenly spaced training images."""
+    """Return crops and whole photos of evenly spaced training images, to calibrate int8 ranges."""
     images = evenly_spaced(task.images("train"), recipe.CALIBRATION_IMAGES)
     return [view(task, image) for view in KINDS.values() for image in images]
 
 
 def evenly_spaced(items: Sequence, number: int) -> list:
-    """Return `number` of the items at equal distances, or all of them if there are fewer."""
+    """Return `number` items at equal distances, or all items if there are fewer."""
     number = min(number, len(items))
     return [items[i * len(items) // number] for i in range(number)]
 
 
 def extract_features(views: Sequence[View], task: Task) -> np.ndarray:
-    """Return the features of the views by the task's backbone, as `features_by` does."""
+    """Return the features [n, D] of the views from the task's backbone; see `features_by`."""
     return features_by(task.backbone, views, task.feature_cache)
 
 
 def features_by(file: Path, views: Sequence[View], cache: Path) -> np.ndarray:
-    """Return the features of the views by the backbone of a model file, float32 [len(views), D].
+    """Return the features of views from the backbone of a model file, float32 [len(views), D].
 
-    They come from the cache as far as it has them: a folder of shards for each backbone, shared by
-    all files with this backbone. A row is found by its view's key. Raises OSError, with the file's
-    name, for an image that cannot be read.
+    Features that the cache has are not computed again. The cache is a folder of shards for each
+    backbone. All model files with the same backbone share the folder. Each row of a shard has a
+    key, see `view_keys`. Raises OSError with the file's name if an image cannot be read.
     """
     backbone = inspect_backbone(file)
     cache = cache / f"backbone-{backbone.digest[:12]}"
     cache.mkdir(parents=True, exist_ok=True)
+    # The rows of each key: two views can have the same key, such as those of copied files
     wanted: dict[bytes, list[int]] = {}
     for row, key in enumerate(view_keys(views)):
         wanted.setdefault(key, []).append(row)
 
     features = np.empty((len(views), backbone.width), np.float32)
     missing = dict(wanted)
-    for shard in sorted(cache.glob("[!.]*.npz")):
+    for shard in sorted(cache.glob("[!.]*.npz")):  # without temporary files, which begin with a dot
         try:
             with np.load(shard) as arrays:
                 keys, rows = [bytes(key) for key in arrays["keys"]], arrays["features"]
-        except Exception:  # a damaged archive makes NumPy raise nearly anything
+        except Exception:  # NumPy raises many kinds of exception for a damaged file
             print(f"features: {shard} is damaged; computing its views again", flush=True)
             shard.unlink()
             continue
@@ -217,8 +219,9 @@ def features_by(file: Path, views: Sequence[View], cache: Path) -> np.ndarray:
 
 
 def view_keys(views: Sequence[View]) -> list[bytes]:
-    """Return a digest for each view, of the file's content and of what is done to the picture; not
-    of its decoder.
+    """Return a SHA-256 digest for each view, of the file's content and of the transform.
+
+    The digest does not include the version of the image decoder.
     """
     contents = {
         path: hashlib.sha256(path.read_bytes()).digest() for path in {view.path for view in views}
@@ -227,8 +230,9 @@ def view_keys(views: Sequence[View]) -> list[bytes]:
 
 
 def save_shard(cache: Path, keys: Sequence[bytes], rows: np.ndarray) -> None:
-    """Add rows to the cache. The name follows from the keys, so that two runs at once do not
-    disturb each other.
+    """Write rows to a new shard of the cache.
+
+    The shard's name is a digest of its keys, so two runs at once do not overwrite each other.
     """
     path = cache / f"{hashlib.sha256(b''.join(keys)).hexdigest()[:16]}.npz"
     with written_whole(path) as part:
@@ -239,7 +243,7 @@ def save_shard(cache: Path, keys: Sequence[bytes], rows: np.ndarray) -> None:
 
 
 class Examples(NamedTuple):
-    """What heads are trained and judged on: a row for each view."""
+    """A set of views on which heads are trained or evaluated, with a row for each view."""
 
     features: np.ndarray  # float32 [n, D]
     labels: np.ndarray  # int [n]
@@ -247,7 +251,7 @@ class Examples(NamedTuple):
 
 
 def training_set(task: Task) -> Examples:
-    """Return all views of the training images."""
+    """Return the features of all views of the training images."""
     images = task.images("train")
     features = extract_features(training_views(task, images), task)
     views = len(features) // len(images)
@@ -255,8 +259,9 @@ def training_set(task: Task) -> Examples:
 
 
 def plain_set(task: Task, part: str) -> dict[str, Examples]:
-    """Return the images of a part of the split as they are: {"crops": Examples, "whole_photos":
-    Examples}.
+    """Return the images of a part of the split without augmentation.
+
+    The result has the keys "crops" and "whole_photos".
     """
     images = task.images(part)
     views = {kind: [view(task, image) for image in images] for kind, view in KINDS.items()}
@@ -266,11 +271,14 @@ def plain_set(task: Task, part: str) -> dict[str, Examples]:
 
 
 def upright_set(task: Task) -> Examples:
-    """Return some of the whole photos to train on, augmented: upright with label 1, and turned with
+    """Return augmented whole photos of evenly spaced training images, twice.
+
+    The first half is upright, with label 1. The second half shows the same photos turned, with
     label 0.
     """
     images = evenly_spaced(task.images("train"), recipe.TURNED_PHOTOS)
-    # What training_views gives the first whole photo: its features are in the cache
+    # The number that `training_views` gives to the first whole photo of an image. The views are the
+    # same, so their features are already in the cache.
     number = recipe.CROP_VIEWS
     upright = [augmented(photo_view(task, image), task.seed, number, image) for image in images]
     features = extract_features([*upright, *map(turned, upright)], task)
@@ -278,5 +286,5 @@ def upright_set(task: Task) -> Examples:
 
 
 def join(*parts: Examples) -> Examples:
-    """Return all rows as one."""
+    """Return the rows of all parts as one set, in order."""
     return Examples(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))

@@ -1,4 +1,4 @@
-"""The rules that make answers of logits: temperature, unknown breeds, candidates. NumPy only."""
+"""The rules from logits to an answer: temperature, unknown breeds and candidates. NumPy only."""
 
 from typing import NamedTuple
 
@@ -7,8 +7,8 @@ import numpy as np
 from dog_breeds import recipe
 from dog_breeds.learning.metrics import fit_temperature, log_softmax
 
-SCORE = "logit"  # the output of a model file by which unknown breeds are rejected
-# Said wherever the rules rest on photos of the training set.
+SCORE = "logit"  # the output of a model file that decides whether a breed is known
+# Model files and reports contain this note if the rules were fitted on photos of the training set.
 NOTE = (
     "fitted on photos like those of the training; unknown classes that look like a known one "
     "pass far more often than this says"
@@ -16,13 +16,13 @@ NOTE = (
 
 
 class Rules(NamedTuple):
-    """What is fitted on photos that the head has not seen, and on which photos."""
+    """The fitted rules, and a description of the photos on which they were fitted."""
 
     temperature: float  # divides the logits
-    threshold: float  # of the score: from here on, a photo counts as a known breed
-    likely: float | None  # probability from which a class is a candidate
-    known_share: float  # of the photos below, that the threshold keeps as known
-    fitted_on: str  # for people: how many photos of what
+    threshold: float  # the lowest score that counts as a known breed
+    likely: float | None  # the lowest probability of a candidate
+    known_share: float  # share of the fitting photos that the threshold accepts as known
+    fitted_on: str  # the number and the source of the photos, as a text for people
     score: str = SCORE
     note: str = ""
 
@@ -30,11 +30,12 @@ class Rules(NamedTuple):
 def fit_rules(
     logits: np.ndarray, labels: np.ndarray, known_share: float, fitted_on: str, note: str = ""
 ) -> Rules:
-    """Fit the three rules on the logits [n, classes] of photos that the head has not seen.
+    """Fit the three rules on the logits [n, classes] of photos on which the head was not trained.
 
-    Unknown breeds are rejected by the highest logit (Hendrycks et al. 2022, arXiv:1911.11132): on
-    photos from elsewhere, fewer unknown dogs pass than by the highest probability, the entropy, or
-    the similarity to the nearest class mean. The threshold keeps `known_share` of these photos.
+    The score for unknown breeds is the highest logit (Hendrycks et al. 2022, arXiv:1911.11132).
+    On photos from elsewhere, this score wrongly accepts fewer unknown dogs than the highest
+    probability, the entropy or the similarity to the nearest class mean. The threshold accepts a
+    share of `known_share` of the fitting photos.
     """
     temperature = fit_temperature(logits, labels)
     calibrated = logits / temperature
@@ -46,30 +47,32 @@ def fit_rules(
 
 
 def highest_logit(logits: np.ndarray) -> np.ndarray:
-    """Return the highest logit of each row [n], low for photos of unknown breeds."""
+    """Return the highest logit of each row [n]; it is low for photos of unknown breeds."""
     return logits.max(axis=1)
 
 
 def fit_candidates(logits: np.ndarray, labels: np.ndarray) -> float:
-    """Return the probability from which a class is a candidate.
+    """Return the lowest probability of a candidate, at most 0.5.
 
-    Split conformal prediction (Angelopoulos and Bates 2021, arXiv:2107.07511): the right class is
-    among the candidates of recipe.CANDIDATES_LEVEL of further photos like these n. `logits` are
-    calibrated. At most 0.5: the likeliest class is always a candidate.
+    `logits` [n, classes] are calibrated. The method is split conformal prediction (Angelopoulos and Bates 2021, arXiv:2107.07511). For
+    a share of recipe.CANDIDATES_LEVEL of new photos like these n, the candidates include the true
+    class. The likeliest class is always a candidate, see `candidates`.
     """
     right = np.sort(np.exp(log_softmax(logits))[np.arange(len(labels)), labels])
-    below = int((len(right) + 1) * (1 - recipe.CANDIDATES_LEVEL))  # so many photos may miss it
+    below = int(
+        (len(right) + 1) * (1 - recipe.CANDIDATES_LEVEL)
+    )  # photos whose true class may be missing
     return float(np.clip(right[max(below - 1, 0)], 1e-6, 0.5))
 
 
 def candidates(logits: np.ndarray, likely: float) -> np.ndarray:
-    """Return which classes are candidates, bool [n, classes], as the handler says."""
+    """Return which classes are candidates, bool [n, classes], by the same rule as the handler."""
     probabilities = np.exp(log_softmax(logits))
     return (probabilities >= likely) | (probabilities == probabilities.max(axis=1, keepdims=True))
 
 
 def rule_facts(rules: Rules) -> dict:
-    """Return what a model file and a report say of the rules: "unknown_rule" and "candidates"."""
+    """Return the facts "unknown_rule" and "candidates" for a model file and a report."""
     said: dict = {"fitted_on": rules.fitted_on} | ({"note": rules.note} if rules.note else {})
     facts = {
         "unknown_rule": {
@@ -86,7 +89,10 @@ def rule_facts(rules: Rules) -> dict:
 
 
 def rules_of(facts: dict) -> Rules:
-    """Return the rules that a model file states; files of earlier versions state fewer."""
+    """Return the rules from the facts of a model file.
+
+    Files of earlier versions have fewer facts. Defaults replace the missing facts.
+    """
     rule = facts["unknown_rule"]
     return Rules(
         facts["temperature"],
@@ -100,9 +106,11 @@ def rules_of(facts: dict) -> Rules:
 
 
 def measure_known(logits: np.ndarray, labels: np.ndarray, rules: Rules) -> dict:
-    """Return what the rules make of calibrated logits [n, classes] of known photos, as shares 0..1.
+    """Measure the rules on the calibrated logits [n, classes] of photos of known breeds.
 
-    Candidates are measured on the photos taken as known: only these answers have any.
+    All results are shares 0..1, except "candidates", which is the mean number of candidates. The
+    results about candidates come from the photos taken as known, because only the answers to such
+    photos have candidates.
     """
     known = highest_logit(logits) >= rules.threshold
     result = {"taken_as_known": float(known.mean())}
