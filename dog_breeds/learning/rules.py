@@ -54,14 +54,14 @@ def highest_logit(logits: np.ndarray) -> np.ndarray:
 def fit_candidates(logits: np.ndarray, labels: np.ndarray) -> float:
     """Return the lowest probability of a candidate, at most 0.5.
 
-    `logits` [n, classes] are calibrated. The method is split conformal prediction (Angelopoulos and Bates 2021, arXiv:2107.07511). For
-    a share of recipe.CANDIDATES_LEVEL of new photos like these n, the candidates include the true
-    class. The likeliest class is always a candidate, see `candidates`.
+    `logits` [n, classes] are calibrated. The method is split conformal prediction (Angelopoulos
+    and Bates 2021, arXiv:2107.07511). For a share of recipe.CANDIDATES_LEVEL of new photos like
+    these n, the candidates include the true class. The likeliest class is always a candidate, see
+    `candidates`.
     """
     right = np.sort(np.exp(log_softmax(logits))[np.arange(len(labels)), labels])
-    below = int(
-        (len(right) + 1) * (1 - recipe.CANDIDATES_LEVEL)
-    )  # photos whose true class may be missing
+    # Number of photos whose true class may be missing from the candidates
+    below = int((len(right) + 1) * (1 - recipe.CANDIDATES_LEVEL))
     return float(np.clip(right[max(below - 1, 0)], 1e-6, 0.5))
 
 
