@@ -1,5 +1,5 @@
-"""What every script needs: a command line, a progress bar, silence from chatty libraries, files
-written whole.
+"""Shared helpers of all scripts: command line, error messages, progress bars, silenced libraries,
+and files that are written completely or not at all.
 """
 
 import argparse
@@ -15,12 +15,12 @@ from threading import RLock
 
 from tqdm import tqdm
 
-WRITING = 10  # seconds after which nobody writes to a small file any longer
-LINE_SECONDS = 30  # between two lines of progress where output goes to a file
+WRITING = 10  # seconds; after this time no process is still writing a small file
+LINE_SECONDS = 30  # seconds between two lines of progress if output goes to a file
 
 
 def script_parser(docstring: str, example: str) -> argparse.ArgumentParser:
-    """Return a parser whose --help shows a script's docstring as it is written, and an example."""
+    """Return a parser whose --help shows a script's docstring unchanged, and an example."""
     style = argparse.RawDescriptionHelpFormatter
     return argparse.ArgumentParser(
         description=docstring, epilog=f"example: {example}", formatter_class=style
@@ -29,15 +29,18 @@ def script_parser(docstring: str, example: str) -> argparse.ArgumentParser:
 
 @contextlib.contextmanager
 def one_line_errors(stopped: str = "stopped") -> Iterator[None]:
-    """End the script with its name and one line where something is wrong that its user can mend,
-    and after Ctrl-C.
+    """End the script with one line instead of a traceback for errors that its user can fix.
+
+    The line begins with the script's name. The errors are OSError, RuntimeError and ValueError.
+    Ctrl-C ends the script in the same way, with the text `stopped`.
     """
     script = Path(sys.argv[0]).name
     try:
         yield
         sys.stdout.flush()
-    except BrokenPipeError:  # the reader has seen enough, such as head -1
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at the end
+    except BrokenPipeError:  # the reader of the output, such as head -1, has ended
+        # Python flushes stdout at exit, which would fail again
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except (OSError, RuntimeError, ValueError) as error:
         sys.exit(f"{script}: {error_text(error)}")
@@ -46,8 +49,10 @@ def one_line_errors(stopped: str = "stopped") -> Iterator[None]:
 
 
 def error_text(error: Exception) -> str:
-    """Return an error's text; of errors of the system the file and what is wrong with it, without
-    number.
+    """Return the text of an error.
+
+    For an OSError with a file, the text is the file's name and the reason. The error number is
+    left out.
     """
     if not (isinstance(error, OSError) and error.filename is not None and error.strerror):
         return str(error)
@@ -57,11 +62,11 @@ def error_text(error: Exception) -> str:
 
 @contextlib.contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
-    """Give a name to write to; what stands there at the end becomes `path` in one step, after an
-    error it is removed.
+    """Yield a temporary path to write to, and rename it to `path` in one step at the end.
 
-    The temporary name has the same ending, by which some libraries tell the format. It begins with
-    ".part-": a killed process leaves it behind. `path` keeps its old content until the end.
+    `path` keeps its old content until then. After an error the temporary file is removed. Its name
+    has the same suffix as `path`, because some libraries choose the format by the suffix. The name
+    begins with ".part-", so that `remove_parts` finds files of killed processes.
     """
     part = path.with_name(f".part-{os.getpid()}-{path.name}")
     try:
@@ -72,7 +77,7 @@ def written_whole(path: Path) -> Iterator[Path]:
 
 
 def check_writable(folder: Path) -> None:
-    """Make a folder; raise OSError unless a file can be written into it."""
+    """Make a folder; raise OSError if no file can be written into it."""
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(f"{folder} is no folder; name another place to write to")
     folder.mkdir(parents=True, exist_ok=True)
@@ -80,31 +85,33 @@ def check_writable(folder: Path) -> None:
 
 
 def remove_parts(folder: Path) -> None:
-    """Remove what killed processes have left in a folder; what another run is writing, for a moment
-    only, stays.
+    """Remove the temporary files of killed processes from a folder.
+
+    Another run may be writing a file, which takes only a moment. Files younger than WRITING seconds
+    are therefore kept.
     """
     for part in folder.glob(".part-*"):
-        with contextlib.suppress(FileNotFoundError):  # it has just got its name
+        with contextlib.suppress(FileNotFoundError):  # another run has just renamed it
             if time.time() - part.stat().st_mtime > WRITING:
                 part.unlink()
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a text file of which nobody ever sees a half."""
+    """Write a text file in one step: readers see the old text or the complete new text."""
     with written_whole(path) as part:
         part.write_text(text, encoding="utf-8")
 
 
 class Lines:
-    """A stream to which a progress bar can write where there is no terminal: a line each time."""
+    """A stream for progress bars without a terminal; it prints each update as a line."""
 
     def write(self, text: str) -> None:
-        """Print the text, if there is any, as a line of its own."""
+        """Print the text as a line, unless it is blank."""
         if text := text.strip():
             print(text, flush=True)
 
     def flush(self) -> None:
-        """Nothing is left to print."""
+        """Do nothing, because `write` already flushes."""
 
 
 class Bar(tqdm):
@@ -120,10 +127,11 @@ Bar.set_lock(RLock())
 def progress(
     label: str, total: int | None, start: int = 0, unit: str = "bytes"
 ) -> Iterator[Callable[[int], None]]:
-    """Give a function that is told the amount done, and show it, the rate and the time left.
+    """Yield a function that shows the amount done, the rate and the time left.
 
-    On a terminal this is a bar. Where output goes to a file, it is a line every half minute.
-    `start`, which was done before, is left out of the rate.
+    Call the function with the total amount done so far. On a terminal it updates a bar. If output
+    goes to a file, it prints a line every half minute. `start` is the amount done by an earlier
+    run; the rate does not include it.
     """
     amounts = (
         {"unit": "B", "unit_scale": True, "unit_divisor": 1000}
@@ -132,7 +140,7 @@ def progress(
     )
     pace = {"miniters": 1, "desc": label, "total": total, "initial": start, **amounts}
     if sys.stdout.isatty():
-        # tqdm shows nothing where the size is not known
+        # tqdm shows nothing if it cannot find the size of the terminal, so pass the size
         columns, lines = shutil.get_terminal_size()
         bar = Bar(**pace, file=sys.stdout, ncols=columns, nrows=lines)
     else:
@@ -145,7 +153,7 @@ def progress(
 
 
 def counted(items: Iterable, label: str, total: int, unit: str) -> Iterator:
-    """Yield the items, and show how many of them are done with."""
+    """Yield the items, and show how many of them the caller has processed."""
     with progress(label, total, unit=unit) as show:
         for done, item in enumerate(items, 1):
             yield item
@@ -154,9 +162,10 @@ def counted(items: Iterable, label: str, total: int, unit: str) -> Iterator:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Silence stdout and stderr, also for what C++ libraries print."""
+    """Silence stdout and stderr, including the output of C++ libraries."""
     sys.stdout.flush()
     sys.stderr.flush()
+    # C++ code writes to the file descriptors 1 and 2, so replacing sys.stdout is not enough
     saved, null = [os.dup(1), os.dup(2)], os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 1)
     os.dup2(null, 2)

@@ -1,8 +1,7 @@
-"""Xception in Keras: converted once to the backbone file, and with a head the whole model of the
-.h5 file.
+"""Xception in Keras: conversion to the int8 backbone file, and the .h5 file of a whole classifier.
 
-The only module that loads TensorFlow. Beside it the serving runtime crashes, so the others call its
-functions in a process of their own: `workers.call_elsewhere`.
+Only this module loads TensorFlow. The serving runtime crashes in a process that loads TensorFlow,
+so other modules call these functions in a separate process with `workers.call_elsewhere`.
 """
 
 import logging
@@ -12,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 from ai_edge_litert import (
-    schema_py_generated as schema,  # like flatbuffer_utils free of the runtime
+    schema_py_generated as schema,  # loads no runtime, like flatbuffer_utils
 )
 from ai_edge_litert.tools import flatbuffer_utils
 
@@ -20,34 +19,35 @@ from dog_breeds import recipe
 from dog_breeds.console import counted, quiet
 from dog_breeds.learning.features import View, load_pixels
 
-os.environ["KERAS_BACKEND"] = "tensorflow"  # whatever the user's other projects run on
-with quiet():  # TensorFlow greets with remarks on its log and on missing GPUs
+os.environ["KERAS_BACKEND"] = "tensorflow"  # the user's other projects may use another backend
+with quiet():  # TensorFlow prints messages about its log and missing GPUs
     import keras
     import tensorflow as tf
 
-    tf.config.list_physical_devices()
+    tf.config.list_physical_devices()  # triggers the messages about GPUs while they are silenced
 keras.config.set_image_data_format("channels_last")  # ~/.keras/keras.json may say otherwise
 keras.config.set_floatx("float32")
 
-BATCH = 10  # images at once in Keras; more are not faster on a CPU
+BATCH = 10  # images per batch in Keras; larger batches are not faster on a CPU
 
 
 # --- The backbone file ----------------------------------------------------------------------------
 
 
 def write_backbone(weights: Path, size: int, views: Sequence[View], path: Path) -> None:
-    """Write the backbone as .tflite, in int8 if there are `views` to set the ranges by, else in
-    float32.
+    """Write the backbone as .tflite.
 
-    It takes pixels 0..255 and gives "features" [1, D] and the "map" that they are the mean of,
-    float32 [1, h, w, D].
+    The backbone is int8 if there are `views`, which set its ranges, and float32 otherwise. The
+    input is pixels 0..255. The outputs are "map", float32 [1, h, w, D], and "features", float32
+    [1, D], the mean of the map over its cells.
     """
-    with quiet():  # the converter describes every variable
+    with quiet():  # the converter prints every variable
         content = convert(load_xception(weights, size), views)
     model = flatbuffer_utils.convert_bytearray_to_object(bytearray(content))
     if views:
         fuse_relus(model)
     graph = model.subgraphs[0]
+    # Identify the outputs by shape: features have 2 dimensions, the map has 4
     graph.outputs = sorted(graph.outputs, key=lambda output: len(graph.tensors[output].shape))
     for name, output in zip(("features", "map"), graph.outputs, strict=True):
         graph.tensors[output].name = name
@@ -55,14 +55,15 @@ def write_backbone(weights: Path, size: int, views: Sequence[View], path: Path) 
 
 
 def load_xception(weights: Path, size: int) -> keras.Model:
-    """Return the recipe's backbone without its top, for pictures of size x size pixels that are
-    rescaled. Raises ValueError if the weights are damaged or those of another backbone.
+    """Return the recipe's backbone without its top, for rescaled images of size x size pixels.
+
+    Raises ValueError if the weights are damaged or belong to another backbone.
     """
     build = getattr(keras.applications, recipe.BACKBONE)
     xception = build(weights=None, include_top=False, input_shape=(size, size, 3))
     try:
         xception.load_weights(weights)
-    except Exception as error:  # h5py and Keras raise nearly anything for a damaged file
+    except Exception as error:  # h5py and Keras raise many kinds of exception for a damaged file
         reason = str(error).strip().partition("\n")[0]
         raise ValueError(
             f"{weights} does not hold the weights of {recipe.BACKBONE} ({reason}); delete it and "
@@ -75,14 +76,14 @@ def load_xception(weights: Path, size: int) -> keras.Model:
 def features_and_map(
     xception: keras.Model, pixels: keras.KerasTensor
 ) -> tuple[keras.KerasTensor, keras.KerasTensor]:
-    """Return what the backbone makes of pixels 0..255."""
+    """Return the features [n, D] and the map [n, h, w, D] of pixels 0..255 [n, size, size, 3]."""
     scaled = keras.layers.Rescaling(*recipe.RESCALING, name="scale")(pixels)
     maps = xception(scaled)
     return keras.layers.GlobalAveragePooling2D(name="features")(maps), maps
 
 
 def convert(xception: keras.Model, views: Sequence[View]) -> bytes:
-    """Return the backbone for one image at a time as a TensorFlow Lite flatbuffer."""
+    """Return the backbone for a batch of one image as a TensorFlow Lite flatbuffer."""
     size = xception.input.shape[1]
     pixels = keras.Input(batch_shape=(1, size, size, 3))
     converter = tf.lite.TFLiteConverter.from_keras_model(
@@ -96,24 +97,25 @@ def convert(xception: keras.Model, views: Sequence[View]) -> bytes:
     converter.representative_dataset = lambda: (
         [load_pixels(view, size)[None].astype(np.float32)] for view in calm
     )
-    # The mean stays float: in steps of 1/256 of the range of all features, most would be rounded to
-    # nothing.
+    # The mean stays float32. In int8, one step would be 1/256 of the range of all features. Most
+    # features would be rounded to 0.
     options = tf.lite.experimental.QuantizationDebugOptions(denylisted_ops=["MEAN"])
     debugger = tf.lite.experimental.QuantizationDebugger(converter=converter, debug_options=options)
     return debugger.get_nondebug_quantized_model()
 
 
 def calm_half(xception: keras.Model, views: Sequence[View]) -> list[View]:
-    """Return the half of the views whose largest activation is lowest.
+    """Return the half of the views with the lowest maximum activation.
 
-    In one photo of some thirty a single channel of block 5 rises far above what all others reach,
-    and every block after it follows. The ranges of int8 activations span all that the calibration
-    pictures show: with such photos among them, their 256 steps are too coarse for all the others.
-    The wild photos, cut off at the ranges, keep their breed.
+    In about one photo of thirty, a single channel of block 5 rises far above all other channels,
+    and all later blocks follow. The int8 ranges span all activations of the calibration images.
+    With such photos among these images, the 256 steps are too coarse for all other photos.
+    Without them, the ranges clip the activations of such photos, but their predicted breed stays
+    the same.
     """
-    # One a block
+    # Each block of Xception ends with a sum
     sums = [layer.output for layer in xception.layers if isinstance(layer, keras.layers.Add)]
-    # Backbones without such blocks: what they end in
+    # Backbones without sums: use the final output
     blocks = keras.Model(xception.input, sums or [xception.output])
     size, scale = xception.input.shape[1], keras.layers.Rescaling(*recipe.RESCALING)
     inputs = (scale(load_pixels(view, size)[None]) for view in views)
@@ -122,12 +124,11 @@ def calm_half(xception: keras.Model, views: Sequence[View]) -> list[View]:
 
 
 def fuse_relus(model: schema.ModelT) -> None:
-    """Replace each RELU of a sum by a second ADD of the same two tensors that applies the RELU
-    itself.
+    """Replace each RELU of a sum by a second ADD of the same two tensors with a fused RELU.
 
-    XNNPACK has no RELU for int8: those that begin blocks 3 to 13 would cut the network into 13
-    pieces, and slow it down (benchmarks/model_file.py says how much). The block's other branch
-    still needs the sum as it is.
+    XNNPACK has no separate RELU for int8. The RELUs at the start of blocks 3 to 13 would cut the
+    network into 13 pieces and slow it down; benchmarks/model_file.py measures by how much. The
+    first ADD stays, because the block's other branch needs the sum without RELU.
     """
     operators = model.subgraphs[0].operators
     kinds = [model.operatorCodes[operator.opcodeIndex].builtinCode for operator in operators]
@@ -156,12 +157,12 @@ def save_model(
     upright: Sequence[np.ndarray],
     path: Path,
 ) -> None:
-    """Write the whole classifier as .h5: pixels 0..255, float32 [n, size, size, 3] -> the outputs
-    of the .tflite file.
+    """Write the whole classifier as a Keras .h5 file.
 
-    `head` holds kernel and bias of each dense layer, `means` the mean features of the classes [N,
-    2048], `upright` kernel and bias of that score. The outputs are probabilities [n, N], the
-    highest logit [n, 1], similarity [n, 1] and upright [n, 1].
+    `head` holds kernel and bias of each dense layer. `means` [N, 2048] are the mean features of the
+    classes. `upright` holds kernel and bias of the score of upright images. The input is pixels
+    0..255, float32 [n, size, size, 3]. The outputs are those of the .tflite file except features
+    and map: probabilities [n, N], the highest logit [n, 1], similarity [n, 1] and upright [n, 1].
     """
     inputs = keras.Input((size, size, 3), name="pixels")
     x, _ = features_and_map(load_xception(weights, size), inputs)
@@ -178,14 +179,14 @@ def save_model(
     ):
         x = layer(x)
         layer.set_weights(arrays)
-    # Maxima, written as layers: .h5 files hold nothing else.
+    # .h5 files can hold only layers, so a pooling layer computes each maximum
     outputs = [
         keras.layers.Softmax(name="probabilities")(x),
         keras.layers.GlobalMaxPooling1D(name="logit")(keras.layers.Reshape((len(means), 1))(x)),
         keras.layers.GlobalMaxPooling1D(name="similarity")(y),
         score,
     ]
-    # Keras warns that .h5 is its older format; the file's users expect it
+    # Keras warns that .h5 is its older format, but users of this file expect .h5
     logging.disable(logging.WARNING)
     keras.Model(inputs, outputs, name="dog_breeds").save(path)
     logging.disable(logging.NOTSET)
@@ -194,15 +195,15 @@ def save_model(
 def predict(
     path: Path, kernel: np.ndarray, views: dict[str, list[View]]
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Return what a saved .h5 file says of the views of each kind: probabilities float32 [n, N],
-    highest logits [n].
+    """Run a saved .h5 file on the views of each kind.
 
-    Raises ValueError for a damaged file, or if `kernel` [D, N] is not that of its last layer.
+    Return for each kind the probabilities float32 [n, N] and the highest logits [n]. Raises
+    ValueError if the file is damaged, or if `kernel` [D, N] differs from that of its last layer.
     """
     try:
         model = keras.models.load_model(path, compile=False)
         same = np.array_equal(model.get_layer("logits").get_weights()[0], kernel)
-    except Exception:  # h5py and Keras raise nearly anything for a damaged file
+    except Exception:  # h5py and Keras raise many kinds of exception for a damaged file
         same = False
     if not same:
         raise ValueError(f"{path} is not the model of its report; run training.py again")
