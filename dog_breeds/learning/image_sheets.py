@@ -1,6 +1,4 @@
-"""Sheets of pictures for notebook.ipynb: crops, views, answers to test pictures and where the model
-looked.
-"""
+"""Image sheets for notebook.ipynb: crops, training views, test predictions and explanations."""
 
 from collections.abc import Sequence
 
@@ -23,13 +21,11 @@ from dog_breeds.learning.plot_style import INK, RED, WIDTH, new_plot
 from dog_breeds.learning.tflite import run_file
 from dog_breeds.serving.explanation import evidence
 
-PIXELS = 120  # of a small picture's side
+PIXELS = 120  # height and width of a small image
 
 
 def plot_crops(task: Task, images: Sequence[str]) -> Figure:
-    """Photos with the box of their first dog, and below each the crop that data_selection.py made
-    of it.
-    """
+    """Plot photos with the box of their first dog above the crops made by data_selection.py."""
     annotations = annotation_dir(task.data_dir)
     photos, crops = [], []
     for image in images:
@@ -50,7 +46,10 @@ def plot_crops(task: Task, images: Sequence[str]) -> Figure:
 
 
 def outline(photo: Image.Image, box: tuple[int, int, int, int]) -> Image.Image:
-    """Draw a red frame with white edges around the box."""
+    """Draw a red frame with white edges around the box into the photo; return the photo.
+
+    `box` is (left, top, right, bottom) in pixels.
+    """
     draw, width = ImageDraw.Draw(photo), max(photo.size) // 60
     for color, grow, thickness in (("white", width, 2 * width), (RED, width // 2, width)):
         draw.rectangle(
@@ -60,7 +59,7 @@ def outline(photo: Image.Image, box: tuple[int, int, int, int]) -> Image.Image:
 
 
 def plot_views(views: Sequence[View], rows: int) -> Figure:
-    """The pictures that the model sees; `views` row by row."""
+    """Plot the images that the model sees, in `rows` rows; `views` are in order row by row."""
     cells = []
     for view in views:
         changes = [f"{view.angle:+.0f}°"] * bool(view.angle) + ["mirrored"] * view.flip
@@ -85,11 +84,12 @@ def plot_views(views: Sequence[View], rows: int) -> Figure:
 def plot_samples(
     views: Sequence[View], logits: np.ndarray, labels: np.ndarray, classes: Sequence[str]
 ) -> Figure:
-    """Predictions for ten of the test pictures; `views` (n), `logits` [n, classes] and `labels` [n]
-    in one order.
+    """Plot ten test images with their predictions.
+
+    `views` (n), `logits` [n, classes] and `labels` [n] are in the same order.
     """
     order = hardest_first(logits, labels)
-    others = np.sort(order[5:])
+    others = np.sort(order[5:])  # back in the order of `views`
     rows = order[:5], others[np.linspace(0, len(others) - 1, 5).astype(int)]
     cells = [
         [(load_pixels(views[i], PIXELS), *caption_of(logits[i], labels[i], classes)) for i in row]
@@ -109,7 +109,10 @@ def plot_explanations(
     logits: np.ndarray,
     labels: np.ndarray,
 ) -> Figure:
-    """The five hardest test pictures with what did not speak for the answer in the dark."""
+    """Plot the five hardest test images; parts that did not support the prediction are dark.
+
+    "Hardest" means the lowest probability of the true class.
+    """
     some, cells = hardest_first(logits, labels)[:5], []
     hardest = [views[i] for i in some]
     outputs = run_file(
@@ -126,26 +129,28 @@ def plot_explanations(
 
 
 def hardest_first(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """The rows of logits [n, classes] by the probability of the true class, lowest first."""
+    """Return row numbers [n] sorted by the probability of the true class, lowest first."""
     return np.argsort(log_softmax(logits)[np.arange(len(labels)), labels])
 
 
 def caption_of(logits: np.ndarray, label: int, classes: Sequence[str]) -> tuple[str, str]:
-    """What stands below a picture with these logits [classes], and its colour."""
+    """Return the caption of an image with these logits [classes], and the caption's colour."""
     guess = int(logits.argmax())
     text = f"{display_name(classes[guess])}\n{np.exp(log_softmax(logits[None]))[0, guess]:.1%}"
     return (text, INK) if guess == label else (f"{text}\n({display_name(classes[label])})", RED)
 
 
 def plot_pictures(rows: Sequence[Sequence[tuple]], title: str, note: str) -> Figure:
-    """A sheet of pictures: rows of (pixels uint8 [height, width, 3], caption, colour of the caption
-    if not black).
+    """Plot a sheet of images with captions.
+
+    Each cell of `rows` is (pixels uint8 [height, width, 3], caption) or (pixels, caption, colour of
+    the caption). The default colour is INK.
     """
     columns, lines = (
         max(map(len, rows)),
         max(cell[1].count("\n") for row in rows for cell in row) + 1,
     )
-    # From row to row; the unit is the width of a picture with its margin
+    # Distance between rows; the unit is the width of an image with its margin
     pitch = 1.02 + 0.13 * lines * columns / 5
     figure, [axes] = new_plot(len(rows) * pitch * WIDTH / columns, title, note)
     for row, cells in enumerate(rows):

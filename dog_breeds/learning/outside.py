@@ -1,4 +1,4 @@
-"""Photos by breed that are not in the training set: what the rules are fitted on, and measured."""
+"""Photos from outside the training set, sorted by breed, to fit and to measure the rules."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -16,21 +16,22 @@ from dog_breeds.learning.rules import highest_logit, measure_known
 
 
 class Outside(NamedTuple):
-    """The photos of a folder, seen by the backbone."""
+    """The features of the photos in a folder."""
 
     folder: str
-    fitting: Examples | None  # of every second known class; None if these are too few
-    others: Examples  # of the other known classes; of all if there is nothing to fit on
-    unknown: dict[str, np.ndarray]  # of folders that are no classes: features [n, D]
+    fitting: Examples | None  # of every second known class; None for too few photos or classes
+    others: Examples  # of the other known classes; of all if `fitting` is None
+    unknown: dict[str, np.ndarray]  # features [n, D] of each folder that is not a class
 
 
 def read_outside(folder: Path, task: Task) -> Outside:
-    """Return the photos in the sub-folders of a folder, which are named by breed.
+    """Return the features of all photos in the sub-folders of a folder.
 
-    Files that are no readable photos are left out. Prints what was found. Raises ValueError if no
-    sub-folder has the name of a class.
+    Each sub-folder has the name of a breed. Files that cannot be read as photos are left out.
+    Prints the numbers of photos and classes. Raises ValueError if no sub-folder has the name of a
+    class.
     """
-    meant, views = {}, {}
+    meant, views = {}, {}  # by folder name: the class or None, and the readable photos
     pictures = list_pictures(folder)
     for name, breed in match_folders(pictures, task.classes).items():
         shown = [View(path, recipe.PHOTO_SHARE) for path in pictures[name]]
@@ -56,6 +57,7 @@ def read_outside(folder: Path, task: Task) -> Outside:
             np.array(images),
         )
 
+    # Every second class fits the rules, and the others measure them
     fitting = examples(known[::2])
     classes, photos = len(np.unique(fitting.labels)), len(fitting.labels)
     enough = (
@@ -80,7 +82,7 @@ def read_outside(folder: Path, task: Task) -> Outside:
 
 
 def describe_fitting(outside: Outside) -> str:
-    """Return on which photos the rules are fitted, as facts and report say it."""
+    """Return a description of the photos on which the rules are fitted, for facts and report."""
     labels = outside.fitting.labels
     return (
         f"{len(labels):,} photos of {len(np.unique(labels))} classes in {outside.folder}, a folder "
@@ -89,7 +91,10 @@ def describe_fitting(outside: Outside) -> str:
 
 
 def measure_outside(outside: Outside, classifier: Classifier) -> dict:
-    """Return how the model does on the photos that its rules were not fitted on, shares 0..1."""
+    """Measure the model on the photos on which its rules were not fitted; results are shares 0..1.
+
+    "unknown_classes" has the share of photos of unknown breeds that are wrongly accepted as known.
+    """
     logits, labels = apply_head(classifier.weights, outside.others.features), outside.others.labels
     result = {
         "folder": outside.folder,

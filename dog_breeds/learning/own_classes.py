@@ -1,6 +1,4 @@
-"""Heads for anybody's classes: taught, put beside the classes of another file, judged in
-cross-validation.
-"""
+"""Heads for a user's own classes: training, addition to the head of another file, evaluation."""
 
 import numpy as np
 
@@ -28,15 +26,17 @@ from dog_breeds.learning.rules import (
     rule_facts,
 )
 
-# What was learned, calibrated logits of pictures while they were held out, and the facts about the
-# rules that `rules.rule_facts` gives
+# The classifier, the calibrated logits of the held-out images in cross-validation, and the facts
+# from `rules.rule_facts`
 Lesson = tuple[Classifier, np.ndarray, dict]
 
 
 def teach(examples: Examples, upright: Examples, seed: int) -> Lesson:
-    """Train a head for classes, and a score of `upright` pictures, as `heads.fit_upright` does.
+    """Train a head for the classes of `examples`, and fit its rules and a score of upright images.
 
-    The rules are fitted on the logits of pictures while they were held out.
+    Labels are 0 to N - 1. Each image's logits come from the head of the cross-validation that was
+    trained without the image. The rules are fitted on these logits. `heads.fit_upright` fits the
+    score on `upright`.
     """
     labels, classes = examples.labels, examples.labels.max() + 1
     _, logits = cross_validate(examples, recipe.PLAIN_TRIAL, classes, seed)
@@ -52,10 +52,11 @@ def teach(examples: Examples, upright: Examples, seed: int) -> Lesson:
 
 
 def share_of_unknown_classes(examples: Examples, classifier: Classifier, seed: int) -> float | None:
-    """Return the share of pictures that the threshold lets pass by a head that does not know their
-    class; None for two classes, of which none can be left out.
+    """Return the share of images of unknown classes that the threshold wrongly accepts as known.
 
-    Up to recipe.FOLDS times, another part of the classes is left out.
+    The classes are divided into parts, at most recipe.FOLDS. For each part, a head is trained on
+    the other classes and tested on this part. Return None for two classes, because a head needs at
+    least two classes.
     """
     classes = int(examples.labels.max()) + 1
     if classes < 3:
@@ -64,7 +65,7 @@ def share_of_unknown_classes(examples: Examples, classifier: Classifier, seed: i
     passing = []
     for part in range(parts):
         kept = np.arange(classes) % parts != part
-        new_labels = np.cumsum(kept) - 1
+        new_labels = np.cumsum(kept) - 1  # numbers the kept classes from 0, without gaps
         rows = kept[examples.labels]
         seen = Examples(*(column[rows] for column in examples))
         seen = seen._replace(labels=new_labels[seen.labels])
@@ -77,12 +78,12 @@ def share_of_unknown_classes(examples: Examples, classifier: Classifier, seed: i
 
 
 def teach_beside(examples: Examples, old: Classifier, seed: int) -> Lesson:
-    """Put classes beside those of another head, of which only the means are known; their labels
-    follow the old ones'.
+    """Add classes to the head of another model file without the images of its classes.
 
-    The old head stays as it is. The new classes' part of it is trained on their pictures, and on
-    the old means in the place of pictures. The thresholds of the old rules become lower if the new
-    pictures need it. Raises ValueError if the old head has an inner layer.
+    The labels of the new classes follow those of the old classes. The old weights do not change.
+    The weights of the new classes are trained on the new images and on the mean features of the old
+    classes, which replace the missing images. The thresholds of the old rules become lower if the
+    new images need lower ones. Raises ValueError if the old head has an inner layer.
     """
     if len(old.weights) > 2:
         raise ValueError("its head has an inner layer, to which nothing can be added")
@@ -91,11 +92,14 @@ def teach_beside(examples: Examples, old: Classifier, seed: int) -> Lesson:
     classes = labels.max() + 1
 
     def extended(some: Examples, fold_seed: int) -> list[np.ndarray]:
+        # Class means have length 1, so scale them to the length of the new images' mean features.
+        # Repeat each old mean as often as a new class has images, on average.
         shown = some.features.mean(axis=0)
-        times = max(1, len(some.labels) // (classes - n))  # as many as a new class has pictures
+        times = max(1, len(some.labels) // (classes - n))
         old_features = np.repeat(old.means * np.linalg.norm(shown), times, axis=0)
         numbers = np.repeat(np.arange(n), times)
         both = join(Examples(old_features, numbers, numbers), some._replace(labels=some.labels + n))
+        # Train a head for all classes, and keep only the columns of the new classes
         new_kernel, new_bias = (
             array[..., n:] / np.float32(old.temperature)
             for array in train(both, classes, fold_seed)
@@ -108,7 +112,7 @@ def teach_beside(examples: Examples, old: Classifier, seed: int) -> Lesson:
         seen = Examples(*(column[parts != part] for column in examples))
         held_out = examples.features[parts == part]
         logits[parts == part] = apply_head(extended(seen, seed + part), held_out)
-        if old.rules.score != SCORE:  # a file of an earlier version
+        if old.rules.score != SCORE:  # a file of an earlier version rejects by similarity
             means = np.concatenate([old.means, class_means(seen)])
             scores[parts == part] = similarity(held_out, means)
     if old.rules.score == SCORE:
@@ -126,7 +130,7 @@ def teach_beside(examples: Examples, old: Classifier, seed: int) -> Lesson:
 
 
 def train(examples: Examples, classes: int, seed: int) -> list[np.ndarray]:
-    """Train a head with recipe.PLAIN_TRIAL on all the examples; return its weights."""
+    """Train a head with the settings recipe.PLAIN_TRIAL on all examples; return its weights."""
     epochs = epochs_for(len(examples.labels), recipe.STEPS, recipe.EPOCHS)
     return train_head(examples, recipe.PLAIN_TRIAL, classes, seed, epochs)[1]
 
@@ -139,15 +143,18 @@ def judge(
     temperature: float,
     different: int,
 ) -> dict:
-    """Return what cross-validation says: `metrics.evaluate`, and with their names the pictures that
-    were mistaken.
+    """Return the metrics of `metrics.evaluate` for cross-validation, and the wrong predictions.
 
-    So many pictures are `different`: copies make the interval no narrower.
+    `logits` [n, classes] are calibrated, and `names` are the names of the n images. "confusions"
+    lists the wrongly classified images by name. `different` is the number of images without
+    copies. The confidence interval uses this number, so that copies do not make it narrower.
     """
     result = evaluate(logits, labels, classes, temperature)
     result["accuracy_interval_95"] = wilson_interval(result["accuracy"], different)
     del result["most_confused"]
-    there = {classes[label] for label in labels}  # classes of another file have no pictures
+    there = {
+        classes[label] for label in labels
+    }  # classes with images; those of another file have none
     for key in ("precision", "recall"):
         result[key] = {name: share for name, share in result[key].items() if name in there}
     probabilities = np.exp(log_softmax(logits))

@@ -1,4 +1,4 @@
-"""How all plots of this project look."""
+"""The common style of all plots: size, colours, title and note."""
 
 import textwrap
 from pathlib import Path
@@ -9,9 +9,9 @@ from matplotlib.figure import Figure
 
 from dog_breeds.console import written_whole
 
-WIDTH = 6.5  # inches: 650 pixels wide on a page, stored with twice as many
+WIDTH = 6.5  # inches; 650 pixels on a page, stored with twice the resolution
 INK, GRAY, PALE, ACCENT = "#222222", "#6b6b6b", "#dddddd", "#117733"
-# Paul Tol's "muted" colours, told apart by colour-blind people too (and a tenth that fits).
+# Paul Tol's "muted" colours, which colour-blind people can distinguish, and a matching tenth colour
 COLORS = [
     "#332288",
     "#6699cc",
@@ -24,7 +24,7 @@ COLORS = [
     "#882255",
     "#aa4499",
 ]
-RED = COLORS[7]  # what is wrong, or unknown
+RED = COLORS[7]  # for wrong predictions and unknown breeds
 STYLE = {
     "font.size": 10,
     "text.color": INK,
@@ -45,11 +45,12 @@ STYLE = {
 
 
 def new_plot(height: float, title: str, note: str, columns: int = 1) -> tuple[Figure, list[Axes]]:
-    """Return a Figure in the project's style with title, note below it, and Axes side by side,
-    `height` inches high.
+    """Return a Figure in the project's style, and its `columns` Axes side by side.
+
+    The title is at the top, with the note below it. `height` is the height of the Axes in inches.
     """
     note = textwrap.fill(note, 88)
-    head = 0.42 + 0.17 * (note.count("\n") + bool(note))  # inches
+    head = 0.42 + 0.17 * (note.count("\n") + bool(note))  # inches for the title and the note
     with rc_context(STYLE):
         figure = Figure((WIDTH, head + height), layout="constrained")
         figure.get_layout_engine().set(rect=(0, 0, 1, height / (head + height)), w_pad=0.1)
@@ -67,7 +68,7 @@ def new_plot(height: float, title: str, note: str, columns: int = 1) -> tuple[Fi
 
 
 def save_plot(figure: Figure, path: Path) -> None:
-    """Write a PNG, 1300 pixels wide."""
+    """Write a figure as a PNG file, 1300 pixels wide."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with written_whole(path) as part:
         figure.savefig(part, format="png", dpi=200)

@@ -1,4 +1,4 @@
-"""The rules of a model file, fitted anew on photos from elsewhere. The network learns nothing."""
+"""Fit the rules of a finished model file again on photos from elsewhere, without training."""
 
 import time
 from hashlib import sha256
@@ -15,17 +15,19 @@ from dog_breeds.learning.rules import fit_rules, rule_facts
 from dog_breeds.learning.tflite import inspect_backbone, join_head, read_head
 from dog_breeds.serving.facts import append_facts, read_facts
 
-# Figures of the test that no rule changes. The others were measured with the old rules.
+# Test results that do not depend on the rules. All others were measured with the old rules.
 LASTING = "pictures", "accuracy", "accuracy_interval_95"
 
 
 def refit_rules(file: Path, outside: Path, output: Path, data_dir: Path) -> dict:
-    """Write `file` to `output` with another temperature, threshold and other candidates.
+    """Write `file` to `output` with a new temperature and new thresholds for unknown breeds and
+    candidates.
 
-    They are fitted on every second breed of the photos in `outside`, a folder with a sub-folder for
-    each breed. Head and backbone stay: the likeliest class of every image is the same as before.
-    Returns what `measure_outside` says of the other breeds. The cache of features is in `data_dir`.
-    Raises ValueError if the file has no head, or if there are too few photos of its classes.
+    `outside` is a folder with a sub-folder of photos for each breed. The rules are fitted on every
+    second known breed. Return the results of `measure_outside` for the other breeds. Apart from the
+    temperature, head and backbone do not change, so the likeliest class of every image stays the
+    same. `data_dir` contains the cache of features. Raises ValueError if the file has no head, or
+    if there are too few photos of its classes.
     """
     facts = read_facts(file)
     if not facts["classes"]:

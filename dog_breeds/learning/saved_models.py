@@ -1,4 +1,4 @@
-"""The models that training.py saves: their names, heads and reports, and which one is best."""
+"""Models saved by training.py: file names, heads, reports, and the choice of the best model."""
 
 import io
 import json
@@ -19,17 +19,18 @@ def model_name(epoch: int, val_accuracy: float) -> str:
 
 
 def source_files(model_path: Path) -> list[Path]:
-    """Return the files of a saved model: the .h5, its head, its report and its split."""
+    """Return the four files of a saved model: .h5, head (.npz), report (.json) and split (.csv)."""
     return [model_path.with_suffix(suffix) for suffix in (".h5", ".npz", ".json", ".csv")]
 
 
 def find_best_model(folder: Path = Path()) -> Path:
-    """Return the saved model with the highest validation accuracy, the newest of equal ones.
+    """Return the .h5 path of the saved model with the highest validation accuracy.
 
-    Raises FileNotFoundError if there is none or if one of its files is missing. Raises
-    ValueError if the models have different breeds or splits: their accuracies say nothing about
-    which one is better.
+    Among models with equal accuracy, the newest wins. Raises FileNotFoundError if there is no
+    model, or if a model's file is missing. Raises ValueError if the models have different breeds or
+    splits, because their accuracies cannot be compared.
     """
+    # Models by classes and SHA-256 of the split: only models of the same task can be compared
     tasks: dict[tuple, list[Path]] = {}
     stems = {path.with_suffix(".h5") for path in folder.glob(f"{_prefix()}*")}
     for path in sorted(stems):
@@ -50,7 +51,7 @@ def find_best_model(folder: Path = Path()) -> Path:
 
 
 def check_complete(model_path: Path) -> None:
-    """Raise FileNotFoundError unless all files of a saved model are there."""
+    """Raise FileNotFoundError if a file of a saved model is missing."""
     for path in source_files(model_path):
         if not path.is_file():
             raise FileNotFoundError(
@@ -60,7 +61,7 @@ def check_complete(model_path: Path) -> None:
 
 
 def read_report(model_path: Path) -> dict:
-    """Return the report that training.py wrote beside a model.
+    """Return the report that training.py wrote for a model.
 
     Raises ValueError if the file is damaged or was written by an earlier version.
     """
@@ -75,7 +76,7 @@ def read_report(model_path: Path) -> dict:
 
 
 def write_head(model_path: Path, classifier: Classifier) -> str:
-    """Write what a model has beside the backbone as .npz; return the file's SHA-256."""
+    """Write all arrays of a model except the backbone as .npz; return the file's SHA-256."""
     path = model_path.with_suffix(".npz")
     with written_whole(path) as part:
         head = {f"head_{number}": array for number, array in enumerate(classifier.weights)}
@@ -86,8 +87,7 @@ def write_head(model_path: Path, classifier: Classifier) -> str:
 
 
 def read_head(model_path: Path) -> tuple[list[np.ndarray], np.ndarray, list[np.ndarray]]:
-    """Return what `tflite.join_head` takes of a saved model: head, means, and the score of upright
-    images.
+    """Return the arguments of `tflite.join_head` from a saved model: head, means and upright score.
 
     Raises ValueError if the file is not the one that the model's report describes.
     """

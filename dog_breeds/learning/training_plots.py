@@ -1,7 +1,7 @@
-"""Plots of a training: training.py writes them, notebook.ipynb shows and explains them in order.
+"""Plots of a training run, written by training.py and explained in notebook.ipynb.
 
-training.py computes the numbers, these functions draw them. Each takes what the steps of
-training.py take and return, and gives an independent matplotlib Figure.
+training.py computes the numbers, and these functions draw them. Each plot_ function takes the
+inputs and results of the steps of training.py, and returns an independent matplotlib Figure.
 """
 
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ from dog_breeds.learning.metrics import (
 )
 from dog_breeds.learning.plot_style import ACCENT, COLORS, GRAY, INK, PALE, RED, new_plot, save_plot
 
-SHADES = (COLORS[6], COLORS[3], COLORS[0])  # light to dark, for something that grows
+SHADES = (COLORS[6], COLORS[3], COLORS[0])  # light to dark, for increasing values
 
 
 def save_plots(
@@ -35,8 +35,10 @@ def save_plots(
     labels: np.ndarray,
     folder: Path,
 ) -> None:
-    """Write the plots of a training; `results` and `outputs` are what training.measure_on_test
-    returns.
+    """Write all plots of a training run as PNG files into a folder.
+
+    `results` and `outputs` are the return values of training.measure_on_test. `labels` are those of
+    the test images.
     """
     classes, photos = list(results["crops"]["recall"]), outputs["whole_photos"]
     figures = {
@@ -57,8 +59,10 @@ def save_plots(
 
 
 def plot_training_curves(trials: Sequence[dict], winner: dict, measure: str = "val_loss") -> Figure:
-    """Validation loss (or "val_accuracy") of every head of the search, epoch by epoch; a plot for
-    each inner size.
+    """Plot the validation loss of every head of the search by epoch, with a panel for each inner
+    size.
+
+    `measure` is "val_loss" or "val_accuracy".
     """
     sizes = sorted({trial["inner_size"] for trial in trials})
     rates = sorted({trial["learning_rate"] for trial in trials})
@@ -81,7 +85,7 @@ def plot_training_curves(trials: Sequence[dict], winner: dict, measure: str = "v
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         axes.sharex(all_axes[0])
     share_scale(all_axes, measure)
-    if measure == "val_accuracy":  # the first epochs of slow heads would take all the room
+    if measure == "val_accuracy":  # cut off the first epochs of slow heads
         values = [epoch[measure] for trial in trials for epoch in trial["history"]]
         all_axes[0].set_ylim(np.quantile(values, 0.1) - 0.02, 1.005)
     lines = [Line2D([], [], color=shade(rates, rate), label=f"{rate:g}") for rate in rates]
@@ -92,8 +96,9 @@ def plot_training_curves(trials: Sequence[dict], winner: dict, measure: str = "v
 
 
 def plot_hyper_parameters(trials: Sequence[dict], winner: dict) -> Figure:
-    """The same trials three times, by the values of each hyper-parameter; lines join trials that
-    differ in it alone.
+    """Plot the validation loss of all trials by hyper-parameter, with a panel for each of three.
+
+    Lines join trials that differ only in the hyper-parameter of the panel.
     """
     parameters = ("learning_rate", "inner_size", "dropout")
     rates = sorted({trial["learning_rate"] for trial in trials})
@@ -130,7 +135,10 @@ def plot_hyper_parameters(trials: Sequence[dict], winner: dict) -> Figure:
 
 
 def share_scale(all_axes: Sequence[Axes], measure: str) -> None:
-    """Give plots side by side one vertical axis."""
+    """Give panels side by side the same vertical axis and grid.
+
+    The axis is logarithmic for the loss and in per cent for the accuracy.
+    """
     for axes in all_axes:
         axes.sharey(all_axes[0])
         axes.tick_params(labelleft=axes is all_axes[0])
@@ -141,18 +149,18 @@ def share_scale(all_axes: Sequence[Axes], measure: str) -> None:
     else:
         all_axes[0].set_yscale("log")
         low, high = all_axes[0].get_ylim()
-        steps = (1, 2, 5) if high < 1000 * low else (1,)  # more would overlap
+        steps = (1, 2, 5) if high < 1000 * low else (1,)  # more labels would overlap
         all_axes[0].yaxis.set(major_locator=LogLocator(subs=steps), minor_locator=NullLocator())
         all_axes[0].yaxis.set_major_formatter("{x:g}")
 
 
 def words(name: str) -> str:
-    """A setting's or a measure's name as it is spoken."""
+    """Return the name of a setting or a measure as words, such as "validation loss"."""
     return name.replace("val_", "validation ").replace("_", " ")
 
 
 def shade(values: Sequence[float], value: float) -> tuple[float, ...]:
-    """The colour of one of some sorted values, the darker the greater."""
+    """Return the RGBA colour of one of the sorted values; greater values are darker."""
     return LinearSegmentedColormap.from_list("shades", SHADES)(
         values.index(value) / max(len(values) - 1, 1)
     )
@@ -162,7 +170,7 @@ def shade(values: Sequence[float], value: float) -> tuple[float, ...]:
 
 
 def plot_confusion(result: dict, classes: Sequence[str], title: str) -> Figure:
-    """Which breed was taken for which; `result` is what metrics.evaluate returns."""
+    """Plot the confusion matrix; `result` is the return value of metrics.evaluate."""
     matrix, n = np.array(result["confusion_matrix"]), len(classes)
     low, high = result["accuracy_interval_95"]
     note = (
@@ -176,13 +184,15 @@ def plot_confusion(result: dict, classes: Sequence[str], title: str) -> Figure:
             f"{display_name(pair['predicted'])}."
         )
     figure, [axes] = new_plot(5.2, title, note)
+    # Colour each cell by its share of the true breed's images. Errors are rarer, so they reach the
+    # full colour at 30 %.
     share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     diagonal = np.eye(n, dtype=bool)
     for cells, color, full in ((diagonal, ACCENT, 1), (~diagonal, RED, 0.3)):
         colors = LinearSegmentedColormap.from_list("", ["white", color])
         values = np.ma.masked_where(~cells, share)
         axes.pcolormesh(values, cmap=colors, vmin=0, vmax=full, edgecolors=PALE, linewidth=0.6)
-    for i, j in np.argwhere(matrix) if n <= 20 else ():
+    for i, j in np.argwhere(matrix) if n <= 20 else ():  # in larger matrices, numbers do not fit
         color = "white" if share[i, j] > (0.5 if i == j else 0.15) else INK
         axes.text(j + 0.5, i + 0.5, matrix[i, j], ha="center", va="center_baseline", color=color)
     size = min(10, 300 / n)
@@ -196,8 +206,9 @@ def plot_confusion(result: dict, classes: Sequence[str], title: str) -> Figure:
 
 
 def plot_breeds(result: dict) -> Figure:
-    """Precision and recall of each breed, the worst first; `result` is what metrics.evaluate
-    returns.
+    """Plot precision and recall of each breed, with the worst breed first.
+
+    `result` is the return value of metrics.evaluate.
     """
     precision, recall = result["precision"], result["recall"]
     breeds = sorted(recall, key=lambda breed: recall[breed] + precision[breed])
@@ -229,8 +240,9 @@ def plot_breeds(result: dict) -> Figure:
 
 
 def plot_reliability(logits: np.ndarray, labels: np.ndarray, temperature: float) -> Figure:
-    """Accuracy against confidence before and after temperature scaling; `logits` are those after
-    it.
+    """Plot accuracy against confidence before and after temperature scaling.
+
+    `logits` [n, classes] are the logits after temperature scaling.
     """
     note = (
         "A disc for each bin of confidence, its area the number of pictures, the line its 95 % "
@@ -267,8 +279,9 @@ def plot_reliability(logits: np.ndarray, labels: np.ndarray, temperature: float)
 
 
 def plot_unknown_breeds(known: np.ndarray, unknown: np.ndarray, threshold: float) -> Figure:
-    """Highest logits of photos of known and of unknown breeds, [n] and [m], and the threshold
-    between; m may be 0.
+    """Plot histograms of the highest logits of photos of known and unknown breeds.
+
+    `known` is [n] and `unknown` is [m]; m may be 0. A dashed line shows the threshold.
     """
     note = (
         "Right of the threshold a photo is taken as a known breed: "
@@ -287,6 +300,7 @@ def plot_unknown_breeds(known: np.ndarray, unknown: np.ndarray, threshold: float
         (unknown, RED, "breeds it never saw"),
         (known, ACCENT, "its own breeds"),
     ):
+        # Show shares, because the two groups differ in size
         weights = np.full(len(values), 1 / max(len(values), 1))
         axes.hist(
             values,

@@ -1,8 +1,8 @@
-"""The report of a training, as lines for the terminal."""
+"""Summary of a training report on the terminal."""
 
 
 def print_summary(report: dict) -> None:
-    """Print the winner and how it did on the test images."""
+    """Print the chosen settings, and their results on test images and photos from elsewhere."""
     winner = report["winner"]
     print(
         f"best: learning rate {winner['learning_rate']:.1e}, inner size {winner['inner_size']}, "
@@ -38,7 +38,7 @@ def print_summary(report: dict) -> None:
 
 
 def print_outside(result: dict) -> None:
-    """Print how the model did on photos from elsewhere."""
+    """Print the results on photos from elsewhere, as `outside.measure_outside` returns them."""
     print(
         f"photos in {result['folder']} that the rules were not fitted on: accuracy "
         f"{result['accuracy']:.1%} of {result['pictures']} photos of {result['classes']} breeds, "
