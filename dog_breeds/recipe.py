@@ -51,10 +51,9 @@ KNOWN_SHARE, OUTSIDE_KNOWN_SHARE = 0.95, 0.91
 # Minimum number of photos from elsewhere, and of their known classes, to fit the rules on
 OUTSIDE_PHOTOS, OUTSIDE_CLASSES = 100, 5
 # Share of the fitting photos whose candidates include the true class. The goal for new photos is
-# 95 %. The value is one point higher, because rules fitted on these
-# classes also serve other classes.
+# 95 %. The value is one point higher, because new photos also show other classes, which differ.
 CANDIDATES_LEVEL = 0.96
-UNKNOWN_PHOTOS = 100  # photos of other breeds that measure the rule, if the dataset has any
+UNKNOWN_PHOTOS = 100  # if available, photos of other breeds to measure the rule for them
 # Share of upright photos that count as upright. The model also tries rotations of all other photos.
 UPRIGHT_SHARE = 0.97
 # Training photos that are rotated to train the score of upright photos. With 300, the score notices

@@ -103,7 +103,7 @@ def _ctrl_c_later() -> Iterator[None]:
     resource_tracker.ensure_running()
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # new processes inherit it
     # The mask applies only to this thread. If another thread receives the signal, Python still
-    # runs the handler in the main thread.
+    # runs the handler in the main thread. The handler below therefore only records the signal.
     wait = threading.current_thread() is threading.main_thread()
     handler = signal.signal(signal.SIGINT, lambda *_: came.append(True)) if wait else None
     try:

@@ -152,9 +152,8 @@ def judge(
     result = evaluate(logits, labels, classes, temperature)
     result["accuracy_interval_95"] = wilson_interval(result["accuracy"], different)
     del result["most_confused"]
-    there = {
-        classes[label] for label in labels
-    }  # classes with images; those of another file have none
+    # Classes from another file have no images here, so they have no metrics
+    there = {classes[label] for label in labels}
     for key in ("precision", "recall"):
         result[key] = {name: share for name, share in result[key].items() if name in there}
     probabilities = np.exp(log_softmax(logits))

@@ -203,9 +203,8 @@ def join_head(
     unit = operator(
         "L2_NORMALIZATION", schema.L2NormOptionsT(), [features], "unit", (1, means.shape[1])
     )
-    means16 = constant(
-        "means", means, np.float16
-    )  # precise enough for cosines, and half the size of float32
+    # float16 is precise enough for cosines, and takes half the size of float32
+    means16 = constant("means", means, np.float16)
     means32 = operator(
         "DEQUANTIZE", schema.DequantizeOptionsT(), [means16], "whole_means", means.shape
     )

@@ -85,7 +85,7 @@ def plot_training_curves(trials: Sequence[dict], winner: dict, measure: str = "v
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         axes.sharex(all_axes[0])
     share_scale(all_axes, measure)
-    if measure == "val_accuracy":  # cut off the first epochs of slow heads
+    if measure == "val_accuracy":  # else the first epochs of slow heads would fill the plot
         values = [epoch[measure] for trial in trials for epoch in trial["history"]]
         all_axes[0].set_ylim(np.quantile(values, 0.1) - 0.02, 1.005)
     lines = [Line2D([], [], color=shade(rates, rate), label=f"{rate:g}") for rate in rates]
@@ -96,7 +96,7 @@ def plot_training_curves(trials: Sequence[dict], winner: dict, measure: str = "v
 
 
 def plot_hyper_parameters(trials: Sequence[dict], winner: dict) -> Figure:
-    """Plot the validation loss of all trials by hyper-parameter, with a panel for each of three.
+    """Plot the validation loss of all trials against each hyper-parameter, in a panel each.
 
     Lines join trials that differ only in the hyper-parameter of the panel.
     """

@@ -113,7 +113,7 @@ def calm_half(xception: keras.Model, views: Sequence[View]) -> list[View]:
     Without them, the ranges clip the activations of such photos, but their predicted breed stays
     the same.
     """
-    # Each block of Xception ends with a sum
+    # Each residual block ends with a sum
     sums = [layer.output for layer in xception.layers if isinstance(layer, keras.layers.Add)]
     # Backbones without sums: use the final output
     blocks = keras.Model(xception.input, sums or [xception.output])
