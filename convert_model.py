@@ -1,9 +1,10 @@
-"""Convert the trained model to one small, fast, proven TensorFlow Lite file.
+"""Convert the trained model to one small TensorFlow Lite file, and check that file against Keras.
 
-Reads     the best xception_v1_*.h5, its head, report and split, the file with the backbone, and the
-          images that the split names.
-Writes    top_10_dog_breeds.tflite: the network, and appended as a zip archive its labels.txt and
-          metadata.json.
+Reads     the best xception_v1_*.h5, its head, report and split, the file with the backbone, and
+          the test images. With --refit: a finished model file and your own photos by breed.
+Writes    top_10_dog_breeds.tflite: the network, with labels.txt and metadata.json appended as a
+          zip archive. The files in models/ change only if --output names them.
+Example
 
     python convert_model.py                                # int8: the backbone of the training
     python convert_model.py --quantization float32
@@ -11,14 +12,12 @@ Writes    top_10_dog_breeds.tflite: the network, and appended as a zip archive i
     python convert_model.py --show top_10_dog_breeds.tflite
     python convert_model.py --refit FILE --outside DIR --output new.tflite
 
+Time      About 20 seconds on 2 cores with VNNI; some minutes with --every-picture.
+Expect    A comparison of the .h5 in Keras and the file in the serving runtime. A file that loses
+          more than --max-loss points of accuracy, with 95 % certainty, is not written.
+
 The int8 file is the head on the backbone that it was trained on. For float32, TensorFlow converts
-Keras' backbone. The committed files in models/ change only if --output names them.
---refit takes a finished model file, which
-keeps its head, and fits temperature, threshold and candidates on photos of your own by breed.
-The file is run in the serving runtime, and the .h5 in Keras, on test images. A file that surely
-(95 %) loses more than --max-loss points of accuracy is not written. Takes some 20 seconds on 2
-cores with VNNI, with --every-picture some minutes.
-"""
+Keras' backbone. --refit keeps the head and fits temperature, threshold and candidates."""
 
 import contextlib
 import json
@@ -51,12 +50,12 @@ from dog_breeds.workers import call_elsewhere
 
 OUTPUT = Path("top_10_dog_breeds.tflite")
 FORMATS = ("int8", "float32")
-# Test images on which the .h5 is run too, each as crop and as whole photo: Keras is slow. A mistake
-# in a conversion costs ten points of accuracy or more; of 50 images, three lost ones are enough to
-# refuse a file. No affordable number shows a loss of 0.3 points, and none needs to: the accuracy of
-# an int8 file on all test images is in its report, since its head was trained on its own features.
+# Test images that Keras predicts too, each as crop and as whole photo. Few, because Keras is slow.
+# A faulty conversion costs ten points of accuracy or more, and three lost images of 50 are enough
+# to refuse a file. A loss of 0.3 points would need far too many images. It need not be measured
+# here: the head was trained on the int8 features, so the report has the accuracy on all test images.
 COMPARED = 50
-# Copied from the report: what an int8 file answers to all test pictures.
+# Copied from the report: the results of the int8 file on all test images.
 TEST_FIGURES = "pictures", "accuracy", "accuracy_interval_95", "calibration_error", "taken_as_known"
 RULES = "unknown_rule", "candidates", "turn_rule", "outside"  # copied from the report too
 
@@ -67,9 +66,9 @@ Predictions = tuple[np.ndarray, np.ndarray]  # probabilities float32 [n, N], hig
 
 
 def to_tflite(task: Task, model_path: Path, quantization: str, folder: Path) -> bytes:
-    """Return the model as a flatbuffer: its head on the backbone in this format. Puts other files
-    in `folder`.
-    """
+    """Return the model as a flatbuffer: its head on the backbone in this format.
+
+    Temporary files go to `folder`."""
     backbone = task.backbone
     if quantization == "float32":
         backbone = folder / "backbone.tflite"
@@ -84,9 +83,9 @@ def to_tflite(task: Task, model_path: Path, quantization: str, folder: Path) -> 
 def predict_file(
     file: Path, views: dict[str, list[View]], size: int
 ) -> dict[str, tuple[np.ndarray, ...]]:
-    """Return what a model file says in the serving runtime: probabilities [n, N], highest logits
-    [n], features [n, D].
-    """
+    """Return the outputs of a model file in the serving runtime, for crops and for whole photos.
+
+    Each value is a tuple of probabilities [n, N], highest logits [n] and features [n, D]."""
     results: dict[str, tuple[np.ndarray, ...]] = {}
     names = ["probabilities", "logit", "features"]
     for kind, some in views.items():
@@ -98,9 +97,10 @@ def predict_file(
 
 
 def compare(keras: Predictions, tflite: Predictions, labels: np.ndarray, threshold: float) -> dict:
-    """Return accuracy, calibration error and share taken as known, 0..1, of both, and how far they
-    differ.
-    """
+    """Compare the predictions of Keras and of the file.
+
+    Returns accuracy, calibration error and the share taken as known of both, each in 0..1, and how
+    far the predictions differ."""
     right = [predictions[0].argmax(axis=1) == labels for predictions in (keras, tflite)]
     result = {
         "pictures": len(labels),
@@ -120,11 +120,11 @@ def compare(keras: Predictions, tflite: Predictions, labels: np.ndarray, thresho
 
 
 def surely_lost(results: dict) -> float:
-    """Return the share of pictures, of the worse kind, that the file loses against Keras at least,
-    with 95 % certainty.
+    """Return a lower bound (95 % certainty) of the share of images that the file loses against
+    Keras.
 
-    Some are lost and some won by chance: the variance of such a number is the number itself.
-    """
+    Crops and whole photos count separately; the larger share is returned. Some images are lost and
+    some won by chance: the variance of such a count is the count itself."""
     return max(
         (r["lost"] - r["won"] - 1.64 * (r["lost"] + r["won"]) ** 0.5) / r["pictures"]
         for r in results.values()
@@ -132,7 +132,7 @@ def surely_lost(results: dict) -> float:
 
 
 def describe_results(results: dict) -> str:
-    """Return a line for the crops and one for the whole photos."""
+    """Describe the comparison in one line for the crops and one for the whole photos."""
     line = (
         "{name}: {pictures} test pictures, accuracy {keras[accuracy]:.2%} -> "
         "{tflite[accuracy]:.2%}, calibration error {keras[calibration_error]:.2%} -> "
@@ -149,14 +149,14 @@ def describe_results(results: dict) -> str:
 
 
 def collect_facts(model_path: Path, report: dict, quantization: str, results: dict) -> dict:
-    """Return what the file shall say about itself: metadata.json."""
+    """Return the facts that the file states about itself, metadata.json."""
     test = {kind: {key: report["test"][kind][key] for key in TEST_FIGURES} for kind in KINDS}
     return backbone_facts(report["size"]) | {
         "classes": report["classes"],
         "display_names": {breed: display_name(breed) for breed in report["classes"]},
         "photo_share": report["photo_share"],
         "quantization": quantization,
-        "temperature": report["temperature"],  # already in the weights
+        "temperature": report["temperature"],  # the weights already include it
         **{name: report[name] for name in RULES if name in report},
         "compared_with_keras": results,
         **({"test": test} if quantization == "int8" else {}),
@@ -216,12 +216,11 @@ def convert(
     data_dir: Path | None = None,
     compared: int = COMPARED,
 ) -> None:
-    """Convert a model trained by training.py, prove the file and write it.
+    """Convert a model of training.py, check the file and write it.
 
-    `compared` test images are given to both (0: all), as crops and as whole photos. Raises
-    RuntimeError, and leaves `output` as it was, if the file loses more than `max_loss` points of
-    accuracy on either.
-    """
+    Keras and the file both predict `compared` test images (0: all), as crops and as whole photos.
+    Raises RuntimeError, and leaves `output` as it was, if the file surely loses more than
+    `max_loss` points of accuracy on either."""
     check_complete(model_path)
     report = read_report(model_path)
     task = task_of(model_path, data_dir)
@@ -264,7 +263,8 @@ def convert(
 
 
 def task_of(model_path: Path, data_dir: Path | None = None) -> Task:
-    """Return what a model was trained for, without the copies that were left out of its test."""
+    """Return the task that a model was trained for, without the copies that were left out of its
+    test."""
     report, split = read_report(model_path), read_split(model_path.with_suffix(".csv"))
     data_dir = data_dir or Path(report["data_dir"])
     split = {
@@ -277,8 +277,10 @@ def task_of(model_path: Path, data_dir: Path | None = None) -> Task:
 
 
 def find_backbone(report: dict) -> Path:
-    """Return a file with the backbone that a model was trained on: the one that its report names,
-    or the default one, which has other paths in other clones.
+    """Return a file with the backbone that a model was trained on.
+
+    The report names one file. If that file is missing or different, recipe.MODEL is tried, since
+    the path of the same file differs between clones. Raises ValueError if neither has the backbone.
     """
     for file in (Path(report["backbone"]), recipe.MODEL):
         with contextlib.suppress(OSError, ValueError):
@@ -291,7 +293,7 @@ def find_backbone(report: dict) -> Path:
 
 
 def refit(file: Path, outside: Path, output: Path | None, data_dir: Path) -> None:
-    """Fit the rules of a model file anew, and print how it does on the photos left out of that."""
+    """Fit the rules of a model file again, and print the results on the photos that were held out."""
     if not output or output.suffix != ".tflite" or output.resolve() == file.resolve():
         raise ValueError(f"--output must name a .tflite file, and another one than {file}")
     print_outside(refit_rules(file, outside, output, data_dir))
@@ -299,9 +301,8 @@ def refit(file: Path, outside: Path, output: Path | None, data_dir: Path) -> Non
 
 
 def next_steps(file: Path) -> str:
-    """Return the commands that ask, serve, build and deploy a model file, as they are typed in the
-    project's folder.
-    """
+    """Return the commands that ask, serve, build and deploy a model file, to be typed in the
+    project's folder."""
     root = recipe.MODEL.parents[1]
     inside = file.resolve().is_relative_to(root)
     name = shlex.quote(str(file.resolve().relative_to(root) if inside else file.resolve()))
@@ -324,7 +325,7 @@ def next_steps(file: Path) -> str:
 
 
 def main() -> None:
-    """Parse the arguments; convert or show."""
+    """Parse the arguments; then convert, show or refit."""
     parser = script_parser(__doc__, "python convert_model.py xception_v1_30_0.966.h5")
     parser.add_argument(
         "model",

@@ -1,13 +1,15 @@
-"""Look at the Stanford Dogs dataset before training on it.
+"""Show what the Stanford Dogs dataset contains, before training on it.
 
-Reads   data/raw (made by make_dataset.py): sizes and boxes from the XML files, and the photos, to
-        find copies.
-Writes  plots/eda.png, the ten breeds with most images, and beside it images_per_breed.png,
-        photo_sizes.png, box_coverage.png and boxes_per_photo.png. Prints the same facts in a few
-        lines.
+Reads     data/raw (made by make_dataset.py): sizes and boxes from the XML files, and the photos,
+          to find copies.
+Writes    plots/eda.png, the ten breeds with most images, and beside it images_per_breed.png,
+          photo_sizes.png, box_coverage.png and boxes_per_photo.png.
+Example
 
     python exploratory_data_analysis.py             # all 20,580 photos: some 15 seconds
-"""
+
+Time      About 15 seconds for all 20,580 photos.
+Expect    A few lines on the terminal with the same facts as in the plots."""
 
 import math
 from collections import Counter
@@ -40,13 +42,11 @@ ROWS = 60  # breeds in a column of images_per_breed.png
 
 
 def read_statistics(data_dir: Path) -> dict:
-    """Return what the annotations say, photo by photo, without opening a photo. N is the number of
-    usable XML files.
+    """Return statistics of the XML files as arrays, without opening a photo.
 
-    {"sizes": (N, 2) width and height in pixels, "boxes": (N,) number of boxes, "coverage": (N,)
-    share 0..1 of the photo inside its first box, "unusable": list of what is wrong with the other
-    XML files}. Raises ValueError if N is 0.
-    """
+    The result has {"sizes": (N, 2) width and height in pixels, "boxes": (N,) number of boxes,
+    "coverage": (N,) share 0..1 of the photo inside its first box, "unusable": list of what is wrong
+    with the other XML files}. N is the number of usable XML files. Raises ValueError if N is 0."""
     sizes, boxes, coverage, unusable = [], [], [], []
     for folder in breed_folders(data_dir).values():
         for path in (annotation_dir(data_dir) / folder).glob("[!.]*"):
@@ -75,7 +75,7 @@ def read_statistics(data_dir: Path) -> dict:
 
 
 def describe_statistics(counts: dict[str, int], statistics: dict) -> str:
-    """Return the statistics as a few lines of text."""
+    """Describe the statistics in a few lines of text."""
     names, sizes, boxes = list(counts), statistics["sizes"], statistics["boxes"]
     (width, height), number = Counter(map(tuple, sizes.tolist())).most_common(1)[0]
     (least_width, least_height), (most_width, most_height) = sizes.min(0), sizes.max(0)
@@ -101,18 +101,16 @@ def describe_statistics(counts: dict[str, int], statistics: dict) -> str:
 
 
 def read_copies(data_dir: Path) -> list[tuple[str, str]]:
-    """Return the photos that show the same as an earlier one, with that: (<wnid-Name>/<id>.jpg,
-    <wnid-Name>/<id>.jpg).
+    """Return the photos that show the same as an earlier photo, each with that earlier photo.
 
-    Opens every photo.
-    """
+    Each pair is (<wnid-Name>/<id>.jpg, <wnid-Name>/<id>.jpg). The function opens every photo."""
     photos = sorted(images_dir(data_dir).glob("*/[!.]*.jpg"))
     names = [f"{photo.parent.name}/{photo.name}" for photo in photos]
     return [(names[i], names[first]) for i, first in enumerate(find_copies(photos)) if first != i]
 
 
 def describe_copies(copies: list[tuple[str, str]]) -> str:
-    """Return in a line how many copies there are, and how many of them under another breed."""
+    """Describe in one line how many copies there are, and how many of them have another breed."""
     other = [
         f"{copy} of {first}" for copy, first in copies if copy.split("/")[0] != first.split("/")[0]
     ]
@@ -126,7 +124,7 @@ def describe_copies(copies: list[tuple[str, str]]) -> str:
 
 
 def plot_top_breeds(counts: dict[str, int]) -> Figure:
-    """Plot a bar for each of the breeds with most images; `counts` from count_images."""
+    """Plot a bar for each of the breeds with most images. `counts` comes from count_images."""
     names, values = list(counts)[:TOP], np.array(list(counts.values())[:TOP])
     figure, [axes] = new_plot(
         0.36 * len(names) + 0.6, f"The {len(names)} breeds with most images", ""
@@ -141,7 +139,7 @@ def plot_top_breeds(counts: dict[str, int]) -> Figure:
 
 
 def plot_images_per_breed(counts: dict[str, int]) -> Figure:
-    """Plot a thin bar for every breed, the ten most numerous in colour; `counts` from
+    """Plot a thin bar for every breed, with the ten largest breeds in colour. `counts` comes from
     count_images."""
     names, values = [display_name(name) for name in counts], np.array(list(counts.values()))
     columns = math.ceil(len(names) / ROWS)
@@ -168,9 +166,9 @@ def plot_images_per_breed(counts: dict[str, int]) -> Figure:
 
 
 def plot_photo_sizes(sizes: np.ndarray) -> Figure:
-    """Plot a disc for each size of photo, its area the number of photos; `sizes` (N, 2), width and
-    height in pixels.
-    """
+    """Plot a disc for each photo size. The area of the disc is the number of photos.
+
+    `sizes` (N, 2) holds width and height in pixels."""
     different, numbers = np.unique(sizes, axis=0, return_counts=True)
     shares = numbers / len(sizes)
     note = (
@@ -183,7 +181,7 @@ def plot_photo_sizes(sizes: np.ndarray) -> Figure:
     for (width, height), share in zip(different, shares, strict=True):
         if share >= 0.1:
             text = f"{width} x {height}: {share:.0%}"
-            clear = (5 + 20 * math.sqrt(share), 0)  # points: right of the disc
+            clear = (5 + 20 * math.sqrt(share), 0)  # offset in points, to the right of the disc
             style = {"size": 9.5, "color": INK, "va": "center"}
             axes.annotate(text, (width, height), clear, textcoords="offset points", **style)
     axes.axhline(recipe.SIZE, color=GRAY, linewidth=0.8, linestyle=":")
@@ -204,7 +202,7 @@ def plot_photo_sizes(sizes: np.ndarray) -> Figure:
 
 
 def plot_box_coverage(coverage: np.ndarray) -> Figure:
-    """Plot how much of the photo the dog's box covers; `coverage` (N,) in 0..1."""
+    """Plot how much of the photo the dog's box covers. `coverage` (N,) is in 0..1."""
     low, median = np.percentile(coverage, (10, 50))
     note = (
         f"Half of the dogs fill less than {median:.0%} of their photo (dashed), "
@@ -223,7 +221,7 @@ def plot_box_coverage(coverage: np.ndarray) -> Figure:
 
 
 def plot_boxes_per_photo(boxes: np.ndarray) -> Figure:
-    """Plot how many photos have one box, two boxes ...; `boxes` (N,)."""
+    """Plot how many photos have one box, two boxes and so on. `boxes` (N,) holds the numbers."""
     numbers, photos = np.unique(boxes, return_counts=True)
     note = (
         f"{len(boxes):,} photos have {boxes.sum():,} boxes. By default only the first of a photo "
@@ -245,7 +243,7 @@ def plot_boxes_per_photo(boxes: np.ndarray) -> Figure:
 
 
 def main() -> None:
-    """Count, read the annotations, plot, tell."""
+    """Read the annotations and photos, print the facts and save the plots."""
     parser = script_parser(
         __doc__, "python exploratory_data_analysis.py --data-dir data --plots-dir plots"
     )

