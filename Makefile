@@ -1,21 +1,28 @@
-# make predict IMAGE=photo.jpg   ask the model file which breed a picture shows
-# make serve                     the page and the service, through AWS's emulator and runtime client (Linux), at the
-#                                address that is printed
-# make teach IMAGES=my_pictures  a model file of your own classes, my_classes.tflite (or OUTPUT=...), from a folder with a
-#                                sub-folder of pictures for each; then make serve MODEL=my_classes.tflite
-# make site                      the page with the model in it, for any web server, in the folder site; SITE=folder if wanted
-# make install                   the environment of the scripts, .venv
-# make demo                      every script in order on a small drawn data set, in a folder of its own, to a served
-#                                prediction
-# make image                     build the image for AWS Lambda with docker, podman or buildah; MODEL=FILE if not of ten breeds
-# make push REMOTE_URI=...       send it to a registry, as ACCOUNT.dkr.ecr.REGION.amazonaws.com/dog-breeds:v1
-# make deploy                    build and deploy template.yaml with AWS SAM; STACK=name if not as the stack dog-breeds,
-#                                PARAMETERS="MemorySize=1769 ..." if wanted
-# make test, make lint           all tests; ruff, mypy, cfn-lint and hadolint
-# make lock                      the packages of the image, with their hashes, anew
+# make predict IMAGE=photo.jpg   print the breed in a photo, with a model file
+# make serve                     start the page and the service (Linux only), with AWS's emulator
+#                                and runtime client; the command prints the address
+# make teach IMAGES=my_pictures  make a model file of your own classes, my_classes.tflite (or
+#                                OUTPUT=...). The folder has a sub-folder of images for each class.
+#                                Then: make serve MODEL=my_classes.tflite
+# make site                      write the page with the model in it, for any web server, to the
+#                                folder site (or SITE=...)
+# make install                   make the environment of the scripts, .venv
+# make demo                      run every script in order on a small drawn dataset, in the folder
+#                                demo (or DEMO=...), up to a prediction of the service
+# make image                     build the image for AWS Lambda with docker, podman or buildah;
+#                                MODEL=FILE for another model file than that of 120 breeds
+# make push REMOTE_URI=...       push the image to a registry:
+#                                ACCOUNT.dkr.ecr.REGION.amazonaws.com/dog-breeds:v1
+# make deploy                    build and deploy template.yaml with AWS SAM; STACK=name if the
+#                                stack is not dog-breeds, PARAMETERS="MemorySize=1769 ..." to change
+#                                parameters
+# make test, make lint           run all tests; run ruff, mypy, cfn-lint and hadolint
+# make lock                      write requirements-lambda.lock again: the packages of the image,
+#                                with their hashes
 # make clean                     remove the environments and the demo
 #
-# predict, serve, teach and site set up .venv-serving, 200 MB; install, demo, test, lint and lock .venv, 2 GB. Another Python: make PYTHON=python3.12 ...
+# predict, serve, teach and site need .venv-serving (200 MB). install, demo, test, lint and lock
+# need .venv (2 GB). make sets up both when needed. Another Python: make PYTHON=python3.12 ...
 
 PYTHON ?= python3
 MODEL ?= models/dog_breeds_120.tflite
@@ -29,16 +36,16 @@ BIN := .venv/bin
 RUN := $(BIN)/python
 SERVING := .venv-serving/bin
 ENDPOINT = http://localhost:$(PORT)/2015-03-31/functions/function/invocations
-# serve,MODEL.tflite,BIN: the handler, run by the same two programs as in AWS's base image
+# serve,MODEL.tflite,BIN: run the handler with the same two programs as AWS's base image
 serve = MODEL_FILE="$(1)" $(2)/aws-lambda-rie --log-level error \
 	--runtime-interface-emulator-address 127.0.0.1:$(PORT) \
 	--runtime-api-address 127.0.0.1:$$(($(PORT) + 1)) \
 	$(2)/python -m awslambdaric lambda_function.lambda_handler
-# wait,BIN: until the emulator listens
+# wait,BIN: wait until the emulator listens
 wait = for i in $$(seq 50); do \
 	$(1)/python -c "import socket; socket.create_connection(('127.0.0.1', $(PORT)))" 2>/dev/null && break; sleep 0.1; done
 
-# free,BIN,PORTS: whether nobody listens there
+# free,BIN,PORTS: succeed if the ports are free
 free = $(1)/python -c "import socket; [socket.create_server(('127.0.0.1', int(port))).close() for port in '$(2)'.split()]" 2>/dev/null
 
 .PHONY: help install demo test predict teach serve site lint image push deploy lock clean
@@ -47,7 +54,7 @@ free = $(1)/python -c "import socket; [socket.create_server(('127.0.0.1', int(po
 help:
 	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
 
-# --- The environments. Every step leaves a file by which make knows that it is done.
+# --- The environments. Every step writes a file, which tells make that the step is done.
 
 .venv/installed: requirements.txt
 	@echo "--- environment: .venv, with the packages of requirements.txt (2 GB, a minute or two)"
@@ -59,14 +66,14 @@ install: .venv/installed
 	@echo "--- environment: .venv-serving, with the packages of requirements-serving.txt (200 MB, some 10 seconds)"
 	@$(call install,.venv-serving,$<)
 
-# install,FOLDER,REQUIREMENTS: only errors of pip are shown
+# install,FOLDER,REQUIREMENTS: make an environment; of pip's output only errors are shown
 install = $(PYTHON) -c 'import sys, tarfile; sys.version_info < (3, 14) and hasattr(tarfile, "data_filter") or sys.exit("Python 3.10.12 to 3.13 is needed (of 3.11, 3.11.4 or later), this is " + sys.version.split()[0] + "; name another: make PYTHON=python3.12 ...")' && \
 	$(PYTHON) -m venv $(1) && \
 	$(1)/bin/python -m pip install -qq --disable-pip-version-check --requirement $(2) && \
 	touch $(1)/installed
 
-# AWS's runtime interface emulator is a binary inside the package aws-sam-cli, of whose other content only the tests need
-# something: samples of events.
+# AWS's runtime interface emulator is a binary inside the package aws-sam-cli. The tests also need
+# the package's samples of events. Nothing else of the package is kept.
 %/bin/aws-lambda-rie %/events/HttpApi.json: %/installed
 	@test "$$(uname -s)" = Linux || { echo "AWS's emulator runs on Linux only; build the image and run it with Docker, see DEPLOY.md"; exit 1; }
 	@$*/bin/python -m pip download -qq --disable-pip-version-check --no-deps --dest $*/emulator aws-sam-cli==1.170.0
@@ -88,11 +95,12 @@ demo: $(DEMO)/top_10_dog_breeds.tflite $(BIN)/aws-lambda-rie
 	image=$$(sed -n 's/,test//p' $$(ls -t $(DEMO)/*.csv | head -1) | sed -n 17p); echo "picture: $$image"; \
 	$(RUN) test.py --file $(DEMO)/data/raw/Images/$$image --endpoint $(ENDPOINT)
 
-# A stage is done again when its script changes, or the wings of dog_breeds/ that it needs.
+# A stage runs again when its script changes, or the modules of dog_breeds/ that it needs.
 DATA_CODE := $(wildcard dog_breeds/*.py dog_breeds/serving/*.py dog_breeds/data/*.py)
 LEARNING_CODE := $(DATA_CODE) $(wildcard dog_breeds/learning/*.py) models/dog_breeds_120.tflite
 
-# The demo takes no folder that holds anything else, so that `make clean` may remove what it wrote.
+# The demo refuses a folder with other files, so that `make clean` can safely remove what the demo
+# wrote.
 $(DEMO)/made-by-make-demo:
 	@test -z "$$(ls -A "$(DEMO)" 2>/dev/null)" || \
 		{ echo "$(DEMO) holds other files; name another folder: make demo DEMO=FOLDER"; exit 1; }
@@ -149,7 +157,7 @@ teach: .venv-serving/installed
 site: .venv-serving/installed
 	@$(SERVING)/python -m dog_breeds.clients.site --model "$(MODEL)" --output "$(SITE)"
 
-# bash, for its >(...): behind a pipe nobody could end the emulator.
+# bash, because of >(...): behind a pipe, the trap could not end the emulator.
 serve: private SHELL = bash
 serve: $(SERVING)/aws-lambda-rie
 	@test -f "$(MODEL)" || { echo "there is no model file $(MODEL)"; exit 1; }
@@ -170,14 +178,15 @@ BUILD_FLAGS ?=
 PUSH_FLAGS ?=
 PARAMETERS ?=
 STACK ?=
-# The first engine that works here: a docker without its daemon does not.
+# The first engine that works on this machine. Docker without its daemon does not work.
 ENGINE = $(or $(firstword $(foreach engine,docker podman buildah,$(shell $(engine) info >/dev/null 2>&1 && echo $(engine)))),\
 	$(error neither docker nor podman nor buildah works here; install one, or start its daemon))
-# Lambda takes the manifest of one image, not the index of several that buildx writes with its provenance.
+# Lambda needs the manifest of a single image. With provenance, buildx writes an index of several
+# images instead.
 build_docker = docker buildx build --platform $(PLATFORM) --provenance=false
 build_podman = podman build --platform $(PLATFORM) --format docker
 build_buildah = buildah build --layers --platform $(PLATFORM) --format docker
-# A local name: podman and buildah keep it below localhost/.
+# The local name of the image: podman and buildah put localhost/ in front.
 local_docker = $(TAG)
 local_podman = localhost/$(TAG)
 local_buildah = localhost/$(TAG)
@@ -192,7 +201,8 @@ push:
 	$(ENGINE) tag $(local_$(ENGINE)) $(REMOTE_URI)
 	$(ENGINE) push $(PUSH_FLAGS) $(REMOTE_URI)
 
-# sam deploy keeps what an earlier deployment was told; sam build would take the template's defaults.
+# sam deploy keeps the parameters of an earlier deployment, but sam build would take the template's
+# defaults. So the model and the architecture of the existing stack go to sam build.
 KEPT = $(shell aws cloudformation describe-stacks --stack-name $(or $(STACK),dog-breeds) --output text --query \
 	"Stacks[0].Parameters[?ParameterKey=='Model'||ParameterKey=='Architecture'].[join('=',[ParameterKey,ParameterValue])]" 2>/dev/null)
 
@@ -200,7 +210,7 @@ deploy:
 	set -- $(KEPT) $(PARAMETERS); sam build $${1:+--parameter-overrides "$$@"}
 	sam deploy $(if $(STACK),--stack-name $(STACK)) $(if $(PARAMETERS),--parameter-overrides $(PARAMETERS))
 
-# requirements-lambda.lock: all packages of the image with their hashes, for x86-64 and arm64.
+# requirements-lambda.lock pins all packages of the image with their hashes, for x86-64 and arm64.
 lock: .venv/lint/installed
 	@.venv/lint/bin/pip install -qq --disable-pip-version-check uv
 	@sed '/^[^#]/,$$d' requirements-lambda.lock >.venv/lint/lock && echo 'backports.strenum<1.3' >.venv/lint/constraints.txt

@@ -52,8 +52,9 @@ OUTPUT = Path("top_10_dog_breeds.tflite")
 FORMATS = ("int8", "float32")
 # Test images that Keras predicts too, each as crop and as whole photo. Few, because Keras is slow.
 # A faulty conversion costs ten points of accuracy or more, and three lost images of 50 are enough
-# to refuse a file. A loss of 0.3 points would need far too many images. It need not be measured
-# here: the head was trained on the int8 features, so the report has the accuracy on all test images.
+# to refuse a file. No affordable number of images shows a loss of 0.3 points, and none needs to:
+# the head was trained on the features of the int8 file, so its report already has the accuracy on
+# all test images.
 COMPARED = 50
 # Copied from the report: the results of the int8 file on all test images.
 TEST_FIGURES = "pictures", "accuracy", "accuracy_interval_95", "calibration_error", "taken_as_known"
@@ -293,7 +294,7 @@ def find_backbone(report: dict) -> Path:
 
 
 def refit(file: Path, outside: Path, output: Path | None, data_dir: Path) -> None:
-    """Fit the rules of a model file again, and print the results on the photos that were held out."""
+    """Fit the rules of a model file again, and print the results on the held-out photos."""
     if not output or output.suffix != ".tflite" or output.resolve() == file.resolve():
         raise ValueError(f"--output must name a .tflite file, and another one than {file}")
     print_outside(refit_rules(file, outside, output, data_dir))

@@ -186,7 +186,7 @@ def _crop_name(stem: str, number: int) -> str:
 def _crop(
     photos: Path, annotations: Path, target: Path, ids: list[str], objects: str, size: int
 ) -> tuple[int, list[Failure]]:
-    """Crop photos of one breed in a worker process. Return the number of photos and the failures."""
+    """Crop photos of one breed in a worker process. Return how many, and the failures."""
     warnings.simplefilter("error", Image.DecompressionBombWarning)
     failed = []
     for stem in ids:

@@ -128,7 +128,7 @@ def make_raw(data_dir: Path, base: str, demo: bool = False, keep_archives: bool 
 
 
 def is_copy(source: str) -> bool:
-    """Return whether the source holds the dataset in another form than the two official archives."""
+    """Return whether the source holds the dataset in another form than the official archives."""
     path = Path(source)
     if source.startswith("http"):
         return False

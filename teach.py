@@ -1,21 +1,23 @@
-"""Teach your own classes: from a folder of pictures to a model file, in a minute, without
-TensorFlow.
+"""Teach your own classes: make a model file from a folder of images, without TensorFlow.
 
-Reads     a folder with a sub-folder for each class, and a model file of this project, of which it
-          takes the backbone.
-Writes    my_classes.tflite, served like the others, and my_classes.json, a report. Cache of
-          features: data/features.
+Reads     a folder with a sub-folder of images for each class, and a model file of this project,
+          for its backbone.
+Writes    my_classes.tflite, served like the other model files, and my_classes.json, a report.
+          The feature cache is data/features.
+Example
 
     python teach.py --images my_pictures
     python teach.py --images my_pictures --output cats.tflite --backbone other.tflite
     python teach.py --images more_pictures --add my_classes.tflite --output more.tflite
     python test.py --file photo.jpg --model my_classes.tflite    # ask the file about a picture
 
-Five classes of 40 pictures take 9 seconds on 2 cores. Each class counts the same, however many
-pictures it has. What the report says comes from cross-validation: each picture is judged by a head
-that has not seen it, nor a copy of it. To add a class, put its folder beside the others: their
-features are in the cache. --add does without the others' pictures, and recognises the new class a
-little less often (three in a hundred, of breeds).
+Time      Five classes of 40 images take 9 seconds on 2 cores.
+Expect    The accuracy in cross-validation. Each image is evaluated by a head that has seen neither
+          the image nor a copy of it.
+
+Every class has the same weight, whatever its number of images. To add a class, put its folder
+beside the others and run the command again: the other features are in the cache. --add does not
+need the other images, but recognises the new class a little less often (about 3 in 100 for breeds).
 """
 
 import json
@@ -50,13 +52,13 @@ from dog_breeds.serving.facts import append_facts, read_facts
 
 OUTPUT = Path("my_classes.tflite")
 BACKBONE = recipe.MODEL
-FEWEST = recipe.FOLDS  # different pictures of a class: one in each part of the cross-validation
-SURE = 0.9  # probability of another class from which a picture's own class is doubted
-# What thumbnails take for a copy is one if its features are as near, in units of the distance
-# between two pictures of its class. Dogs encoded again, scaled or brightened are at 0.1 to 0.33. A
-# camera that stands still makes no copies.
+FEWEST = recipe.FOLDS  # different images per class: one in each fold of the cross-validation
+SURE = 0.9  # doubt the folder of an image if another class is at least this probable
+# Images with similar thumbnails are copies if their features are at most this far apart. The unit
+# is the distance between two images of the class. Photos of dogs encoded again, scaled or
+# brightened are at 0.1 to 0.33. Different images from a fixed camera do not count as copies.
 NEAR = 0.5
-SHOWN = 5  # of a list, in the terminal
+SHOWN = 5  # entries of a list that the terminal shows
 DECODING = 0.006  # seconds that a CPU takes to read a usual photo
 
 
@@ -64,12 +66,11 @@ DECODING = 0.006  # seconds that a CPU takes to read a usual photo
 
 
 def seconds_a_picture(backbone: Path) -> float:
-    """Return about how long a picture takes, all CPUs together. Raises ValueError if the file is no
-    backbone.
-    """
+    """Return the approximate seconds for one image, with all CPUs at work. Raises ValueError if the
+    file is no backbone."""
     size = read_facts(backbone)["input"]["height"]
     blank = np.zeros((size, size, 3), np.uint8)
-    with quiet():  # the runtime greets
+    with quiet():  # hides the greeting of the runtime
         run = load_file(backbone)
         outputs = run(blank)
     if not {"features", "map"} <= outputs.keys():
@@ -83,9 +84,9 @@ def seconds_a_picture(backbone: Path) -> float:
 
 
 def names_of(pictures: Pictures) -> list[str]:
-    """Return class and file name of each picture, as the report gives them; the part of the split
-    between the two where a class has the file name twice.
-    """
+    """Return "class/file name" for each image, as the report names it.
+
+    If a class has a file name twice, the name of the split's folder stands between the two."""
     names = []
     for name, paths in pictures.items():
         numbers = Counter(path.name for path in paths)
@@ -98,12 +99,11 @@ def names_of(pictures: Pictures) -> list[str]:
 def examples_of(
     pictures: Pictures, thumbnails: np.ndarray, backbone: Path, cache: Path, most_turned: int
 ) -> tuple[Examples, Examples]:
-    """Return a row for each picture; as image, the number of the first picture that it is a copy
-    of, or its own.
+    """Return the features of all images, and the examples for `heads.fit_upright`.
 
-    Returns also, of `most_turned` of them, what `heads.fit_upright` takes. Raises ValueError where
-    a class has too few pictures that are no copies.
-    """
+    The first result has a row for each image. Its `images` column holds the number of the first
+    image that the row copies, or the row's own number. The second result holds `most_turned` of the
+    images, upright and turned. Raises ValueError if a class has too few different images."""
     facts = read_facts(backbone)
     views = [View(path, facts["photo_share"]) for paths in pictures.values() for path in paths]
     some = evenly_spaced(range(len(views)), most_turned)
@@ -112,7 +112,7 @@ def examples_of(
     features, turned_features = rows_of_all[: len(views)], rows_of_all[len(views) :]
     labels = np.repeat(np.arange(len(pictures)), [len(paths) for paths in pictures.values()])
 
-    # Mean distance ** 2
+    # The mean squared distance between two images of a class is twice their variance
     spread = np.array([2 * features[labels == k].var(axis=0).sum() for k in range(len(pictures))])
     first = near_copies(group_copies(thumbnails), features, NEAR**2 * spread[labels])
     check_numbers(
@@ -127,22 +127,20 @@ def examples_of(
 
 
 def near_copies(first: np.ndarray, features: np.ndarray, limits: np.ndarray) -> np.ndarray:
-    """Return for each picture the first one that it is a copy of, int [n], among those that
-    thumbnails take for copies.
+    """Return for each image the first image that it is a copy of, int [n].
 
-    `first` tells these groups as `find_copies` does; a copy is at most `limits` [n], squared
-    distances, from its first.
-    """
+    `first` groups the candidates: images whose thumbnails look alike, as `find_copies` returns
+    them. A copy has a squared distance of at most `limits` [n] from the first image."""
     result = np.arange(len(first))
     for group in np.unique(first[first != result]):
         rows = np.flatnonzero(first == group)
         some, left = features[rows], np.ones(len(rows), bool)
         squares = np.square(some).sum(axis=1)
-        # In blocks: a camera that stands still makes one group of thousands
+        # Blocks limit the memory: a fixed camera makes one group of thousands
         for start in range(0, len(rows), 256):
             block = slice(start, start + 256)
             distances = squares[block, None] + squares - 2 * some[block] @ some.T
-            # 1e-5: equal ones are rounded
+            # 1e-5: rounding keeps the distance of equal features from being exactly 0
             for i, near in enumerate(distances <= limits[rows] + 1e-5 * squares, start):
                 if left[i]:
                     copies = left & near
@@ -152,7 +150,7 @@ def near_copies(first: np.ndarray, features: np.ndarray, limits: np.ndarray) -> 
 
 
 def copies_in(pictures: Pictures, first: np.ndarray) -> list[list[str]]:
-    """Return the names of the pictures that are the same, for each that is there more than once."""
+    """Return the names of identical images, one list for each image that occurs more than once."""
     names = np.array(names_of(pictures))
     return [names[first == i].tolist() for i, number in enumerate(np.bincount(first)) if number > 1]
 
@@ -163,10 +161,9 @@ def copies_in(pictures: Pictures, first: np.ndarray) -> list[list[str]]:
 def facts_of(
     pictures: Pictures, kept: dict, backbone: Path, classifier: Classifier, result: dict, root: Path
 ) -> dict:
-    """Return what the file shall say about itself, as `convert_model.collect_facts` does.
+    """Return the facts that the file states about itself, like `convert_model.collect_facts`.
 
-    `kept` are the facts of the backbone, or of the file beside whose classes these are.
-    """
+    `kept` holds the facts of the backbone or, with --add, of the file that has the old classes."""
     beside = len(classifier.means) > len(pictures)
     old = kept.get("display_names") or {name: display_name(name) for name in kept["classes"]}
     names = (old if beside else {}) | {name: display_name(name) for name in pictures}
@@ -177,7 +174,7 @@ def facts_of(
         "backbone_sha256": inspect_backbone(backbone).digest,
         "classes": list(names),
         "display_names": names,
-        "temperature": classifier.temperature,  # already in the weights
+        "temperature": classifier.temperature,  # the weights already include it
         **{name: result[name] for name in ("unknown_rule", "candidates") if name in result},
         "turn_rule": turn_rule(classifier),
         "cross_validation": {
@@ -198,7 +195,7 @@ def facts_of(
 
 
 def describe(report: dict) -> str:
-    """Return the report as lines for the terminal."""
+    """Describe the report in lines for the terminal."""
     result, rule, recall = (
         report["cross_validation"],
         report["unknown_rule"],
@@ -270,12 +267,12 @@ def describe(report: dict) -> str:
 
 
 def short(name: str, most: int = 40) -> str:
-    """Return a name, in its middle cut if it is long."""
+    """Return a name, cut in the middle if it is long."""
     return name if len(name) <= most else f"{name[: most // 2]}…{name[1 - most // 2 :]}"
 
 
 def check_facts(facts: dict, file: Path, add: bool) -> None:
-    """Raise ValueError unless a model file says of itself what is needed."""
+    """Raise ValueError unless a model file states all the facts that teaching needs."""
     needed = ["format_version", "input", "photo_share", "quantization"]
     needed += ["turn_rule", "training_data"] if add else []
     missing = [name for name in needed if name not in facts]
@@ -295,7 +292,9 @@ def is_report(file: Path) -> bool:
 def teach_folder(
     images: Path, output: Path, backbone: Path, add: bool, data_dir: Path, seed: int
 ) -> None:
-    """Read the folder, teach, write, tell. `add`: beside the classes of the backbone's file."""
+    """Read the folder, teach its classes, write the file and its report, and print a summary.
+
+    With `add`, the new classes join those of the backbone's file."""
     began, kept = time.monotonic(), read_facts(backbone)
     check_facts(kept, backbone, add)
     report_file = output.with_suffix(".json")
@@ -309,7 +308,7 @@ def teach_folder(
         raise ValueError(f"{backbone} has a class {min(twice)!r} already; give yours another name")
     check_numbers(pictures, FEWEST, "pictures")
     number = sum(map(len, pictures.values()))
-    # An added class is told from turned ones as the old ones are
+    # With --add, the rule for turned images is the one of the old classes
     most_turned = 0 if add else recipe.TURNED_PHOTOS
     about = (number + min(number, most_turned)) * seconds_a_picture(backbone)
     about = f"{about / 60:.0f} minutes" if about > 100 else f"{max(about, 1):.0f} seconds"

@@ -1,4 +1,8 @@
-"""Ask the service on this machine, or a model file, which breed a picture shows.
+"""Ask the service on this machine, or a model file, which breed an image shows.
+
+Reads     a photo from the web or from a file, or a folder of photos.
+Writes    with --explain an image that shows where the model looked; with --folder a CSV table.
+Example
 
     make serve                                        # first, in another terminal; without Docker
     docker run -it --rm -p 8080:8080 dog-breeds       # or this, with Docker
@@ -9,9 +13,8 @@
     python test.py --file photo.jpg --model models/dog_breeds_120.tflite     # runs the handler here
     python test.py --folder DIR --csv OUT.csv         # all photos of a folder, here, on all CPUs
 
-Prints ten breeds, likeliest first, after some 0.1 s for a file. A folder run again after it was
-stopped goes on.
-"""
+Time      About 0.1 s for a file; 73 photos a second for a folder, on 2 cores with VNNI.
+Expect    Ten breeds, likeliest first. The same --folder command continues a stopped run."""
 
 import argparse
 import base64
@@ -45,8 +48,8 @@ from dog_breeds.workers import in_processes
 
 URL = "https://images.unsplash.com/photo-1636496430627-a7b203b4cc58"  # a Great Pyrenees
 ENDPOINTS = (  # asked in this order
-    "http://localhost:9000/",  # of make serve
-    "http://localhost:8080/2015-03-31/functions/function/invocations",  # of a container
+    "http://localhost:9000/",  # make serve
+    "http://localhost:8080/2015-03-31/functions/function/invocations",  # a container
 )
 HINT = (
     "start one with make serve, or with Docker: docker run -it --rm -p 8080:8080 dog-breeds; "
@@ -57,16 +60,16 @@ SHOWN = 10  # breeds
 
 
 def event_for(url: str, file: Path | None) -> dict:
-    """Return the request about a file, or else a URL."""
+    """Return the request for a file or, if there is none, for a URL."""
     if file is None:
         return {"url": url}
     return {"image": base64.b64encode(picture_to_send(file)).decode()}
 
 
 def ask(endpoints: Sequence[str], event: dict) -> dict:
-    """Return the answer to an event of the first endpoint at which the service answers.
+    """Return the answer of the first endpoint where the service runs.
 
-    Raises RuntimeError, with what was found at each endpoint and a hint, if there is none.
+    Raises RuntimeError if there is none. The message says what each endpoint did and gives a hint.
     """
     found = []
     for endpoint in endpoints:
@@ -88,26 +91,26 @@ def ask(endpoints: Sequence[str], event: dict) -> dict:
 
 
 def ask_model(model: Path, event: dict) -> dict:
-    """Return the handler's answer to an event, given in this process by a model file."""
+    """Load a model file in this process and return the handler's answer to an event."""
     if not model.is_file():
         raise ValueError(f"there is no model file {model}")
     os.environ["MODEL_FILE"] = str(model)
-    with quiet():  # a greeting of the runtime
+    with quiet():  # hides the greeting of the runtime
         import lambda_function
 
     print_unless_empty(why_slow(lambda_function.MODEL.interpreter))
-    with contextlib.redirect_stdout(io.StringIO()):  # its log
+    with contextlib.redirect_stdout(io.StringIO()):  # hides the handler's log
         return lambda_function.lambda_handler(event)
 
 
 def print_unless_empty(sentence: str) -> None:
-    """Print a remark for the user beside the answer, on stderr."""
+    """Print a remark for the user on stderr, apart from the answer."""
     if sentence:
         print(sentence, file=sys.stderr, flush=True)
 
 
 def why_model_is_slow(model: Path) -> str:
-    """Return `why_slow` of a model file, which this process loads."""
+    """Load a model file in this process and return its `why_slow`."""
     os.environ["MODEL_FILE"] = str(model)
     with quiet():
         import lambda_function
@@ -116,7 +119,7 @@ def why_model_is_slow(model: Path) -> str:
 
 
 def answers_of(model: Path, folder: Path, names: list[str]) -> list[tuple[str, dict]]:
-    """Return the names of some photos with the handler's answers, given in this process."""
+    """Return (name, answer) for each photo. The handler answers in this process."""
     os.environ["MODEL_FILE"] = str(model)
     with quiet():
         import lambda_function
@@ -131,7 +134,7 @@ def answers_of(model: Path, folder: Path, names: list[str]) -> list[tuple[str, d
         try:
             with open(folder / name, "rb") as file:
                 content = file.read(MAX_BYTES + 1)
-            # The service decodes neither large files nor the formats that only clients read
+            # The service rejects large files and the formats that only clients read: send a JPEG
             if len(content) > MAX_BYTES or is_for_clients(content):
                 content = picture_to_send(folder / name)
             answer = classify(content)
@@ -144,16 +147,15 @@ def answers_of(model: Path, folder: Path, names: list[str]) -> list[tuple[str, d
 
 
 def answer_folder(folder: Path, table: Path, model: Path) -> str:
-    """Write the answers about a folder's photos to a table; return what came up, the most frequent
-    first.
-    """
+    """Write the answers for a folder's photos to a table. Return a summary, the most frequent breed
+    first."""
     if not folder.is_dir():
         raise NotADirectoryError(f"{folder} is no folder")
     if not model.is_file():
         raise ValueError(f"there is no model file {model}")
     start = time.monotonic()
     try:
-        # In a process of its own, whose memory is free again when the photos come
+        # A separate process frees the memory of the model before the photos come
         print_unless_empty(*in_processes(why_model_is_slow, [(model,)]))
         counts, remarks = classify_folder(folder, table, model, answers_of)
     except BrokenExecutor:
@@ -166,11 +168,10 @@ def answer_folder(folder: Path, table: Path, model: Path) -> str:
 
 
 def show(answer: dict) -> str:
-    """Return the likeliest breeds as lines of name, percentage and bar, best first; RuntimeError
-    for an error.
+    """Return the likeliest breeds, best first, as lines of name, percentage and bar.
 
-    The lines above say what is special: candidates, an unknown breed, how the picture was seen.
-    """
+    Lines above the list point out candidates, an unknown breed, and a cropped or turned image.
+    Raises RuntimeError if the answer is an error."""
     if "error" in answer:
         raise RuntimeError(answer["error"]["message"])
     ranking = list(answer["prediction"].items())[:SHOWN]
@@ -193,7 +194,7 @@ def show(answer: dict) -> str:
 
 
 def draw(file: Path, answer: dict, path: Path) -> None:
-    """Write the picture of a file with where the model looked."""
+    """Save the image of a file, shaded by where the model looked."""
     image = shaded(
         upright_picture(file, SMALLER), answer["explanation"], answer["explanation_share"]
     )
@@ -202,9 +203,9 @@ def draw(file: Path, answer: dict, path: Path) -> None:
 
 
 def common_parser(description: str, default: str, example: str) -> argparse.ArgumentParser:
-    """Return the options of this script and of test_cloud.py, with the words for the default of
-    --endpoint.
-    """
+    """Return a parser with the options that this script shares with test_cloud.py.
+
+    `default` describes the default of --endpoint in the help text."""
     parser = script_parser(description, example)
     picture = parser.add_mutually_exclusive_group()
     picture.add_argument("--url", default=URL, help="of the picture (default: %(default)s)")

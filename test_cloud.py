@@ -1,5 +1,9 @@
-"""Ask the service in the cloud which breed a picture shows: behind a function URL, an API Gateway
-or a load balancer.
+"""Ask the service in the cloud which breed an image shows.
+
+Reads     a photo from the web or from a file. The service is behind a function URL, an API
+          Gateway or a load balancer.
+Writes    nothing.
+Example
 
     export DOG_BREEDS_ENDPOINT=https://ID.lambda-url.REGION.on.aws/    # or --endpoint URL
     python test_cloud.py                              # about a Great Pyrenees on the web
@@ -7,9 +11,8 @@ or a load balancer.
     python test_cloud.py --file photo.jpg --sign      # where the endpoint wants AWS's signature
     python test_cloud.py --file photo.jpg --requests 400 --concurrency 8    # how fast is it?
 
-Prints ten breeds, likeliest first. The first answer after a pause takes some seconds: Lambda starts
-a container.
-"""
+Time      The first answer after a pause takes some seconds, because Lambda starts a container.
+Expect    Ten breeds, likeliest first; with --requests, the times and the rate of the answers."""
 
 import os
 import sys
@@ -20,7 +23,7 @@ from test import common_parser, event_for, show
 
 
 def lines(figures: dict) -> str:
-    """Return figures one a line, with the unit that their name tells."""
+    """Return one figure a line, with the unit that its name implies."""
     units = {"ms": " ms", "s": " 1/s"}
     return "\n".join(
         f"{name} = {format(value, 'd' if isinstance(value, int) else '.4g')}"

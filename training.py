@@ -244,7 +244,7 @@ def make_report(
     results: dict,
     outside: Outside | None = None,
 ) -> dict:
-    """Return the report beside the model: its training data, the search, and the measured quality."""
+    """Return the report beside the model: training data, search and measured quality."""
     measured = {"outside": measure_outside(outside, classifier)} if outside else {}
     packages = ("tensorflow", "keras", "numpy", "pillow")
     return {
