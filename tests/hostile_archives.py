@@ -155,7 +155,6 @@ def hostile_archives():
         archives[f"compressed, {packed}"] = (buffer.getvalue(), notes)
     archives["an annotation too few"] = (good, annotations(4))
     archives["an annotation too many"] = (good, annotations(6))
-    archives["archives exchanged"] = (notes, good)
     linked = member(f"Annotation/{FOLDER}/n02085936_4", b"", link, linkname="/dog.xml")
     archives["annotation as a link"] = (good, annotations(4, linked))
     return archives

@@ -31,7 +31,7 @@ from planted import digests
 
 import make_dataset
 from dog_breeds.data.archives import ARCHIVES, validator
-from dog_breeds.data.dataset import images_dir, weights_path
+from dog_breeds.data.dataset import annotation_dir, images_dir, weights_path
 
 HOSTILE = hostile_archives()
 SHORT_WAITS = "archives.TIMEOUT = (30, 2); archives.PAUSES = (0.01, 0.02, 0.03, 0.04)"
@@ -633,6 +633,15 @@ def test_harmless_oddities_of_archives_are_accepted(tmp_path):
     make_dataset.make_raw(data, str(source))
     files = {str(p.relative_to(data / "raw")) for p in (data / "raw").rglob("*") if p.is_file()}
     assert files == {".complete.json", photo[0].name[2:], xml[0].name}
+
+
+def test_exchanged_archives_in_a_folder_are_told_apart_by_their_content(tmp_path):
+    exchanged = {"images.tar": annotations(), "annotation.tar": images()}
+    source, data = mirror(tmp_path / "mirror", exchanged), data_dir(tmp_path / "data")
+    make_dataset.make_raw(data, str(source))
+    photos = [path.suffix for path in images_dir(data).glob("*/*")]
+    notes = [path.suffix for path in annotation_dir(data).glob("*/*")]
+    assert photos == [".jpg"] * 5 and notes == [""] * 5
 
 
 # --- Weights --------------------------------------------------------------------------------------
