@@ -1,22 +1,24 @@
-"""How good the classifier is, over several seeds, on the authors' own split and on 70/15/15 splits.
+"""Measure the accuracy over several seeds, on the authors' own split and on 70/15/15 splits.
 
-Reads   data/raw and data/weights, made by make_dataset.py, and a split. Features come from one int8
-        backbone, that of the first seed, once for each view (80 a second on 2 cores), and are kept
-        in data/features.
-Prints  a figure a line, of test crops and whole photos: accuracy, right among the first five,
-        calibration error, share taken as known; and how well known breeds are told from others and
-        from drawings. All are those of the int8 file, since its head gives what NumPy gives.
+Reads     data/raw and data/weights, made by make_dataset.py, and a split. The int8 backbone of the
+          first seed computes the features of each view once, 80 a second on 2 cores. They are kept
+          in data/features.
+Example
 
     python benchmarks/accuracy.py --json accuracy.json
     python benchmarks/accuracy.py --breeds all --split-file all.csv --random-splits 0
     python benchmarks/accuracy.py --compare
     python benchmarks/accuracy.py --restricted models/dog_breeds_120.tflite
 
---compare trains with other frames and numbers of views instead, and prints the accuracy on
-validation pictures, by which the constants in dog_breeds/recipe.py were chosen. --restricted trains
-nothing: it asks a file of more breeds about the test pictures of --breeds, and takes the likeliest
-of these for its answer.
-"""
+Expect    One figure a line, for test crops and whole photos: accuracy, top-5 accuracy, calibration
+          error and the share taken as known; and how well the score separates known breeds from
+          unknown breeds and from drawings. All hold for the int8 file, since NumPy gives the same
+          results for its head.
+
+--compare trains with other crop shares and numbers of views instead, and prints the accuracy on
+validation images. The constants in dog_breeds/recipe.py were chosen by it. --restricted trains
+nothing. It asks a file with more breeds about the test images of --breeds, and takes the likeliest
+of these breeds as the answer."""
 
 import argparse
 import contextlib
@@ -67,7 +69,7 @@ from dog_breeds.serving.facts import read_facts
 from training import measure_on_test, prepare_task
 
 SEEDS = (33, 34, 35)  # with the official split
-UNKNOWN_PHOTOS = 1000  # at most, of breeds that are not among the classes
+UNKNOWN_PHOTOS = 1000  # at most, of breeds outside the classes
 
 
 class Trained(NamedTuple):
@@ -79,7 +81,7 @@ class Trained(NamedTuple):
 
 
 def train(task: Task) -> Trained:
-    """Train as training.py does, without a table."""
+    """Train as training.py does, but without a table."""
     with contextlib.redirect_stdout(io.StringIO()):
         sets = training_set(task), plain_set(task, "validation")
         found = search(*sets, recipe.GRID, len(task.classes), task.seed)
@@ -88,7 +90,7 @@ def train(task: Task) -> Trained:
 
 
 def measure(model: Trained) -> dict[str, dict]:
-    """Return figures in percent, and what `scores` gives, of the test crops and whole photos."""
+    """Return figures in percent, and the result of `scores`, for test crops and whole photos."""
     result, (results, outputs) = {}, measure_on_test(model.task, model.classifier)
     labels = model.task.labels(outputs["images"])
     for kind, figures in ((kind, results[kind]) for kind in KINDS):
@@ -109,7 +111,7 @@ def measure(model: Trained) -> dict[str, dict]:
 
 
 def scores(logits: np.ndarray) -> dict[str, np.ndarray]:
-    """Return three numbers for each picture that should be lower for unknown breeds."""
+    """Return three scores for each image. Each score should be lower for unknown breeds."""
     top = logits.max(axis=1)
     return {
         "logit": top,  # what the model file contains
@@ -120,13 +122,12 @@ def scores(logits: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def scores_of(classifier: Classifier, features: np.ndarray) -> dict[str, np.ndarray]:
-    """Return the same for features."""
+    """Return the same scores for features."""
     return scores(apply_head(classifier.weights, features))
 
 
 def other_features(task: Task) -> dict[str, dict[str, np.ndarray]]:
-    """Return the features of pictures that show none of the classes, as crops and as whole
-    photos."""
+    """Return the features of images that show none of the classes, as crops and as whole photos."""
     data_dir, others = task.data_dir, {}
     breeds = [breed for breed in breed_folders(data_dir) if breed not in task.classes]
     if breeds:
@@ -147,13 +148,13 @@ def other_features(task: Task) -> dict[str, dict[str, np.ndarray]]:
 
 
 def compare(data_dir: Path) -> Iterator[Figure]:
-    """The mean validation accuracy of five splits, on crops and whole photos, for other
+    """Return the mean validation accuracy of five splits, on crops and whole photos, for other
     constants."""
     chosen = (recipe.PHOTO_SHARE, recipe.CROP_VIEWS, recipe.PHOTO_VIEWS)
     others = [(share, *chosen[1:]) for share in (1.0, 0.75)]
     others += [(chosen[0], *views) for views in ((1, 0), (0, 1), (2, 1), (2, 2))]
     with contextlib.redirect_stdout(io.StringIO()):
-        first = prepare_task(data_dir)  # its backbone serves all of them
+        first = prepare_task(data_dir)  # all seeds share its backbone
     images = list_images(data_dir, first.classes)
     for variant in (chosen, *others):
         recipe.PHOTO_SHARE, recipe.CROP_VIEWS, recipe.PHOTO_VIEWS = variant
@@ -174,9 +175,8 @@ def compare(data_dir: Path) -> Iterator[Figure]:
 
 
 def split_task(data_dir: Path, breeds: list[str], split_file: Path) -> Task:
-    """Return breeds and the split of their images, as training.py would take them, and crop what is
-    missing.
-    """
+    """Return the breeds and the split of their images as training.py would, and make the missing
+    crops."""
     classes = choose_breeds(data_dir, breeds)
     crop_breeds(data_dir, classes)
     return Task(
@@ -189,11 +189,10 @@ def split_task(data_dir: Path, breeds: list[str], split_file: Path) -> Task:
 def accuracy_of(
     file: Path, views: list[View], classes: Sequence[str], among: Sequence[str]
 ) -> float:
-    """Return the share, in percent, of the views of which a file gives the true class the highest
-    probability.
+    """Return the accuracy of a file on the views, in percent.
 
-    `classes` are the true ones; those that are not `among` its classes do not count.
-    """
+    `classes` are the true classes. Classes of the file that are not `among` the allowed ones do not
+    count."""
     facts = read_facts(file)
     columns = [facts["classes"].index(name) for name in among]
     rows = run_file(
@@ -208,9 +207,8 @@ def accuracy_of(
 def restricted(
     data_dir: Path, breeds: list[str], split_file: Path, model: Path
 ) -> Iterator[Figure]:
-    """The accuracy of a file whose answer is the likeliest of these breeds; copies of training
-    images left out.
-    """
+    """Return the accuracy of a file whose answer is the likeliest of these breeds. Copies of
+    training images are left out."""
     task = split_task(data_dir, breeds, split_file)
     images = without_copies(task, task.images("test"))
     classes = [task.classes[label] for label in task.labels(images)]
@@ -252,7 +250,7 @@ def measure_all(args: argparse.Namespace) -> Iterator[Figure]:
 
 
 def summary(protocol: str, kind: str, results: list[dict[str, dict]]) -> Iterator[Figure]:
-    """The mean, the lowest and the highest of several models' shares."""
+    """Return the mean, the lowest and the highest of several models' shares."""
     for name in results[0][kind]["shares"]:
         values = [result[kind]["shares"][name] for result in results]
         for which, value in (
@@ -271,8 +269,7 @@ def separation(
     trained: list[Trained],
     results: list[dict[str, dict]],
 ) -> Iterator[Figure]:
-    """How well several models tell their breeds from other pictures, given the features of
-    these."""
+    """Return how well several models separate their breeds from images with these features."""
     given = [scores_of(model.classifier, features) for model in trained]
     for score in given[0]:
         areas = [
@@ -287,7 +284,7 @@ def separation(
 
 
 def main() -> None:
-    """Measure, print."""
+    """Parse the arguments, measure and print the figures."""
     parser = command_line(__doc__)
     parser.add_argument("--data-dir", type=Path, default=DATA_DIR, help="default: %(default)s")
     parser.add_argument(

@@ -1,18 +1,19 @@
-"""How fast this checkout is beside another commit: demo, suite, and training of ten breeds.
+"""Compare the speed of this checkout with another commit: demo, test suite, training of ten breeds.
 
-Reads   a data folder with photos and weights (made by make_dataset.py), and the git history.
-        Changes nothing in either.
-Prints  a figure a line: the seconds here, the seconds at the commit, and how many times as fast
-        this checkout is. The commit has an environment of its own, unless this one's has all that
-        it requires. Both take turns on one machine. Weights and environments are there before the
-        clock starts, features are not.
+Reads     a data folder with photos and weights (made by make_dataset.py), and the git history.
+          Changes neither.
+Example
 
     python benchmarks/against.py 9247ac2 --data-dir data --json against.json
     python benchmarks/against.py HEAD~1 --only training
 
-Takes twice as long as what it measures, and some minutes for another environment. The machine
-should do nothing else.
-"""
+Time      Twice as long as the measured steps, and some minutes for another environment.
+Expect    One figure a line: the seconds here, the seconds at the commit, and how many times as
+          fast this checkout is. The machine should do nothing else.
+
+The commit gets its own environment, unless the environment of this checkout has all that the commit
+requires. Both checkouts take turns on one machine. Weights and environments exist before the clock
+starts; features do not."""
 
 import argparse
 import os
@@ -36,7 +37,7 @@ ENVIRONMENTS = {".venv": "requirements.txt", ".venv-serving": "requirements-serv
 
 @contextmanager
 def checked_out(commit: str) -> Iterator[Path]:
-    """Give a folder with a commit's files and environments; remove it at the end."""
+    """Yield a folder with a commit's files and environments. Remove it at the end."""
     with tempfile.TemporaryDirectory() as folder:
         tree = Path(folder) / "checkout"
         run(ROOT, "git", "worktree", "add", "--quiet", "--detach", tree, commit)
@@ -49,9 +50,8 @@ def checked_out(commit: str) -> Iterator[Path]:
 
 
 def add_environment(tree: Path, environment: str, requirements: str) -> None:
-    """Link this checkout's environment into another one if it has all that is required there, or
-    make one.
-    """
+    """Link this checkout's environment into another checkout if it has every required package.
+    Otherwise make a new one."""
 
     def pins(folder: Path) -> set[str]:
         text = (folder / requirements).read_text()
@@ -60,15 +60,16 @@ def add_environment(tree: Path, environment: str, requirements: str) -> None:
 
     if pins(tree) <= pins(ROOT) and (ROOT / environment / "installed").exists():
         (tree / environment).symlink_to((ROOT / environment).resolve())
-        os.utime(tree / requirements, (0, 0))  # else make would install what is there
+        # An old date keeps make from installing the packages again
+        os.utime(tree / requirements, (0, 0))
     else:
         run(tree, "make", f"{environment}/installed")
 
 
 def run(folder: Path, *command: object, **env: str) -> float:
-    """Run a command in a folder; return its seconds. Raises RuntimeError, with the end of what it
-    said, if it fails.
-    """
+    """Run a command in a folder and return its seconds.
+
+    Raises RuntimeError, with the end of its output, if the command fails."""
     os.sync()
     began = time.perf_counter()
     done = subprocess.run(
@@ -91,17 +92,17 @@ def run(folder: Path, *command: object, **env: str) -> float:
 
 
 def time_demo(tree: Path, data_dir: Path, folder: Path) -> float:
-    """`make demo` in a new folder, with the weights there."""
+    """Return the seconds of `make demo` in a new folder that has the weights already."""
     demo = folder / "demo"
     link_weights(data_dir, demo / "data")
-    (demo / "made-by-make-demo").touch()  # by this file `make demo` knows its folder
+    (demo / "made-by-make-demo").touch()  # `make demo` recognises its folder by this file
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     return run(tree, "make", "demo", f"DEMO={demo}", f"PORT={port}")
 
 
 def time_suite(tree: Path, data_dir: Path, folder: Path) -> float:
-    """`make test`, with the weights where the suite keeps them."""
+    """Return the seconds of `make test`, with the weights where the suite keeps them."""
     store = tree / ".pytest_cache" / "d" / "data"
     if not weights_path(store).exists():
         link_weights(data_dir, store)
@@ -109,7 +110,7 @@ def time_suite(tree: Path, data_dir: Path, folder: Path) -> float:
 
 
 def time_training(tree: Path, data_dir: Path, folder: Path) -> float:
-    """Ten breeds on the official split, from crops to the model file."""
+    """Return the seconds for ten breeds on the official split, from crops to the model file."""
     data, python = folder / "data", tree / ".venv" / "bin" / "python"
     link_weights(data_dir, data)
     for folder_of in (images_dir, annotation_dir):
@@ -137,7 +138,7 @@ PARTS: dict[str, Callable[[Path, Path, Path], float]] = {
 
 
 def measure(args: argparse.Namespace) -> Iterator[Figure]:
-    """The seconds of each part here and at the commit, and their ratio."""
+    """Yield the seconds of each part here and at the commit, and their ratio."""
     if not weights_path(args.data_dir).is_file():
         raise FileNotFoundError(f"no weights in {args.data_dir}; run make_dataset.py first")
     with checked_out(args.commit) as other:
@@ -154,7 +155,7 @@ def measure(args: argparse.Namespace) -> Iterator[Figure]:
 
 
 def main() -> None:
-    """Measure, print."""
+    """Parse the arguments, measure and print the figures."""
     parser = command_line(__doc__)
     parser.add_argument("commit", metavar="COMMIT", help="any name that git knows")
     parser.add_argument("--data-dir", type=Path, default=DATA_DIR, help="default: %(default)s")

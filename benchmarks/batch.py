@@ -1,17 +1,21 @@
-"""What a batch over a bucket does and costs, in three forms side by side; and a folder with Dask.
+"""Measure results and cost of a batch over a bucket in three forms, and of a folder with Dask.
 
-The forms: a call for each photo from a child of its own ("one"), from a child for ten photos
-("ten", which template.yaml has), and one call about ten photos ("call"). Each of them runs in the
-interpreter of the tests, with the real handler in AWS's emulator, over the same photos and planted
-faults: 1 % of the photos are throttled twice; for 1 % S3 answers 503 until the second call; one
-photo may not be read; one ends the function once. Prints the calls, photos and children of a first
-run, the photos that it left without an answer, what a second run asked, lost and doubled photos
-after that, and rows that differ from those of `test.py --folder`. Then dollars for a million photos
-without faults, and with --dask the photos a second with Dask and with `test.py --folder`.
+Example
 
     python benchmarks/batch.py --dask --json batch.json # 30 min without VNNI, on two CPUs
     python benchmarks/batch.py --photos 100 --call-ms 62
-"""
+
+Time      30 minutes without VNNI, on two CPUs.
+Expect    For each form: the calls, photos and children of a first run; the photos without an
+          answer; what a second run asked; the photos lost and doubled after it; and the rows that
+          differ from those of `test.py --folder`. Then dollars for a million photos without faults.
+          With --dask: photos a second with Dask and with `test.py --folder`.
+
+The forms: one child execution for each photo, with one call ("one"); one child for ten photos, with
+a call for each ("ten", as in template.yaml); and one call about ten photos ("call"). Each form runs
+in the tests' interpreter of state machines, with the real handler in AWS's emulator. All forms
+get the same photos and faults: 1 % of the photos are throttled twice; for 1 %, S3 answers 503 until
+the second call; one photo may not be read; one photo ends the function once."""
 
 import argparse
 import contextlib
@@ -27,17 +31,18 @@ import boto3
 from common import MODEL, ROOT, Figure, command_line, report, run_watched
 from cost import PRICES
 from handler import knowing_all, photo
-from lambda_bridge import ALWAYS, BUCKET, World, world  # of the tests
+from lambda_bridge import ALWAYS, BUCKET, World, world  # a module of the tests
 from step_functions import definition
 
 from dog_breeds.clients import batch
 
 # Dollars in us-east-1, first tier: https://aws.amazon.com/step-functions/pricing/ and /s3/pricing/
-EXPRESS_REQUESTS, EXPRESS_GB_SECOND = 1.00e-6, 0.00001667  # a child; its time, in steps of 100 ms
-EXPRESS_GB = 64 / 1024  # the least that is billed
-TRANSITION = 25e-6  # of the parent: whether the start of a child is one is not known here
+# A child; a GB-second of its time, billed in steps of 100 ms
+EXPRESS_REQUESTS, EXPRESS_GB_SECOND = 1.00e-6, 0.00001667
+EXPRESS_GB = 64 / 1024  # the least memory that is billed
+TRANSITION = 25e-6  # of the parent; it is unknown whether the start of a child is billed as one
 S3_READ = 0.4e-6
-FORMS = {"one": 1, "ten": 10, "call": 10}  # photos of a child
+FORMS = {"one": 1, "ten": 10, "call": 10}  # photos per child
 TURNS = 3
 
 
@@ -54,17 +59,17 @@ def one_call(deployed: dict) -> dict:
 
 
 def photos(number: int) -> dict[str, bytes]:
-    """Return photos by their keys; each has its own bytes."""
+    """Return photos by key. Each photo has different bytes."""
     content = photo(500, 375, 2)
     keys = [f"photos/{index:06}.jpg" for index in range(number - 1)] + ["photos/ends once.jpg"]
     return {key: content + key.encode() for key in keys}
 
 
 def plant_faults(aws: World, keys: list[str]) -> None:
-    """Let some photos fail for a while, and two to the end of the run."""
+    """Make some photos fail for a while, and two photos fail until the end of the run."""
     some = keys[7::100]
     aws.faults.throttled |= dict.fromkeys(some, 2)
-    # The handler's own client asks S3 three times
+    # The S3 client of the handler itself tries three times
     aws.faults.s3 |= {key: (503, "SlowDown", 3) for key in keys[31::100]}
     aws.faults.s3[keys[52]] = (403, "AccessDenied", ALWAYS)
 
@@ -95,7 +100,7 @@ def read_table(table: Path) -> list[dict]:
 
 
 def measure_form(aws: World, form: str, keys: list[str], place: Path) -> Iterator[Figure]:
-    """Calls and faults of a form, in a first and in a second run."""
+    """Return the calls and faults of a form, in a first and in a second run."""
     for name in (place / "ended").iterdir():  # once in each form
         name.rmdir()
     deployed = definition()
@@ -112,7 +117,7 @@ def measure_form(aws: World, form: str, keys: list[str], place: Path) -> Iterato
     yield prefix + "calls", aws.calls, ""
     yield prefix + "photos_asked", aws.invocations.total(), ""
     yield prefix + "photos_without_answer", without, ""
-    aws.faults.s3.clear()  # somebody grants the right
+    aws.faults.s3.clear()  # from now on the photo may be read
     before = aws.invocations.total()
     run_batch(aws, machine, form)
     batch.make_table(aws.s3, BUCKET, f"results/{form}", table)
@@ -125,7 +130,7 @@ def measure_form(aws: World, form: str, keys: list[str], place: Path) -> Iterato
 def differing_rows(
     place: Path, contents: dict[str, bytes], model: Path, forms: list[str]
 ) -> Iterator[Figure]:
-    """Rows of the batch that differ from those of a folder with the same photos."""
+    """Yield for each form how many rows differ from those of a folder with the same photos."""
     for key, content in contents.items():
         (place / "folder" / key).parent.mkdir(parents=True, exist_ok=True)
         (place / "folder" / key).write_bytes(content)
@@ -139,7 +144,8 @@ def differing_rows(
 
 
 def price(form: str, call_ms: float, lambda_second: float) -> Iterator[Figure]:
-    """Dollars for a million photos without faults, with and without the starts of children."""
+    """Yield the cost of a million photos without faults, with and without starts of children. Unit:
+    dollars."""
     group = FORMS[form]
     calls = 1e6 / (group if form == "call" else 1)
     duration = call_ms * (group if form == "call" else 1)  # ten calls of a group run at once
@@ -165,7 +171,7 @@ def folder(place: Path, model: Path, table: Path) -> float:
 
 
 def measure_engines(place: Path, model: Path, number: int) -> Iterator[Figure]:
-    """Photos a second with the lines for Dask in DEPLOY.md, to those of test.py --folder."""
+    """Return photos a second with the Dask lines of DEPLOY.md, and with test.py --folder."""
     (lines,) = re.findall(r"```python\n(.*?)```", (ROOT / "DEPLOY.md").read_text(), re.S)
     script = place / "with_dask.py"
     script.write_text(lines.replace("recipe.MODEL", f"Path({str(model)!r})"))
@@ -210,7 +216,7 @@ def measure(args: argparse.Namespace) -> Iterator[Figure]:
 
 
 def main() -> None:
-    """Measure, print."""
+    """Parse the arguments, measure and print the figures."""
     parser = command_line(__doc__)
     parser.add_argument("--model", type=Path, default=MODEL, help="default: %(default)s")
     parser.add_argument("--photos", type=int, default=900, help="default: %(default)s")

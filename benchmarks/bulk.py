@@ -1,15 +1,17 @@
-"""How fast test.py --folder is, beside the bare inference of its model on all CPUs, and what it
-takes and withstands.
+"""Compare the speed of test.py --folder with the bare inference of its model on all CPUs.
 
-Draws one photo of 500 x 375, which the model is told to know, and gives 100 copies of it, no two as
-long, 10,000 names.
-Prints photos a second of --folder and of bare inference (a process with a one-thread interpreter
-for each CPU), in turns; the memory of all processes early and at the end of the 10,000; rows lost
-and doubled by a run that was killed five times. Needs Linux.
+Example
 
     python benchmarks/bulk.py --json bulk.json
     python benchmarks/bulk.py --photos 400                # does it work? Its figures say little
-"""
+
+Expect    Photos a second of --folder and of bare inference, measured in turns. Bare inference has a
+          process with a one-thread interpreter for each CPU. Then the memory of all processes,
+          early and at the end of the 10,000; and the rows that a run lost and doubled when it was
+          killed five times.
+
+The script draws one photo of 500 x 375 pixels, which the model is made to know. It makes 100 copies
+with different lengths and gives them 10,000 names. Needs Linux."""
 
 import csv
 import os
@@ -27,7 +29,7 @@ from common import MODEL, ROOT, Figure, command_line, memory, report
 from handler import knowing_all, photo
 
 SIZE = (500, 375)
-TURNS, TURN = 4, 2000  # times that both are measured, of so many photos
+TURNS, TURN = 4, 2000  # turns of each measurement, and the photos of a turn
 KILLS = 5
 BARE = """
 import os, sys, time
@@ -48,7 +50,7 @@ print("done", flush=True)
 
 
 def bare(model: Path, number: int) -> float:
-    """Return inferences a second on all CPUs, of so many together."""
+    """Return inferences a second on all CPUs together, for a given number of inferences."""
     cpus, env = sorted(os.sched_getaffinity(0)), {**os.environ, "MODEL_FILE": str(model)}
     streams = {
         "stdin": subprocess.PIPE,
@@ -77,9 +79,9 @@ def bare(model: Path, number: int) -> float:
 def bulk(
     model: Path, folder: Path, table: Path, watch: Callable[[subprocess.Popen, int], bool]
 ) -> float:
-    """Run --folder; return photos a second between its first and its last rows. watch(process,
-    rows) may end it.
-    """
+    """Run --folder and return photos a second between its first and its last rows.
+
+    watch(process, rows) may end the process."""
     command = [
         sys.executable,
         ROOT / "test.py",
@@ -107,7 +109,7 @@ def bulk(
 
 
 def name_photos(place: Path, *counts: int) -> Iterator[Path]:
-    """Yield folders with so many names of the same 100 files."""
+    """Yield folders with the given number of names for the same 100 files."""
     content, drawn = photo(*SIZE, 2), place / "drawn"
     drawn.mkdir()
     for number in range(100):
@@ -121,7 +123,7 @@ def name_photos(place: Path, *counts: int) -> Iterator[Path]:
 
 
 def measure_rates(model: Path, folder: Path, place: Path) -> Iterator[Figure]:
-    """Photos a second of bare inference and of --folder."""
+    """Yield photos a second of bare inference and of --folder."""
     rates = {"bare_inference_per_s": [], "folder_per_s": []}
     for turn in range(TURNS):
         rates["bare_inference_per_s"].append(bare(model, len(os.listdir(folder))))
@@ -136,7 +138,7 @@ def measure_rates(model: Path, folder: Path, place: Path) -> Iterator[Figure]:
 
 
 def measure_kills(model: Path, folder: Path, table: Path) -> Iterator[Figure]:
-    """What a run that is killed again and again loses and doubles, and the memory of its last
+    """Yield the rows that a repeatedly killed run loses and doubles, and the memory of its last
     part."""
     photos, used = len(os.listdir(folder)), {}
     ends = sorted(random.Random(0).sample(range(photos // 20, photos // 2), KILLS))
@@ -176,7 +178,7 @@ def measure(model: Path, photos: int) -> Iterator[Figure]:
 
 
 def main() -> None:
-    """Measure, print."""
+    """Parse the arguments, measure and print the figures."""
     parser = command_line(__doc__)
     parser.add_argument("--model", type=Path, default=MODEL, help="default: %(default)s")
     parser.add_argument("--photos", type=int, default=10_000, help="default: %(default)s")

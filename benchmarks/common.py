@@ -1,9 +1,7 @@
-"""What the benchmarks share: paths, --json, how figures are printed, seconds and memory. Nothing to
-run.
+"""Share paths, --json, printing, timing and memory between the benchmarks. Nothing to run.
 
-A script hands a generator of figures to `report`. Whatever imports this module finds the project
-and its tests.
-"""
+A script passes a generator of figures to `report`. Importing this module makes the project and its
+tests importable."""
 
 import argparse
 import contextlib
@@ -18,23 +16,23 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
-from handler_process import family  # noqa: E402  of the tests, which have only now a path
+from handler_process import family  # noqa: E402  a test module: its path was just added
 
 from dog_breeds import recipe  # noqa: E402
 
 MODEL = recipe.MODEL
-SPLIT_FILE = ROOT / "benchmarks" / "official_split.csv"  # of the ten breeds
+SPLIT_FILE = ROOT / "benchmarks" / "official_split.csv"  # for the ten breeds
 SPLIT_HELP = "rows of image,split (default: benchmarks/official_split.csv, the ten breeds)"
 
 Figure = tuple[str, float, str]  # name, value, unit
 
 # --- Figures --------------------------------------------------------------------------------------
 
-UNITS = {"_per_s": "1/s", "_ms": "ms", "_s": "s", "_mb": "MB"}  # by the ending of a name
+UNITS = {"_per_s": "1/s", "_ms": "ms", "_s": "s", "_mb": "MB"}  # by the end of a figure's name
 
 
 def command_line(docstring: str) -> argparse.ArgumentParser:
-    """Return a parser that shows a script's docstring, with the option that all have."""
+    """Return a parser that shows a script's docstring and has the options of all benchmarks."""
     parser = argparse.ArgumentParser(
         description=docstring, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -48,18 +46,17 @@ def command_line(docstring: str) -> argparse.ArgumentParser:
 
 
 def with_units(values: dict[str, float], prefix: str = "") -> Iterator[Figure]:
-    """Yield figures with the units that their names tell."""
+    """Yield each figure with the unit that its name implies."""
     for name, value in values.items():
         unit = next((unit for ending, unit in UNITS.items() if name.endswith(ending)), "")
         yield prefix + name, value, unit
 
 
 def report(figures: Iterable[Figure], file: Path | None) -> None:
-    """Print the machine, and `name = value unit` of each figure as it comes; write all to a JSON
-    file, if one is named.
+    """Print the machine, then each figure as `name = value unit` as soon as it is measured.
 
-    A file that is missing or wrong ends the script with one line.
-    """
+    Write all figures to a JSON file, if one is named. A missing or wrong file ends the script with
+    one line."""
     print(f"# {machine()}", flush=True)
     values = {}
     try:
@@ -68,7 +65,7 @@ def report(figures: Iterable[Figure], file: Path | None) -> None:
                 values[name] = float(value)
                 digits = ".4g" if abs(value) < 1000 else ".0f"
                 print(f"{name} = {values[name]:{digits}} {unit}".rstrip(), flush=True)
-        finally:  # what came before an end too early took long, too
+        finally:  # keep the slow measurements made before an error
             if file:
                 file.write_text(json.dumps(values, indent=1) + "\n")
     except (OSError, ValueError) as error:
@@ -76,9 +73,8 @@ def report(figures: Iterable[Figure], file: Path | None) -> None:
 
 
 def machine() -> str:
-    """Return what speeds depend on: CPUs, and the instructions they have that make int8 several
-    times faster.
-    """
+    """Return what speeds depend on: the CPUs, and those of their instructions that make int8
+    several times faster."""
     with contextlib.suppress(OSError):
         words = Path("/proc/cpuinfo").read_text()
         name = next(iter(re.findall(r"^model name\s*: (.+)", words, re.M)), "a CPU")
@@ -91,7 +87,7 @@ def machine() -> str:
 
 
 def timed(function: Callable, *arguments: object) -> float:
-    """Return the seconds that a call takes, begun with nothing left to write to the disk."""
+    """Return the seconds of a call. Pending disk writes are finished before the clock starts."""
     os.sync()
     start = time.perf_counter()
     function(*arguments)
@@ -99,11 +95,10 @@ def timed(function: Callable, *arguments: object) -> float:
 
 
 def run_watched(command: Sequence[object], every: float = 1) -> tuple[float, int]:
-    """Run a command of Python; return its seconds, and the peak of `memory`, seen `every` so many
+    """Run a Python command. Return its seconds and the peak of `memory`, sampled every `every`
     seconds.
 
-    To look costs milliseconds, in which the processes wait.
-    """
+    A sample takes milliseconds, during which the processes wait."""
     words, peak = [sys.executable, *map(str, command)], 0
     os.sync()
     start = time.perf_counter()
@@ -114,7 +109,7 @@ def run_watched(command: Sequence[object], every: float = 1) -> tuple[float, int
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     process.wait(every)
         finally:
-            process.kill()  # when this script is interrupted
+            process.kill()  # if this script is interrupted
     seconds = time.perf_counter() - start
     if process.returncode:
         raise RuntimeError(f"{' '.join(words)} failed")
@@ -122,12 +117,13 @@ def run_watched(command: Sequence[object], every: float = 1) -> tuple[float, int
 
 
 def memory(pid: int) -> int:
-    """Return the bytes that a process and its descendants hold, what they share counted once (PSS).
-    Needs Linux.
-    """
+    """Return the bytes that a process and its descendants hold. Shared memory counts once (PSS).
+
+    Needs Linux."""
     total = 0
     for member in family(pid):
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has just ended
+        # The process may have just ended
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
             lines = Path(f"/proc/{member}/smaps_rollup").read_text().splitlines()
             total += sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
     return total

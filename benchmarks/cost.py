@@ -1,18 +1,20 @@
-"""What a prediction costs on AWS Lambda: milliseconds, requests a second and dollars, at three
-memory sizes.
+"""Measure the cost of a prediction on AWS Lambda: time, requests a second, dollars at three sizes.
 
-Lambda gives a function with M MB the share M / 1769 of a CPU. This script runs the handler in a
-cgroup with that share and prints: from the start of Python to the first answer; the mean of warm
-calls about pictures as they are, and about one that seems to be turned, which is looked at four
-times; the most memory. With the prices below: what a million predictions and a thousand cold starts
-cost, and what provisioned concurrency does. Graviton is not measured here: its figures take the
-times of this machine, times --arm-time. Needs root on Linux, for the cgroup.
+Reads     models/dog_breeds_120.tflite. With --prices, a file with the prices that differ:
+          {"x86": 0.0000195, "requests": 0.24}.
+Example
 
     python benchmarks/cost.py --json cost.json        # uses models/dog_breeds_120.tflite
     python benchmarks/cost.py --prices prices.json    # prices of another region
 
-The file of prices holds what differs: {"x86": 0.0000195, "requests": 0.24}.
-"""
+Expect    For each memory size: milliseconds from the start of Python to the first answer; the mean
+          of warm calls about upright images, and about an image that seems turned, which takes four
+          inferences; the peak memory. Then the cost of a million predictions and of a thousand cold
+          starts, and the effect of provisioned concurrency.
+
+Lambda gives a function with M MB the share M / 1769 of a CPU. This script runs the handler in a
+cgroup with that share. Graviton is not measured: its figures are the times of this machine,
+multiplied by --arm-time. Needs root on Linux, for the cgroup."""
 
 import contextlib
 import json
@@ -30,18 +32,18 @@ from handler import photo
 
 # Dollars in us-east-1, first tier, as listed in August 2025: https://aws.amazon.com/lambda/pricing/
 PRICES = {
-    "x86": 0.0000166667,  # a GB-second
+    "x86": 0.0000166667,  # per GB-second
     "arm": 0.0000133334,
-    "requests": 0.20,  # a million
-    "x86_provisioned": 0.0000041667,  # a GB-second of being ready
+    "requests": 0.20,  # per million
+    "x86_provisioned": 0.0000041667,  # per GB-second of being ready
     "arm_provisioned": 0.0000033334,
-    "x86_provisioned_use": 0.0000097222,  # a GB-second of work by one that was ready
+    "x86_provisioned_use": 0.0000097222,  # per GB-second of work in a provisioned container
     "arm_provisioned_use": 0.0000077778,
 }
 SIZES = (512, 1024, 1769)  # MB
-FULL = 1769  # MB with which a whole CPU comes
+FULL = 1769  # MB that come with a whole CPU
 STARTS, CALLS = 10, 100
-PERIOD = 20_000  # microseconds over which the share of a CPU is kept
+PERIOD = 20_000  # microseconds; the CPU share holds within each period
 WORK = """
 import base64, contextlib, io, json, os, sys, time
 import lambda_function
@@ -70,9 +72,7 @@ print(json.dumps([means, int(peak.split()[1]) * 1024 / 1e6]))
 
 @contextlib.contextmanager
 def share_of_cpu(share: float) -> Iterator[list[str]]:
-    """Yield the words to put before a command so that it and its children have this share of one
-    CPU.
-    """
+    """Yield the command prefix that gives a command and its children this share of one CPU."""
     if Path("/sys/fs/cgroup/cgroup.controllers").exists():
         group = Path(f"/sys/fs/cgroup/share-{os.getpid()}")
         group.mkdir()
@@ -89,7 +89,7 @@ def share_of_cpu(share: float) -> Iterator[list[str]]:
             with contextlib.suppress(OSError):
                 group.rmdir()
                 break
-            time.sleep(0.1)  # its last processes are ending
+            time.sleep(0.1)  # wait for the last processes to end
 
 
 def measure(model: Path, files: list[Path], share: float) -> dict[str, float]:
@@ -123,9 +123,8 @@ def measure(model: Path, files: list[Path], share: float) -> dict[str, float]:
 def dollars(
     prices: dict[str, float], size: int, milliseconds: float, first: float, kind: str
 ) -> Iterator[Figure]:
-    """Yield what a memory size costs on x86 or arm, given the mean of a call and the time to a
-    first answer.
-    """
+    """Yield the cost of a memory size on x86 or arm, from the mean of a call and the time to a
+    first answer."""
     name = f"{size}_mb_{kind}"
     second = size / 1024 * prices[kind]
     million = 1e6 * milliseconds / 1000 * second + prices["requests"]
@@ -138,9 +137,9 @@ def dollars(
 
 
 def read_prices(file: Path | None) -> dict[str, float]:
-    """Return the prices, those in the file instead of PRICES. Raises ValueError, or OSError, for a
-    wrong file.
-    """
+    """Return PRICES, with the values of the file in place of the defaults.
+
+    Raises ValueError, or OSError, for a wrong file."""
     given = json.loads(file.read_text()) if file else {}
     if not isinstance(given, dict) or given.keys() - PRICES.keys():
         raise ValueError(
@@ -150,7 +149,7 @@ def read_prices(file: Path | None) -> dict[str, float]:
 
 
 def measure_sizes(model: Path, prices: dict[str, float], arm_time: float) -> Iterator[Figure]:
-    """Times, memory and costs at every memory size."""
+    """Yield times, memory and costs at every memory size."""
     with tempfile.TemporaryDirectory() as folder:
         files = [Path(folder) / "500x375.jpg", Path(folder) / "12_megapixels.jpg"]
         files[0].write_bytes(photo(500, 375, 2))
@@ -174,7 +173,7 @@ def measure_sizes(model: Path, prices: dict[str, float], arm_time: float) -> Ite
 
 
 def main() -> None:
-    """Measure, print."""
+    """Parse the arguments, measure and print the figures."""
     parser = command_line(__doc__)
     parser.add_argument("--model", type=Path, default=MODEL, help="default: %(default)s")
     parser.add_argument(

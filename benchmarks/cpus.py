@@ -1,22 +1,27 @@
-"""One network on several CPUs and runtimes, side by side: milliseconds, and how features differ.
+"""Compare one network on several CPUs and runtimes: milliseconds, and how the features differ.
 
-Shows   each runtime the CPUs that this one can pass for: with VNNI, AVX-512 without VNNI, AVX2 with
-        AVX-VNNI, AVX2 alone. For that Linux must be able to make the instruction CPUID fault, which
-        most Intel CPUs can (`grep cpuid_fault /proc/cpuinfo`), and there must be a C compiler.
-        benchmarks/hide_cpu.c says how it works. Elsewhere the CPU is shown as it is.
-Runs    LiteRT, ONNX Runtime and OpenVINO on the committed backbone, the last two also with weights
-        of 7 bits. Each has a process and one thread. All take turns, one inference at a time.
-Prints  CPU milliseconds, the median; `of_litert`, their share of LiteRT's on the same CPU;
-        `features_off`, the mean distance to LiteRT's features on the first CPU, as a share of their
-        length (0: the same to the bit); `same_bits`, 1 if a runtime's features are those that it
-        has on the first CPU.
-Needs   for the last two runtimes: pip install onnx==1.23.2 onnxruntime==1.32.0 openvino==2026.4.1
+Example
 
     python benchmarks/cpus.py                          # a minute
     python benchmarks/cpus.py --photos DIR --arm64     # also an emulated Graviton2: 10 minutes more
 
---arm64 needs what tests/test_arm64.py needs. Emulated, the CPU shows its features and no speed.
-"""
+Time      One minute; with --arm64 ten minutes more.
+Expect    CPU milliseconds, the median; `of_litert`, their share of LiteRT's on the same CPU;
+          `features_off`, the mean distance to LiteRT's features on the first CPU, as a share of
+          their length (0: the same to the bit); `same_bits`, 1 if a runtime's features are the same
+          as on the first CPU.
+Needs     for ONNX Runtime and OpenVINO:
+          pip install onnx==1.23.2 onnxruntime==1.32.0 openvino==2026.4.1
+          For --arm64: what tests/test_arm64.py needs.
+
+LiteRT, ONNX Runtime and OpenVINO run the committed backbone, the last two also with weights of 7
+bits. Each runtime has its own process and one thread. All take turns, one inference at a time.
+
+Each runtime is shown the CPUs that this CPU can imitate: with VNNI, AVX-512 without VNNI, AVX2 with
+AVX-VNNI, AVX2 alone. For this, Linux must be able to make the instruction CPUID fault, as on most
+Intel CPUs (`grep cpuid_fault /proc/cpuinfo`), and there must be a C compiler. See
+benchmarks/hide_cpu.c. Otherwise only the real CPU is shown. An emulated CPU shows its features, but
+says nothing about speed."""
 
 import json
 import os
@@ -36,7 +41,7 @@ from common import MODEL, Figure, command_line, report
 from PIL import Image
 
 SOURCE = Path(__file__).with_name("hide_cpu.c")
-# A CPU: the flag of /proc/cpuinfo that the real one must have, and what is hidden of it
+# Per CPU: the flag of /proc/cpuinfo that the real CPU must have, and what is hidden of it
 CPUS = {
     "vnni": ("avx512_vnni", ("amx",)),
     "avx512": ("avx512f", ("amx", "vnni", "avx_vnni")),
@@ -48,10 +53,9 @@ RUNTIMES = ("litert", "onnxruntime", "openvino", "onnxruntime_7bit", "openvino_7
 
 
 def shown_cpus(flags: set[str]) -> tuple[dict[str, tuple], dict[str, str]]:
-    """Return what is to be hidden for each CPU that can be shown, and why others cannot.
+    """Return what to hide for each CPU that can be imitated, and why the other CPUs cannot.
 
-    `flags` are those of /proc/cpuinfo. Nothing is hidden for the CPU that this one is.
-    """
+    `flags` are those of /proc/cpuinfo. Nothing is hidden for the real CPU."""
     shown, missing = {}, {}
     for name, (needed, hidden) in CPUS.items():
         there = tuple(feature for feature in hidden if FLAGS[feature] in flags)
@@ -67,12 +71,13 @@ def shown_cpus(flags: set[str]) -> tuple[dict[str, tuple], dict[str, str]]:
 
 
 class Worker:
-    """A runtime in a process of its own, on a CPU of which something may be hidden."""
+    """A runtime in its own process, on a CPU with some instructions hidden."""
 
     def __init__(
         self, runtime: str, file: Path, pixels: Path, hidden: tuple, library: Path
     ) -> None:
-        """Start it, on a model file and photos (.npy), and ask for the features of all photos."""
+        """Start the process on a model file and photos (.npy), and ask for the features of all
+        photos."""
         env = dict(os.environ)
         if hidden:
             env |= {"HIDE": ",".join(hidden), "LD_PRELOAD": str(library)}
@@ -88,7 +93,7 @@ class Worker:
         self.milliseconds: list[float] = []
 
     def ask(self, what: str) -> object:
-        """Return the worker's answer to a word; RuntimeError if it has ended."""
+        """Return the worker's answer to a word. Raises RuntimeError if the worker has ended."""
         print(what, file=self.process.stdin, flush=True)
         line = self.process.stdout.readline()
         if not line:
@@ -110,14 +115,14 @@ def work(runtime: str, file: str, pixels: str) -> None:
 
 
 def drawn_photos(number: int) -> list[Image.Image]:
-    """Return pictures of soft coloured blocks."""
+    """Return images of soft coloured blocks."""
     rng = np.random.default_rng(0)
     blocks = (rng.integers(0, 256, (12, 12, 3), np.uint8) for _ in range(number))
     return [Image.fromarray(one).resize((500, 375), Image.Resampling.BICUBIC) for one in blocks]
 
 
 def write_photos(folder: Path | None, number: int, target: Path) -> list[Path]:
-    """Write some of a folder's photos, or drawn ones, as 1.jpg ... into the folder `target`."""
+    """Write photos of a folder, or drawn images, as 1.jpg, 2.jpg ... into the folder `target`."""
     target.mkdir()
     if folder:
         files = sorted(folder.rglob("*.jpg"))
@@ -133,7 +138,7 @@ def write_photos(folder: Path | None, number: int, target: Path) -> list[Path]:
 
 
 def files_for_runtimes(model: Path, folder: Path) -> dict[str, Path]:
-    """Write the network in each runtime's form; return the files of the runtimes that are here."""
+    """Write the network in each runtime's format. Return the files of the installed runtimes."""
     files = {"litert": model}
     seven = folder / "7bit.tflite"
     seven.write_bytes(other_runtimes.with_7_bit_weights(model))
@@ -147,7 +152,7 @@ def files_for_runtimes(model: Path, folder: Path) -> dict[str, Path]:
 
 
 def distance(features: np.ndarray, reference: np.ndarray) -> float:
-    """Return the mean distance of rows, as a share of the reference's length."""
+    """Return the mean distance between rows, as a share of the reference's length."""
     lengths = np.linalg.norm(reference, axis=1)
     return float(np.mean(np.linalg.norm(features - reference, axis=1) / lengths))
 
@@ -203,9 +208,9 @@ def side_by_side(model: Path, photos: list[Path], rounds: int, folder: Path) -> 
 
 
 def emulated(model: Path, photos: list[Path], folder: Path) -> Iterator[Figure]:
-    """Yield how the handler's features on an emulated Graviton2 differ from those here.
+    """Yield how the handler's features on an emulated Graviton2 differ from those on this machine.
 
-    Once with the two files that the image brings into /sys, and once without them.
+    The handler runs once with the two files that the image puts into /sys, and once without them.
     """
     from arm64 import SCORES, image_files, make_root, run_arm64, why_not
     from handler_process import run_python
@@ -236,7 +241,7 @@ def features_in(printed: str) -> np.ndarray:
 
 
 def main() -> None:
-    """Measure."""
+    """Parse the arguments, measure and print the figures."""
     if sys.argv[1:2] == ["--worker"]:
         work(*sys.argv[2:])
         return

@@ -1,16 +1,17 @@
-"""How fast and how large make_dataset.py and data_selection.py are, on archives with the shape of
-the real ones.
+"""Measure speed and memory of make_dataset.py and data_selection.py on archives like the real ones.
 
-Makes   images.tar and annotation.tar in a temporary folder: 120 breeds, 20,580 photos of 500 x 375
-        pixels, 0.8 GB.
-Prints  rates against the loops of the original recipe (tarfile.extractall; one crop after the
-        other) in the same run, peak memory, the time of a second run, and what JPEG settings do to
-        crops. Needs Linux and 5 GB of disk.
+Writes    images.tar and annotation.tar in a temporary folder: 120 breeds, 20,580 photos of
+          500 x 375 pixels, 0.8 GB.
+Example
 
     python benchmarks/data.py --json data.json     # some 4 minutes on 2 cores
     python benchmarks/data.py --pictures 2000      # a smaller archive
     python benchmarks/data.py --archives FOLDER    # existing archives, for instance the real ones
-"""
+
+Time      About 4 minutes on 2 cores. Needs Linux and 5 GB of disk.
+Expect    The rates beside those of the original recipe's loops in the same run (tarfile.extractall;
+          one crop after the other), peak memory, the time of a second run, and the effect of JPEG
+          settings on crops."""
 
 import filecmp
 import io
@@ -28,9 +29,9 @@ from data_selection import JPEG, crop_dogs
 from dog_breeds.data.dataset import annotation_dir, breed_folders, images_dir, processed_dir
 from dog_breeds.recipe import SIZE
 
-LOOKS = 0.5  # seconds between two looks at memory: the crops take few
+LOOKS = 0.5  # seconds between two samples of memory: the crops take few
 BREEDS, PICTURES, WIDTH, HEIGHT = 120, 20_580, 500, 375
-DISTINCT = 300  # different pictures; the archive repeats them under other names
+DISTINCT = 300  # different images; the archive repeats them under other names
 XML = """<annotation>
 \t<folder>{breed:08}</folder>
 \t<filename>{name}</filename>
@@ -61,7 +62,7 @@ XML = """<annotation>
 
 
 def make_archives(folder: Path, pictures: int) -> None:
-    """Write images.tar and annotation.tar with this many pictures, spread over 120 breeds."""
+    """Write images.tar and annotation.tar with this many images, spread over 120 breeds."""
     random = np.random.default_rng(33)
     encoded = [draw_picture(random) for _ in range(min(DISTINCT, pictures))]
     with (
@@ -83,9 +84,9 @@ def make_archives(folder: Path, pictures: int) -> None:
 
 
 def draw_picture(random: np.random.Generator) -> bytes:
-    """A JPEG whose detail falls with spatial frequency as in photographs (1/f), about 38 kB as the
-    real ones.
-    """
+    """Return a JPEG whose detail falls with spatial frequency as in photographs (1/f).
+
+    The file has about 38 kB, like the real ones."""
     fy, fx = np.meshgrid(np.fft.fftfreq(HEIGHT), np.fft.rfftfreq(WIDTH), indexing="ij")
     slope = 1 / np.maximum(np.hypot(fx, fy), 1 / WIDTH) ** 1.7
     planes = np.stack(
@@ -95,7 +96,7 @@ def draw_picture(random: np.random.Generator) -> bytes:
         ],
         -1,
     )
-    planes = planes / planes.std(axis=(0, 1)) * (55, 12, 12) + 128  # luma, and weaker colour
+    planes = planes / planes.std(axis=(0, 1)) * (55, 12, 12) + 128  # strong luma, weaker colour
     picture = Image.fromarray(planes.clip(0, 255).astype(np.uint8), "YCbCr")
     file = io.BytesIO()
     picture.save(file, "JPEG", quality=90)
@@ -144,11 +145,10 @@ def crop_one_by_one(data_dir: Path, target: Path, breeds: list[tuple[str, str]])
 def visible_loss(
     crops: list[Image.Image], quality: int, subsampling: str
 ) -> tuple[float, float, float]:
-    """What JPEG does to crops: PSNR in dB, % of pixels off by more than 2.3 CIELAB units, mean size
+    """Return the loss by JPEG: PSNR in dB, % of pixels off by more than 2.3 CIELAB units, mean size
     in kB.
 
-    2.3 units are the just noticeable difference (Mahy, Van Eycken and Oosterlinck, 1994).
-    """
+    2.3 units are the just noticeable difference (Mahy, Van Eycken and Oosterlinck, 1994)."""
     errors, visible, sizes = [], [], []
     for crop in crops:
         file = io.BytesIO()
@@ -161,7 +161,7 @@ def visible_loss(
 
 
 def cielab(rgb: np.ndarray) -> np.ndarray:
-    """CIELAB colours (..., 3) of sRGB values 0..255 (..., 3), white D65."""
+    """Return the CIELAB colours (..., 3) of sRGB values 0..255 (..., 3), white D65."""
     value = rgb / 255
     linear = np.where(value > 0.04045, ((value + 0.055) / 1.055) ** 2.4, value / 12.92)
     to_xyz = np.array(
@@ -178,9 +178,8 @@ def cielab(rgb: np.ndarray) -> np.ndarray:
 
 
 def measure_extraction(archives: Path, target: Path, data_dir: Path) -> Iterator[Figure]:
-    """make_dataset.py's checked extraction into `data_dir`, against tarfile.extractall, which
-    writes to `target`.
-    """
+    """Compare make_dataset.py's checked extraction into `data_dir` with tarfile.extractall into
+    `target`."""
     data_dir.mkdir()
     seconds_serial = timed(extract_all, archives, target)
     make_raw = (
@@ -197,14 +196,13 @@ def measure_extraction(archives: Path, target: Path, data_dir: Path) -> Iterator
 
 
 def measure_crops(data_dir: Path, target: Path) -> Iterator[Figure]:
-    """data_selection.py against the serial loop, which writes to `target`; then a second run with
-    nothing to do.
-    """
+    """Compare data_selection.py with the serial loop, which writes to `target`. Then time a second
+    run with nothing to do."""
     command = ["data_selection.py", "--data-dir", data_dir]
     count = sum(1 for _ in images_dir(data_dir).glob("*/*.jpg"))
     breeds = list(breed_folders(data_dir).items())
-    # Half of the serial loop before and half after, so that a machine that gets slower or faster
-    # favours nobody.
+    # Run half of the serial loop before and half after, so that a machine that gets slower or
+    # faster favours neither side.
     seconds_serial = timed(crop_one_by_one, data_dir, target, breeds[::2])
     seconds, peak = run_watched(command, LOOKS)
     seconds_serial += timed(crop_one_by_one, data_dir, target, breeds[1::2])
@@ -222,7 +220,7 @@ def measure_crops(data_dir: Path, target: Path) -> Iterator[Figure]:
 
 
 def measure_jpeg(data_dir: Path) -> Iterator[Figure]:
-    """Loss of JPEG settings on 100 crops, the project's own among them."""
+    """Yield the loss of JPEG settings on 100 crops. The project's own setting is among them."""
     photos = sorted(images_dir(data_dir).glob("*/*.jpg"))
     photos = photos[:: max(len(photos) // 100, 1)]
     crops = [
@@ -244,7 +242,7 @@ def measure_jpeg(data_dir: Path) -> Iterator[Figure]:
 
 
 def measure(archives: Path | None, pictures: int) -> Iterator[Figure]:
-    """Make the archives, unless there are some, and measure."""
+    """Make the archives, unless they are given, and measure."""
     with tempfile.TemporaryDirectory() as folder:
         work, data_dir = Path(folder), Path(folder) / "data"
         if not archives:
@@ -255,7 +253,7 @@ def measure(archives: Path | None, pictures: int) -> Iterator[Figure]:
 
 
 def main() -> None:
-    """Measure, print."""
+    """Parse the arguments, measure and print the figures."""
     parser = command_line(__doc__)
     parser.add_argument(
         "--pictures", type=int, default=PICTURES, help="size of the archive (default: %(default)s)"

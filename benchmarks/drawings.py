@@ -1,6 +1,4 @@
-"""Pictures that accuracy.py and robustness.py draw: dogs that no model was taught, and things.
-Nothing to run.
-"""
+"""Draw test images for accuracy.py and robustness.py: unknown dogs, and things. Nothing to run."""
 
 import io
 import random
@@ -16,14 +14,14 @@ from dog_breeds.learning.features import View
 
 
 def as_jpeg(image: Image.Image, quality: int = 90) -> bytes:
-    """Return a picture as the content of a JPEG file."""
+    """Return the bytes of an image as JPEG."""
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=quality)
     return buffer.getvalue()
 
 
 def page_of_text(number: int) -> bytes:
-    """Return a page of words, in another size with each number."""
+    """Return a page of words. The size depends on the number."""
     rng = np.random.default_rng(number)
     page = Image.new("RGB", (600, 800), "white")
     size = int(rng.integers(14, 40))
@@ -39,13 +37,13 @@ def page_of_text(number: int) -> bytes:
 
 
 def drawn_dog(number: int) -> bytes:
-    """Return a picture of the demo set, which was not drawn for the model at hand."""
+    """Return an image of the demo dataset. It was not drawn for the model under test."""
     breeds = list(DEMO_BREEDS.values())
     return as_jpeg(draw_photo(breeds[number % len(breeds)], random.Random(number))[0])
 
 
 def drawn_thing(number: int) -> bytes:
-    """Return a drawing: by turns a person, a house, a tree with a ball, a chart."""
+    """Return a drawing: a person, a house, a tree with a ball or a chart, in turns."""
     rng = np.random.default_rng(number)
     ground, sky, ink = (tuple(map(int, rng.integers(low, 256, 3))) for low in (0, 120, 0))
     image = Image.new("RGB", (500, 375), sky)
@@ -79,9 +77,8 @@ DRAWINGS = {
 
 
 def draw_non_dogs(folder: Path) -> list[View]:
-    """Draw 120 plain pictures without dogs (plain, gradients, noise, stripes, discs, blurred);
-    return their views.
-    """
+    """Draw 120 images without dogs (plain, gradients, noise, stripes, discs, blurred). Return their
+    views."""
     rng = np.random.default_rng(0)
     views = []
     for i in range(120):

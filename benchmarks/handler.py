@@ -1,19 +1,23 @@
-"""What lambda_function.py costs around the inference of its model, and what it withstands.
+"""Measure what lambda_function.py costs besides the inference of its model, and what it withstands.
 
-Prints  the time of a warm call for a small and a 12-megapixel JPEG that are known
-        (handler_500x375_ms and so on), for the small one if it is unknown but stands upright, one
-        inference as well (handler_unknown_*), and if it seems to be turned, four
-        (handler_turned_*); beside them the bare inference, and what the original's handler did
-        (NEAREST to 150 or 299 px, float32, tflite-runtime), all with one thread; the time from the
-        start of a process to its first answer; the most time and memory that an image of
-        tests/odd_images.py costs; memory over 2,000 requests to AWS's emulator.
-
-Draws its pictures itself. Needs Linux, tests/, the packages of requirements.txt, and Python 3.10 or
-3.11, the last that tflite-runtime knows.
+Example
 
     python benchmarks/handler.py --json handler.json     # some 3 minutes
     python benchmarks/handler.py --model other.tflite
-"""
+
+Time      About 3 minutes.
+Expect    One figure a line, all with one thread:
+          - a warm call for a small and a 12-megapixel JPEG of a known breed (handler_500x375_ms and
+            so on). If the breed is unknown: one inference for an upright photo
+            (handler_unknown_*), four for one that seems turned (handler_turned_*);
+          - beside them the bare inference, and the original's handler (NEAREST to 150 or 299 px,
+            float32, tflite-runtime);
+          - the time from the start of a process to its first answer;
+          - the most time and memory that an image of tests/odd_images.py costs;
+          - the memory over 2,000 requests to AWS's emulator.
+
+The script draws its images. Needs Linux, tests/, the packages of requirements.txt, and Python 3.10
+or 3.11, the last versions that tflite-runtime supports."""
 
 import base64
 import functools
@@ -33,15 +37,14 @@ import numpy as np
 from common import MODEL, ROOT, Figure, command_line, report, with_units
 from PIL import Image
 
-CALLS = 100  # of which the median is taken
+CALLS = 100  # calls per median
 REQUESTS = 2000
-KNOWN, UNKNOWN = -1e9, 1e9  # thresholds of the score from which any picture, or none, is known
+KNOWN, UNKNOWN = -1e9, 1e9  # score thresholds: every image is known, or none
 
 
 def photo(width: int, height: int, noise: float) -> bytes:
-    """Return a JPEG like a photo: waves of all lengths, the longer the higher, and noise of so many
-    levels of 255.
-    """
+    """Return a JPEG like a photo: waves of all lengths, longer ones higher, and noise in levels of
+    255."""
     random = np.random.default_rng(0)
     pixels = np.full((height, width, 3), 128, np.float32)
     for octave in range(1, 10):
@@ -60,9 +63,8 @@ def photo(width: int, height: int, noise: float) -> bytes:
 
 
 def knowing_all(model: Path, file: Path) -> Path:
-    """Write a model file to which every picture is known and upright: a drawn one would be looked
-    at more than once.
-    """
+    """Write a model file that takes every image as known and upright. Otherwise a drawn image would
+    take several inferences."""
     from dog_breeds.learning.tflite import join_head, read_head
     from dog_breeds.serving.facts import append_facts, read_facts
 
@@ -73,9 +75,8 @@ def knowing_all(model: Path, file: Path) -> Path:
 
 
 def in_process(function: Callable, *arguments: object) -> dict:
-    """Return what a function gives in a process of its own: runtimes and TensorFlow do not bear
-    each other.
-    """
+    """Return the result of a function that runs in its own process: the runtimes and TensorFlow
+    cannot share one."""
     code = (
         "import json, sys; sys.path.insert(0, sys.argv[1]); import handler; "
         "handler.answer(*sys.argv[2:])"
@@ -95,15 +96,14 @@ def in_process(function: Callable, *arguments: object) -> dict:
 
 
 def answer(function: str, *arguments: str) -> None:
-    """Print what a function gives: the other end of in_process."""
+    """Print the result of a function: the other end of in_process."""
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})  # one CPU, so one thread
     print(json.dumps(globals()[function](*arguments)))
 
 
 def medians(functions: dict[str, Callable]) -> dict[str, float]:
-    """Return the median milliseconds of each function, called in turns so that a noisy moment meets
-    all of them.
-    """
+    """Return the median milliseconds of each function. Calls take turns, so that noise hits all
+    functions."""
     times = {name: [] for name in functions}
     for turn in range(CALLS + 5):
         for name, function in functions.items():
@@ -183,8 +183,8 @@ def original_model(size: str, file: str) -> dict:
 
 
 def original_calls(size: str, model: str, *files: str) -> dict[str, float]:
-    """Measure the original's handler on a downloaded picture, as it and keras-image-helper do
-    it."""
+    """Measure the original's handler on a downloaded image, processed like in the original and
+    keras-image-helper."""
     from tflite_runtime.interpreter import Interpreter
 
     interpreter = Interpreter(model)
@@ -209,11 +209,10 @@ def original_calls(size: str, model: str, *files: str) -> dict[str, float]:
 
 
 def fresh_process(model: str, small: str, python: str = sys.executable) -> dict[str, float]:
-    """Measure from the start of a process to its first answer, and its resident memory after a
-    hundred.
+    """Measure the time from the start of a process to its first answer, and its resident memory
+    after a hundred answers.
 
-    The model must be of `knowing_all`.
-    """
+    The model must come from `knowing_all`."""
     code = """
 import base64, contextlib, io, os, sys
 import lambda_function
@@ -263,8 +262,7 @@ def odd_images(model: str) -> dict[str, float]:
 
 
 def many_requests(model: str, small: str) -> dict[str, float]:
-    """Count failures, requests a second and resident memory through the real emulator and
-    client."""
+    """Measure failures, requests a second and resident memory through emulator and client."""
     from emulator import emulator
 
     content = Path(small).read_bytes()
@@ -303,7 +301,7 @@ def many_requests(model: str, small: str) -> dict[str, float]:
 
 
 def measure(model: Path) -> Iterator[Figure]:
-    """Draw the pictures, and measure everything on them."""
+    """Draw the images, and measure everything on them."""
     with tempfile.TemporaryDirectory() as folder:
         files = [
             Path(folder) / f"{name}.jpg"
@@ -327,7 +325,7 @@ def measure(model: Path) -> Iterator[Figure]:
 
 
 def main() -> None:
-    """Measure, print."""
+    """Parse the arguments, measure and print the figures."""
     parser = command_line(__doc__)
     parser.add_argument("--model", type=Path, default=MODEL, help="default: %(default)s")
     args = parser.parse_args()

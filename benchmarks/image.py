@@ -1,14 +1,18 @@
-"""How large the image is, and how long a container of it takes to its first answer.
+"""Measure the size of the container image, and the time from a start to the first answer.
 
-Builds the image with buildah on the base image that the script in LAMBDA_BASE_BUILD makes, and
-starts it as Lambda does (read-only, as another user) with AWS's emulator inside. Prints what our
-layers add and their largest parts; from start to first answer, median of 10, with a whole CPU and
-with the 29 % of 512 MB, with the files in the page cache and not; the warm calls after it; and the
-same for what the original puts into its image: the float32 model at 150 px, pixels resized by
-NEAREST, on the same runtime (tflite-runtime has no release for this Python). Needs root on Linux.
+Example
 
     LAMBDA_BASE_BUILD=build.sh python benchmarks/image.py --json image.json    # some 5 minutes
-"""
+
+Time      About 5 minutes. Needs root on Linux.
+Expect    The size of our layers and their largest parts. From start to first answer, median of 10:
+          with a whole CPU and with the 29 % of 512 MB; with the files in the page cache or not.
+          Then the warm calls. Last, the same for the content of the original's image: the float32
+          model at 150 px, pixels resized by NEAREST, on the same runtime (tflite-runtime has no
+          release for this Python).
+
+buildah builds the image on the base image that the script in LAMBDA_BASE_BUILD makes. The container
+starts as on Lambda (read-only, as another user), with AWS's emulator inside."""
 
 import base64
 import json
@@ -59,7 +63,7 @@ def lambda_handler(event, context):
 
 
 def run(*command: object) -> str:
-    """Return what a command prints."""
+    """Return the output of a command."""
     return subprocess.run(
         list(map(str, command)), check=True, capture_output=True, text=True
     ).stdout.strip()
@@ -71,7 +75,7 @@ def megabytes(folder: Path) -> float:
 
 
 def forget(folder: Path) -> None:
-    """Take a folder's files out of the page cache."""
+    """Remove a folder's files from the page cache."""
     for place, _, files in os.walk(folder):
         for name in files:
             path = os.path.join(place, name)
@@ -82,9 +86,8 @@ def forget(folder: Path) -> None:
 
 
 def starts(container: str, request: Path, share: float, cold: bool) -> dict[str, float]:
-    """Return milliseconds from a container's start to its first answer, and of the calls after it:
-    medians.
-    """
+    """Return the median milliseconds from a container's start to its first answer, and of the calls
+    after it."""
     root, first, warm = Path(run("buildah", "mount", container)), [], []
     printed, answer = request.with_name("printed"), request.with_name("answer")
     for _ in range(STARTS):
@@ -106,7 +109,7 @@ def starts(container: str, request: Path, share: float, cold: bool) -> dict[str,
 
 
 def sizes(base: Path, ours: Path) -> Iterator[Figure]:
-    """What our layers add to the base image, and the four largest things among it."""
+    """Return the size that our layers add to the base image, and the four largest parts of it."""
     yield "layers_mb", megabytes(ours) - megabytes(base), "MB"
     parts = {path.name: megabytes(path) for path in (ours / "var/task").iterdir()}
     parts["numpy"] += parts.pop("numpy.libs")
@@ -116,9 +119,8 @@ def sizes(base: Path, ours: Path) -> Iterator[Figure]:
 
 
 def fill(ours: str, original: str, folder: Path) -> None:
-    """Put a model to which every picture is known into the one container, what the original serves
-    into the other.
-    """
+    """Put a model that takes every image as known into one container, and the original's content
+    into the other."""
     model, code = folder / "model.tflite", folder / "original.py"
     run("buildah", "copy", ours, knowing_all(MODEL, model), IN_IMAGE)
     in_process(original_model, 150, model)
@@ -128,7 +130,7 @@ def fill(ours: str, original: str, folder: Path) -> None:
 
 
 def measure() -> Iterator[Figure]:
-    """Build the image, look at its files, and start it again and again."""
+    """Build the image, measure its files, and start it again and again."""
     run(os.environ["LAMBDA_BASE_BUILD"], BASE)
     flags = [
         "--layers",
@@ -166,7 +168,7 @@ def measure() -> Iterator[Figure]:
 
 
 def main() -> None:
-    """Measure, print."""
+    """Parse the arguments, measure and print the figures."""
     args = command_line(__doc__).parse_args()
     if "LAMBDA_BASE_BUILD" not in os.environ:
         sys.exit(

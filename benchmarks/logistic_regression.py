@@ -1,15 +1,17 @@
-"""The head without an inner layer beside scikit-learn's LogisticRegression, on the same features.
+"""Compare the head without an inner layer with scikit-learn's LogisticRegression.
 
-Reads   a data folder with photos (made by make_dataset.py), and its features, which it computes
-        where they are missing.
-Prints  a figure a line: accuracy and cross-entropy (at the best temperature) in the same
-        cross-validation, for the penalties of LogisticRegression; its seconds beside those of the
-        head, both on one thread, in turns; the megabytes that scikit-learn adds to an environment.
-
-Needs pip install scikit-learn, which the project itself does not use.
+Reads     a data folder with photos (made by make_dataset.py), and its features. Missing features
+          are computed.
+Example
 
     python benchmarks/logistic_regression.py --json logistic_regression.json
-"""
+
+Expect    One figure a line, on the same features: accuracy and cross-entropy (at the best
+          temperature) in the same cross-validation, for each penalty of LogisticRegression; its
+          seconds beside those of the head, on one thread and in turns; the megabytes that
+          scikit-learn adds to an environment.
+
+Needs pip install scikit-learn, which the project itself does not use."""
 
 import sys
 import time
@@ -29,13 +31,13 @@ from dog_breeds.learning.heads import apply_head, epochs_for, folds, train_head
 from dog_breeds.learning.metrics import accuracy, cross_entropy, fit_temperature
 
 PENALTIES = (0.0003, 0.001, 0.01, 1.0)  # C: the inverse of the strength; 1.0 is the default
-PACKAGES = ("scikit-learn", "scipy", "joblib")  # threadpoolctl is there already
+PACKAGES = ("scikit-learn", "scipy", "joblib")  # the project already has threadpoolctl
 
 Fit = Callable[[Examples], Callable[[np.ndarray], np.ndarray]]  # gives features -> logits
 
 
 def our_head(train: Examples) -> Callable[[np.ndarray], np.ndarray]:
-    """Train the head of teach.py, as long as a head that is kept."""
+    """Train the head of teach.py, for as long as a head that is kept."""
     epochs = epochs_for(len(train.labels), recipe.STEPS, recipe.EPOCHS)
     classes = int(train.labels.max()) + 1
     _, weights = train_head(train, recipe.PLAIN_TRIAL, classes, recipe.SEED, epochs)
@@ -43,7 +45,7 @@ def our_head(train: Examples) -> Callable[[np.ndarray], np.ndarray]:
 
 
 def logistic_regression(penalty: float) -> Fit:
-    """Return what fits a LogisticRegression (L-BFGS) in which each class counts the same."""
+    """Return a function that fits a LogisticRegression (L-BFGS) with equal class weights."""
     from sklearn.linear_model import LogisticRegression
 
     def fit(train: Examples) -> Callable[[np.ndarray], np.ndarray]:
@@ -55,7 +57,7 @@ def logistic_regression(penalty: float) -> Fit:
 
 
 def cross_validated(examples: Examples, fits: dict[str, Fit]) -> Iterator[Figure]:
-    """Fit each on the same folds, in turns; yield accuracy, cross-entropy and seconds."""
+    """Fit each method on the same folds, in turns. Yield accuracy, cross-entropy and seconds."""
     parts, seconds = folds(examples, recipe.SEED), dict.fromkeys(fits, 0.0)
     shape = len(examples.labels), int(examples.labels.max()) + 1
     logits = {name: np.empty(shape, np.float32) for name in fits}
@@ -76,7 +78,7 @@ def cross_validated(examples: Examples, fits: dict[str, Fit]) -> Iterator[Figure
 
 
 def measure(data_dir: Path, split_file: Path) -> Iterator[Figure]:
-    """Compare the heads, then count what scikit-learn takes."""
+    """Compare the heads, then measure the size of scikit-learn."""
     task = training.prepare_task(data_dir, split_file=split_file)
     examples = training_set(task)
     yield "rows", len(examples.labels), ""
@@ -89,7 +91,7 @@ def measure(data_dir: Path, split_file: Path) -> Iterator[Figure]:
 
 
 def main() -> None:
-    """Measure, print."""
+    """Parse the arguments, measure and print the figures."""
     parser = command_line(__doc__)
     parser.add_argument("--data-dir", type=Path, default=DATA_DIR, help="default: %(default)s")
     parser.add_argument(

@@ -1,18 +1,20 @@
-"""Size, speed and accuracy of the model file in every format, in both serving runtimes, beside its
-peers.
+"""Measure size, speed and accuracy of the model file in every format and both serving runtimes.
 
-Reads   a model that training.py made, its report and split, and the pictures they name.
-Prints  a figure a line: megabytes; milliseconds of an inference at one and two threads, also of the
-        original's setting (150 px, float32, tflite-runtime) and of the same network in ONNX
-        Runtime, float32 and int8; accuracy, calibration and AUROC of the unknown-breed rule, and
-        what of Keras' they lose; time to the first answer of a process with the image's packages.
+Reads     a model that training.py made, its report and split, and the images that they name.
+Example
 
     python benchmarks/model_file.py --model MODEL.h5 --json model_file.json    # some 20 minutes
     python benchmarks/model_file.py --model MODEL.h5 --only speed    # or accuracy, start
 
-Makes two environments in a temporary folder, one with ONNX Runtime, one with the packages of
-requirements-lambda.txt.
-"""
+Time      About 20 minutes.
+Expect    One figure a line: megabytes; milliseconds of an inference at one and two threads;
+          accuracy, calibration, AUROC of the unknown-breed rule, and the loss against Keras; time
+          to the first answer of a process with the packages of the image. The milliseconds are also
+          those of the original's setting (150 px, float32, tflite-runtime) and of the same network
+          in ONNX Runtime, float32 and int8.
+
+The script makes two environments in a temporary folder: one with ONNX Runtime, one with the
+packages of requirements-lambda.txt."""
 
 import statistics
 import subprocess
@@ -42,10 +44,10 @@ ONNX_PACKAGES = ("onnxruntime==1.23.2", "onnx==1.23.2", "tf2onnx==1.17.0", "symp
 # In each round every file gets a new process, so that noise meets all of them
 ROUNDS, CALLS, WARM_UP = 5, 10, 3
 THREADS = (1, 2)
-# As TensorFlow's converter makes it: ranges of all calibration pictures, RELUs not fused
+# The plain form of TensorFlow's converter: ranges of all calibration images, RELUs not fused
 PLAIN = "plain_int8"
 FILES = (*convert_model.FORMATS, PLAIN)
-UNKNOWN_PHOTOS = 300  # of breeds that the model does not know
+UNKNOWN_PHOTOS = 300  # photos of breeds that the model does not know
 
 TIMER = """
 import importlib, sys, time
@@ -106,9 +108,8 @@ quantize_static(
 
 
 def make_files(model_path: Path, folder: Path) -> None:
-    """Write the model in every format, without facts and gate, and the pixels of its calibration
-    pictures.
-    """
+    """Write the model in every format, without facts and checks, and the pixels of its calibration
+    images."""
     task = convert_model.task_of(model_path)
     for quantization in convert_model.FORMATS:
         content = convert_model.to_tflite(task, model_path, quantization, folder)
@@ -131,7 +132,7 @@ def make_files(model_path: Path, folder: Path) -> None:
 
 
 def write_plain_backbone(task: Task, path: Path) -> None:
-    """Write the int8 backbone as TensorFlow's converter makes it."""
+    """Write the int8 backbone in the plain form of TensorFlow's converter."""
     from dog_breeds.learning import xception
 
     with mock.patch.multiple(xception, calm_half=lambda _, views: views, fuse_relus=id):
@@ -139,7 +140,7 @@ def write_plain_backbone(task: Task, path: Path) -> None:
 
 
 def call_in_process(function: Callable, *arguments: object) -> None:
-    """Call a function that loads TensorFlow in a process of its own."""
+    """Call a function that loads TensorFlow, in a separate process."""
     list(in_processes(function, [arguments]))
 
 
@@ -154,9 +155,8 @@ def make_environment(folder: Path, *packages: str) -> Path:
 
 
 def make_onnx_files(python: Path, folder: Path) -> None:
-    """Write the float32 file's network as ONNX, float32 and int8 (static, per channel, by minimum
-    and maximum).
-    """
+    """Write the float32 file's network as ONNX: float32, and int8 (static, per channel, by minimum
+    and maximum)."""
     source, target = folder / "float32.tflite", folder / "float32.onnx"
     [packages] = python.parents[1].glob("lib/python*/site-packages")
     subprocess.run(
@@ -170,7 +170,7 @@ def make_onnx_files(python: Path, folder: Path) -> None:
 
 
 def measure_speed(folder: Path, onnx_python: Path, size: int) -> Iterator[Figure]:
-    """The bytes of each file, and the median milliseconds of an inference."""
+    """Yield the size of each file, and the median milliseconds of an inference."""
     files = [(name, folder / f"{name}.tflite") for name in FILES]
     yield from ((f"size_{name}", file.stat().st_size / 1e6, "MB") for name, file in files)
     runs = [(f"{name}_ai_edge_litert", file, "ai_edge_litert", size) for name, file in files]
@@ -219,9 +219,8 @@ def measure_speed(folder: Path, onnx_python: Path, size: int) -> Iterator[Figure
 
 
 def measure_accuracy(model_path: Path, folder: Path, formats: tuple[str, ...]) -> Iterator[Figure]:
-    """The figures of every format on the test pictures and on unknown breeds, and what of Keras'
-    they lose.
-    """
+    """Yield the figures of every format on test images and on unknown breeds, and the loss against
+    Keras."""
     report, task = read_report(model_path), convert_model.task_of(model_path)
     test, unknown = task.images("test"), unknown_photos(task, UNKNOWN_PHOTOS)
     crop_breeds(task.data_dir, sorted({breed_name(image.split("/")[0]) for image in unknown}))
@@ -263,9 +262,7 @@ def measure_accuracy(model_path: Path, folder: Path, formats: tuple[str, ...]) -
 
 
 def measure_start(folder: Path) -> Iterator[Figure]:
-    """How fast a process with the image's packages, and nothing else, answers, and what it then
-    weighs.
-    """
+    """Yield how fast a process with only the image's packages answers, and its memory then."""
     python = make_environment(folder / "image", "-r", str(ROOT / "requirements-lambda.txt"))
     photo = folder / "photo.jpg"
     photo.write_bytes(handler.photo(500, 375, 2))
@@ -280,7 +277,7 @@ PARTS = ("speed", "accuracy", "start")
 
 
 def measure(model_path: Path, parts: tuple[str, ...], formats: tuple[str, ...]) -> Iterator[Figure]:
-    """Write the files, and measure the parts that are asked for."""
+    """Write the files, and measure the chosen parts."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         make_files(model_path, folder)
@@ -295,7 +292,7 @@ def measure(model_path: Path, parts: tuple[str, ...], formats: tuple[str, ...]) 
 
 
 def main() -> None:
-    """Measure, print."""
+    """Parse the arguments, measure and print the figures."""
     parser = command_line(__doc__)
     parser.add_argument("--model", type=Path, metavar="MODEL.h5", required=True)
     parser.add_argument("--only", choices=PARTS, help="measure this part alone")

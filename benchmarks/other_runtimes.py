@@ -1,7 +1,6 @@
-"""A model file's network for other runtimes: as ONNX, with weights of 7 bits. Nothing to run.
+"""Convert a model file's network for other runtimes: to ONNX, and to 7-bit weights. Nothing to run.
 
-Needs the packages onnx, onnxruntime and openvino, which the project itself does not.
-"""
+Needs     the packages onnx, onnxruntime and openvino, which the project itself does not need."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +16,7 @@ SAME = 0  # padding
 
 
 def read_model(file: Path) -> schema.ModelT:
-    """Return a model file's content as objects."""
+    """Return the content of a model file as objects."""
     return flatbuffer_utils.convert_bytearray_to_object(bytearray(file.read_bytes()))
 
 
@@ -33,22 +32,21 @@ def array_of(model: schema.ModelT, tensor: schema.TensorT) -> np.ndarray:
 
 
 def with_7_bit_weights(file: Path) -> bytes:
-    """Return a model file whose int8 weights are halved and rounded, and their scales doubled.
+    """Return a model file whose int8 weights are halved and rounded, with doubled scales.
 
-    A sum of two products of such a weight and an 8-bit activation fits into 16 bits.
-    """
+    A sum of two products of such a weight and an 8-bit activation fits into 16 bits."""
     model = read_model(file)
     graph = model.subgraphs[0]
     done = set()
     for operator in graph.operators:
         if operator_name(model, operator) not in CONVOLUTIONS:
             continue
-        for index in operator.inputs[1:3]:  # weights and bias, whose scale follows the weights'
+        for index in operator.inputs[1:3]:  # weights and bias, with linked scales
             tensor = graph.tensors[index]
             if index not in done:
                 halved = np.round(array_of(model, tensor) / 2)
                 buffer = schema.BufferT(data=_bytes(halved.astype(array_of(model, tensor).dtype)))
-                model.buffers.append(buffer)  # other tensors may share the old one
+                model.buffers.append(buffer)  # other tensors may share the old buffer
                 tensor.buffer = len(model.buffers) - 1
                 tensor.quantization.scale = np.asarray(tensor.quantization.scale) * 2
                 done.add(index)
@@ -56,11 +54,10 @@ def with_7_bit_weights(file: Path) -> bytes:
 
 
 def to_onnx(file: Path) -> bytes:
-    """Return the backbone of a model file as ONNX, int8 up to the map: pixels to features.
+    """Return the backbone of a model file as ONNX: pixels to features, int8 up to the feature map.
 
-    Activations are moved from int8 to uint8, for which ONNX Runtime has its fastest kernels on
-    x86-64. Raises KeyError for an operator that no backbone of this project has.
-    """
+    Activations move from int8 to uint8, for which ONNX Runtime has its fastest kernels on x86-64.
+    Raises KeyError for an operator that no backbone of this project has."""
     from onnx import TensorProto, helper, numpy_helper
 
     model = read_model(file)
@@ -72,7 +69,7 @@ def to_onnx(file: Path) -> bytes:
         return name
 
     def quantization(index: int) -> list[str]:
-        """Names of scale and zero point of an activation."""
+        """Return the names of the scale and the zero point of an activation."""
         found = graph.tensors[index].quantization
         return [
             constant(f"scale{index}", np.float32(found.scale[0])),
@@ -83,7 +80,7 @@ def to_onnx(file: Path) -> bytes:
         nodes.append(helper.make_node(kind, inputs, [output], domain=domain, **fields))
 
     def pads(operator: schema.OperatorT, sides: tuple[int, int], strides: list[int]) -> list[int]:
-        """Padding as TensorFlow has it: what is odd goes to the end."""
+        """Return the padding of TensorFlow: the odd pixel goes to the end."""
         if operator.builtinOptions.padding != SAME:
             return [0, 0, 0, 0]
         shape = graph.tensors[operator.inputs[0]].shape[1:3]
@@ -135,7 +132,7 @@ def to_onnx(file: Path) -> bytes:
         elif name == "DEQUANTIZE":
             node("DequantizeLinear", [f"t{source}", *quantization(source)], "map")
             node("ReduceMean", ["map"], "features", axes=[2, 3], keepdims=0)
-            break  # the head follows
+            break  # what follows is the head
         else:
             raise KeyError(name)
     channels = int(graph.tensors[target].shape[3])
@@ -154,7 +151,7 @@ def to_onnx(file: Path) -> bytes:
 
 
 def litert(file: Path) -> Run:
-    """Return a function from pixels to features by LiteRT."""
+    """Return a function that maps pixels to features with LiteRT."""
     from dog_breeds.learning.tflite import load_file
 
     run = load_file(file)
@@ -162,7 +159,7 @@ def litert(file: Path) -> Run:
 
 
 def onnxruntime(file: Path) -> Run:
-    """Return a function from pixels to features by ONNX Runtime, of a file of `to_onnx`."""
+    """Return a function from pixels to features with ONNX Runtime, for a file of `to_onnx`."""
     import onnxruntime as runtime
 
     options = runtime.SessionOptions()
@@ -174,7 +171,7 @@ def onnxruntime(file: Path) -> Run:
 
 
 def openvino(file: Path) -> Run:
-    """Return a function from pixels to features by OpenVINO, which reads .tflite."""
+    """Return a function that maps pixels to features with OpenVINO, which reads .tflite."""
     import openvino as runtime
 
     settings = {"INFERENCE_NUM_THREADS": 1, "NUM_STREAMS": 1, "PERFORMANCE_HINT": "LATENCY"}

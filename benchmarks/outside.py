@@ -1,18 +1,19 @@
-"""How good a model file is on photos that it was not trained on, through the handler.
+"""Measure how good a model file is on photos that it was not trained on, through the handler.
 
-Reads   a folder with a sub-folder for each breed, as make_dataset.py --pets makes one. Folders are
-        matched with the file's classes by their names, display names and synonyms
-        (dog_breeds/data/synonyms.py). The others are unknown breeds.
-Prints  a table of the known breeds with top 1, top 5, photos taken as known and candidates;
-        calibration; a table of the unknown breeds; the most frequent confusions.
+Reads     a folder with a sub-folder for each breed, like the one of make_dataset.py --pets. Each
+          folder is matched with a class of the file by name, display name or synonym
+          (dog_breeds/data/synonyms.py). Other folders are unknown breeds.
+Example
 
     python benchmarks/outside.py --photos data/pets
     python benchmarks/outside.py --photos data/pets --model my_classes.tflite --json outside.json
     python benchmarks/outside.py --photos data/pets --without-fitted
 
-Every photo takes one inference, those that seem to be turned four. --without-fitted leaves out the
-known breeds on which training.py --outside fits its rules, every second one.
-"""
+Expect    A table of the known breeds with top 1, top 5, photos taken as known and candidates;
+          calibration; a table of the unknown breeds; the most frequent confusions.
+
+Every photo takes one inference; a photo that seems turned takes four. --without-fitted leaves out
+the known breeds on which training.py --outside fits its rules: every second breed."""
 
 import json
 import math
@@ -33,42 +34,41 @@ from dog_breeds.learning.metrics import expected_calibration_error
 from dog_breeds.serving.facts import read_facts
 from dog_breeds.workers import in_processes
 
-BATCH = 8  # photos that a process gets at once
-SURE = 0.9  # a wrong answer with a higher probability is counted apart
-CONFUSIONS = 10  # that are shown
+BATCH = 8  # photos per task of a process
+SURE = 0.9  # wrong answers above this probability are counted separately
+CONFUSIONS = 10  # confusions shown
 
 
 class Answer(NamedTuple):
-    """What the handler says about a photo."""
+    """The handler's answer about a photo."""
 
     folder: str
     probabilities: np.ndarray  # float [N], in the order of the classes
     known: bool
-    candidates: list[str]  # empty where the photo is not known, or the file has none
+    candidates: list[str]  # empty if the photo is unknown, or the file has none
     attempts: int
 
 
 class Row(NamedTuple):
-    """The shares of a table's row, 0..1."""
+    """The shares of one row of the table, 0..1."""
 
     photos: int
     top_1: float
     top_5: float
     known: float
-    held: float  # of the photos taken as known, whose candidates hold the right breed
-    number: float  # of candidates, on average
-    single: float  # of the photos taken as known, that have a single candidate
+    held: float  # share of photos taken as known whose candidates include the true breed
+    number: float  # mean number of candidates
+    single: float  # share of photos taken as known with a single candidate
 
 
 # --- Answers --------------------------------------------------------------------------------------
 
 
 def answers_of(model: Path, photos: Sequence[tuple[str, Path]]) -> list[Answer | str]:
-    """Return the handler's answers about some photos, given in this process; a text about a photo
-    that it refuses.
-    """
+    """Return the handler's answer for each photo, or its message if it rejects the photo. Runs in
+    this process."""
     os.environ["MODEL_FILE"] = str(model)
-    with quiet():  # a greeting of the runtime
+    with quiet():  # hides the greeting of the runtime
         import lambda_function
 
     answers = []
@@ -86,7 +86,7 @@ def answers_of(model: Path, photos: Sequence[tuple[str, Path]]) -> list[Answer |
 
 
 def ask_all(model: Path, pictures: dict[str, list[Path]]) -> list[Answer]:
-    """Return the answers about all photos, on all CPUs; print which ones are refused."""
+    """Return the answers about all photos, using all CPUs. Print which photos are rejected."""
     photos = [(folder, path) for folder, paths in pictures.items() for path in paths]
     batches = [photos[start : start + BATCH] for start in range(0, len(photos), BATCH)]
     results = in_processes(answers_of, ((model, batch) for batch in batches))
@@ -104,7 +104,7 @@ def ask_all(model: Path, pictures: dict[str, list[Path]]) -> list[Answer]:
 
 
 def row_of(answers: Sequence[Answer], labels: Sequence[int], classes: Sequence[str]) -> Row:
-    """Return the figures of some photos, whose right classes are `labels`."""
+    """Return the figures of photos with the true classes `labels`."""
     ranks = [
         (answer.probabilities > answer.probabilities[label]).sum()
         for answer, label in zip(answers, labels, strict=True)
@@ -127,7 +127,7 @@ def row_of(answers: Sequence[Answer], labels: Sequence[int], classes: Sequence[s
 
 
 def figures_of(row: Row, answers: Sequence[Answer], labels: np.ndarray) -> dict[str, float]:
-    """Return the figures of all known photos, in percent but for numbers."""
+    """Return the figures of all known photos. Shares are in percent, counts are not."""
     logits = np.log(np.maximum([answer.probabilities for answer in answers], 1e-9))
     wrong = logits.argmax(axis=1) != labels
     sure = np.exp(logits.max(axis=1)) > SURE
@@ -149,7 +149,8 @@ def figures_of(row: Row, answers: Sequence[Answer], labels: np.ndarray) -> dict[
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """Return a table as text: first column to the left, the others to the right."""
+    """Return a table as text, with the first column aligned to the left and the others to the
+    right."""
     cells = [list(map(str, row)) for row in (head, *rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = [
@@ -161,12 +162,12 @@ def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 
 
 def percent(share: float) -> str:
-    """Return a share as a cell; "-" for one that does not exist."""
+    """Return a share as the text of a cell, or "-" if there is no share."""
     return "-" if math.isnan(share) else f"{share:.1%}"
 
 
 def cells(name: str, row: Row) -> list[object]:
-    """Return the cells of a table's row."""
+    """Return the cells of a row of the table."""
     number = "-" if math.isnan(row.number) else f"{row.number:.2f}"
     shares = row.top_1, row.top_5, row.known, row.held
     return [name, row.photos, *map(percent, shares), number, percent(row.single)]
@@ -176,7 +177,7 @@ def cells(name: str, row: Row) -> list[object]:
 
 
 def evaluate(model: Path, folder: Path, without_fitted: bool) -> dict[str, float]:
-    """Ask about all photos, print the tables; return the figures for --json."""
+    """Ask about all photos, print the tables and return the figures for --json."""
     classes = read_facts(model)["classes"]
     pictures = list_pictures(folder)
     meant = match_folders(pictures, classes)
@@ -232,9 +233,8 @@ def evaluate(model: Path, folder: Path, without_fitted: bool) -> dict[str, float
 
 
 def unknown_cells(name: str, answers: Sequence[Answer], classes: Sequence[str]) -> list[object]:
-    """Return the cells of an unknown breed: what the photos that pass are taken for, twice or more
-    often.
-    """
+    """Return the cells of an unknown breed, with the breeds for which its accepted photos are taken
+    at least twice."""
     passed = [answer for answer in answers if answer.known]
     guesses = Counter(display_name(classes[int(a.probabilities.argmax())]) for a in passed)
     most = ", ".join(f"{guess} {n}" for guess, n in guesses.most_common(2) if n > 1)
@@ -242,7 +242,7 @@ def unknown_cells(name: str, answers: Sequence[Answer], classes: Sequence[str]) 
 
 
 def main() -> None:
-    """Measure, print."""
+    """Parse the arguments, measure and print the figures."""
     parser = script_parser(__doc__, "python benchmarks/outside.py --photos data/pets")
     parser.add_argument(
         "--photos", type=Path, required=True, metavar="DIR", help="with a sub-folder a breed"

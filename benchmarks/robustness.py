@@ -1,19 +1,18 @@
-"""How well a model file answers about photos as people take and send them: tiny, dark, turned,
-within borders.
+"""Measure a model file on photos as people take and send them: tiny, dark, turned, within borders.
 
-Reads   data/raw, made by make_dataset.py, and test photos of a split; the handler,
-        lambda_function.py, answers.
-Prints  accuracy and share taken as known for each change of the photos, with the plain look alone
-        and as the handler answers; and for photos of other breeds, of two breeds side by side,
-        drawings, and folders of anything else: the share taken as known and how sure the answers
-        are. Needs Linux; no TensorFlow.
+Reads     data/raw, made by make_dataset.py, and the test photos of a split. With --others, FOLDER
+          holds folders of photos of anything else.
+Example
 
     python benchmarks/robustness.py                             # 400 photos, 4 minutes on 2 cores
     python benchmarks/robustness.py --markdown --photos 1233    # all of the ten breeds, as a table
     python benchmarks/robustness.py --model other.tflite --split-file all.csv --others FOLDER
 
-FOLDER holds folders of photos of anything else.
-"""
+Time      4 minutes on 2 cores for 400 photos. Needs Linux, but not TensorFlow.
+Expect    For each change of the photos: accuracy and the share taken as known, with a single
+          attempt and with all attempts of the handler, lambda_function.py. For photos of other
+          breeds, of two breeds side by side, for drawings and for the folders of --others: the
+          share taken as known, and how sure the answers are."""
 
 import argparse
 import functools
@@ -38,25 +37,24 @@ from dog_breeds.serving.facts import read_facts
 from dog_breeds.workers import in_processes
 
 GREY = (128, 128, 128)
-SURE = 0.99  # a probability that claims to be no guess
+SURE = 0.99  # a probability at which an answer claims to be certain
 
 
 # --- Changes --------------------------------------------------------------------------------------
 
 
 def thumbnail(image: Image.Image, side: int) -> Image.Image:
-    """Return a picture with at most so many pixels a side."""
+    """Return the image with at most the given number of pixels a side."""
     image = image.copy()
     image.thumbnail((side, side))
     return image
 
 
 def in_a_corner(image: Image.Image) -> Image.Image:
-    """Return a grey picture of the same size with the photo in a corner, at a quarter of the
-    area."""
+    """Return a grey image of the same size with the photo in a corner, at a quarter of the area."""
     whole = Image.new("RGB", image.size, GREY)
     small = image.resize((image.width // 2, image.height // 2))
-    corner = (image.width + image.height) % 4  # another one for another photo
+    corner = (image.width + image.height) % 4  # the corner depends on the photo
     whole.paste(
         small,
         ((whole.width - small.width) * (corner % 2), (whole.height - small.height) * (corner // 2)),
@@ -65,8 +63,7 @@ def in_a_corner(image: Image.Image) -> Image.Image:
 
 
 def screenshot(image: Image.Image) -> Image.Image:
-    """Return a picture like a telephone's screen that shows the photo, with words above and
-    below."""
+    """Return an image like a telephone's screen that shows the photo, with text above and below."""
     screen = Image.new("RGB", (540, 1170), "white")
     photo = image.resize((540, min(round(540 * image.height / image.width), 800)))
     top = (screen.height - photo.height) // 2
@@ -108,7 +105,7 @@ CHANGES: dict[str, Callable[[Image.Image], Image.Image]] = {
 
 
 def side_by_side(left: Path, right: Path) -> bytes:
-    """Return two photos, scaled to the same height, as one."""
+    """Return one image of two photos side by side, scaled to the same height."""
     photos = []
     for file in (left, right):
         with Image.open(file) as photo:
@@ -125,9 +122,9 @@ def side_by_side(left: Path, right: Path) -> bytes:
 
 
 class Answer(NamedTuple):
-    """What the handler says about a picture."""
+    """The handler's answer about an image."""
 
-    breed: str  # the first
+    breed: str  # the likeliest breed
     probability: float
     known: bool
     attempts: int  # inferences that the handler took
@@ -135,7 +132,7 @@ class Answer(NamedTuple):
 
 @functools.cache
 def handler(model: Path) -> ModuleType:
-    """Return lambda_function with a model file, whose inferences take one thread."""
+    """Return lambda_function with a model file that runs on one thread."""
     os.environ["MODEL_FILE"] = str(model)
     cpus = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {min(cpus)})
@@ -145,16 +142,15 @@ def handler(model: Path) -> ModuleType:
 
 
 def ask(model: Path, make: Callable[..., bytes], *arguments: object) -> tuple[Answer, Answer]:
-    """Return the answer of the plain look at a picture, and the handler's."""
+    """Return the answer of a single attempt at an image, and the handler's answer."""
     data = make(*arguments)
     best = answer(model, data, math.inf)
     return best if best.attempts == 1 else answer(model, data, -math.inf), best
 
 
 def answer(model: Path, data: bytes, until: float) -> Answer:
-    """Return the handler's answer to a picture, at which it may look again until a time of
-    time.monotonic().
-    """
+    """Return the handler's answer to an image. The handler may make more attempts until a time of
+    time.monotonic()."""
     log = {}
     answer = handler(model).answer_picture(data, 1, False, log, until)
     [(breed, probability)] = answer["prediction"].items()
@@ -162,7 +158,7 @@ def answer(model: Path, data: bytes, until: float) -> Answer:
 
 
 def changed(file: Path, change: str) -> bytes:
-    """Return a photo after a change, as JPEG; as it is if there is none."""
+    """Return a photo after a change, as JPEG. Without a change, return the photo as stored."""
     if not change:
         return file.read_bytes()
     with Image.open(file) as image:
@@ -173,14 +169,12 @@ def changed(file: Path, change: str) -> bytes:
 
 
 def sample(items: Sequence, number: int) -> list:
-    """Return at most so many items, always the same ones."""
+    """Return at most the given number of items, always the same items."""
     return random.Random(0).sample(list(items), min(number, len(items)))
 
 
 def questions(args: argparse.Namespace) -> dict[str, list[tuple]]:
-    """Return what to make the pictures of each group of, in the form of the arguments of `ask`
-    behind the model.
-    """
+    """Return the sources of each group's images, as the arguments of `ask` after the model."""
     classes, folder = read_facts(args.model)["classes"], images_dir(args.data_dir)
     test = sorted(image for image, part in read_split(args.split_file).items() if part == "test")
     test = [image for image in test if breed_name(image.split("/")[0]) in classes]
@@ -209,7 +203,7 @@ def questions(args: argparse.Namespace) -> dict[str, list[tuple]]:
 def figures(
     name: str, group: list[tuple], answers: list[tuple[Answer, Answer]]
 ) -> dict[str, float]:
-    """Return a group's figures in percent."""
+    """Return the figures of a group in percent."""
     result = {}
     for prefix, some in zip(("plain_", ""), zip(*answers, strict=True), strict=True):
         breeds, probabilities, known, looks = (
@@ -228,9 +222,7 @@ def figures(
 
 
 def table(results: dict[str, dict[str, float]], sizes: dict[str, int]) -> str:
-    """Return the figures as two tables in Markdown: photos of the model's breeds, and other
-    pictures.
-    """
+    """Return the figures as two Markdown tables: photos of the model's breeds, and other images."""
     lines = []
     for keys, head in (
         (
@@ -256,7 +248,7 @@ def table(results: dict[str, dict[str, float]], sizes: dict[str, int]) -> str:
 
 
 def measure(args: argparse.Namespace) -> Iterator[Figure]:
-    """Ask about every group of pictures; print tables at the end if they are wanted."""
+    """Ask about every group of images. At the end, print tables if requested."""
     groups = questions(args)
     answers = in_processes(
         ask, [(args.model, *question) for group in groups.values() for question in group]
@@ -275,7 +267,7 @@ def measure(args: argparse.Namespace) -> Iterator[Figure]:
 
 
 def main() -> None:
-    """Ask, and print the figures."""
+    """Parse the arguments, measure and print the figures."""
     parser = command_line(__doc__)
     parser.add_argument("--model", type=Path, default=MODEL, help="default: %(default)s")
     parser.add_argument("--data-dir", type=Path, default=DATA_DIR, help="default: %(default)s")

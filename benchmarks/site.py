@@ -1,16 +1,18 @@
-"""The site of `make site` in headless Chromium beside the handler: the same answers, and how fast.
+"""Compare the site of `make site` in headless Chromium with the handler: same answers, and speed.
 
-Reads   photos below a folder, by default those that make_dataset.py unpacked, and a model file.
-Needs   playwright and Chromium; npm, or .litertjs as `make site` leaves it.
-Prints  of so many photos: how often the page and the handler name the same class and agree on
-        whether it is known, the mean and the largest difference of a probability; the seconds to
-        the first answer at a first visit, with nothing cached; the median milliseconds of further
-        answers with one thread and with all, decoding and resize included; the seconds to an
-        answer at a second visit while nobody serves the site.
+Reads     photos below a folder, by default those of make_dataset.py, and a model file.
+Needs     playwright and Chromium; npm, or .litertjs as `make site` leaves it.
+Example
 
     python benchmarks/site.py --json site.json                  # 300 photos, 5 minutes on 2 cores
     python benchmarks/site.py --photos data/raw/Images --number 60
-"""
+
+Time      5 minutes on 2 cores for 300 photos.
+Expect    How often the page and the handler name the same class, and how often they agree on
+          whether it is known; the mean and the largest difference of a probability. The seconds to
+          the first answer at a first visit, with nothing cached. The median milliseconds of later
+          answers with one thread and with all threads, decoding and resize included. The seconds to
+          an answer at a second visit while no server runs."""
 
 import base64
 import contextlib
@@ -30,11 +32,11 @@ from site_visits import BASE64, Files, IsolatedFiles, answer_of_page, host, load
 from dog_breeds.clients.site import write_site
 from dog_breeds.data.dataset import DATA_DIR, images_dir
 
-TIMED = 20  # photos of a median
+TIMED = 20  # photos per median
 
 
 def new_page(context: sync_api.BrowserContext, address: str) -> sync_api.Page:
-    """Return a page of the site that has its model."""
+    """Return a page of the site that has loaded its model."""
     page = context.new_page()
     page.set_default_timeout(120_000)
     page.add_init_script(BASE64)
@@ -51,7 +53,7 @@ def seconds_to_answer(context: sync_api.BrowserContext, address: str, photo: Pat
 
 
 def median_ms(page: sync_api.Page, photos: list[Path]) -> float:
-    """Return the median milliseconds of an answer of a page that has given one before."""
+    """Return the median milliseconds of an answer of a page that has already answered once."""
     seconds = []
     for photo in photos:
         content = photo.read_bytes()
@@ -62,12 +64,12 @@ def median_ms(page: sync_api.Page, photos: list[Path]) -> float:
 
 
 def compare(page: sync_api.Page, handler: object, photos: list[Path]) -> Iterator[Figure]:
-    """Ask page and handler about the same photos."""
+    """Ask the page and the handler about the same photos, and compare the answers."""
     same_class, same_known, differences = [], [], []
     for photo in photos:
         content = photo.read_bytes()
         event = {"image": base64.b64encode(content).decode()}
-        with contextlib.redirect_stdout(None):  # the handler logs a line
+        with contextlib.redirect_stdout(None):  # hides the handler's log
             expected = handler.lambda_handler(event)  # type: ignore[attr-defined]
         found = answer_of_page(page, content)
         names = list(expected["prediction"])
@@ -88,7 +90,7 @@ def compare(page: sync_api.Page, handler: object, photos: list[Path]) -> Iterato
 
 
 def measure(model: Path, folder: Path, number: int) -> Iterator[Figure]:
-    """Write the site, visit it, compare."""
+    """Write the site, visit it, and compare it with the handler."""
     os.environ["MODEL_FILE"] = str(model)
     import lambda_function as handler
 
@@ -103,7 +105,8 @@ def measure(model: Path, folder: Path, number: int) -> Iterator[Figure]:
         sizes = write_site(model, site, ROOT / ".litertjs")
         yield "site_folder_mb", sum(sizes.values()) / 1e6, "MB"
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        alone = browser.new_context(service_workers="block")  # so that there is one thread
+        # Without the service worker the page has one thread
+        alone = browser.new_context(service_workers="block")
         with host(site, Files) as address:
             yield "site_first_answer_s", seconds_to_answer(alone, address, photos[0]), "s"
             page = new_page(alone, address)
@@ -116,13 +119,13 @@ def measure(model: Path, folder: Path, number: int) -> Iterator[Figure]:
             yield "site_threads", loaded(page)["threads"], ""
             median_ms(page, photos[:2])
             yield "site_threads_ms", median_ms(page, photos[:TIMED]), "ms"
-            page.wait_for_timeout(3000)  # until the service worker has kept everything
+            page.wait_for_timeout(3000)  # wait until the service worker has cached everything
         yield "site_offline_answer_s", seconds_to_answer(context, address, photos[0]), "s"
         browser.close()
 
 
 def main() -> None:
-    """Visit, compare, print."""
+    """Parse the arguments, measure and print the figures."""
     parser = command_line(__doc__)
     parser.add_argument(
         "--photos",

@@ -1,20 +1,21 @@
-"""What teach.py gives: accuracy on breeds, drawn shapes and digits, its time and memory, and its
-rule for the unknown.
+"""Measure teach.py on breeds, drawn shapes and digits: accuracy, time, memory and unknown classes.
 
-Reads   a data folder with photos (make_dataset.py) and a split of them; for the digits a package
-        that pip fetches.
-Prints  a figure a line: seconds and peak memory of teaching, accuracy in cross-validation and on
-        pictures that were not taught; of breeds that were not taught, the share taken as known;
-        what --add loses against learning at once. A file is taught in a process of its own.
+Reads     a data folder with photos (make_dataset.py) and a split of them. MODEL_CARD.md explains
+          all.csv. pip fetches a package for the digits.
+Example
 
     python benchmarks/teach.py --data-dir data --json teach.json
     python benchmarks/teach.py --data-dir data --breeds all --split-file all.csv --model
     models/dog_breeds_120.tflite
     python benchmarks/teach.py --only shapes digits        # or breeds, unknown, added
 
-Ten breeds, shapes and digits take three minutes on 2 cores that do nothing else, 120 breeds a
-quarter of an hour. MODEL_CARD.md tells of all.csv.
-"""
+Time      Ten breeds, shapes and digits: three minutes on 2 cores that do nothing else. 120 breeds:
+          a quarter of an hour.
+Expect    One figure a line: seconds and peak memory of teaching; accuracy in cross-validation and
+          on images that were not taught; the share of images of untaught breeds that is taken as
+          known; the loss of --add against teaching all classes at once.
+
+Each file is taught in a process of its own."""
 
 import argparse
 import csv
@@ -47,13 +48,13 @@ from dog_breeds.learning.rules import highest_logit
 from dog_breeds.serving.facts import read_facts
 
 PARTS = ("shapes", "digits", "breeds", "unknown", "added")
-KNOWN = (5, 10, 60)  # classes, of which all others are unknown
-DRAWS = 5  # of so many classes: some have a near relative among the others
+KNOWN = (5, 10, 60)  # numbers of taught classes; all other breeds are unknown
+DRAWS = 5  # repetitions, since some draws have near relatives among the unknown
 DIGITS = "scikit-learn==1.7.2"
 
 
 def run_teach(name: str, images: Path, file: Path, data_dir: Path) -> Iterator[Figure]:
-    """Teach a file in a process of its own; yield what that took, and what its report says."""
+    """Teach a file in a separate process. Yield its time and memory, and what its report says."""
     began = time.monotonic()
     command = [
         sys.executable,
@@ -79,7 +80,7 @@ def run_teach(name: str, images: Path, file: Path, data_dir: Path) -> Iterator[F
 
 
 def measure_folders(name: str, learned: Path, fresh: Path, folder: Path) -> Iterator[Figure]:
-    """Teach what is in one folder, and ask about what is in another."""
+    """Teach the images of one folder, and ask about the images of another folder."""
     file = folder / f"{name}.tflite"
     yield from run_teach(name, learned, file, folder / "data")
     paths = sorted(fresh.glob("*/*.png"))
@@ -89,16 +90,15 @@ def measure_folders(name: str, learned: Path, fresh: Path, folder: Path) -> Iter
 
 
 def measure_shapes(folder: Path) -> Iterator[Figure]:
-    """Five shapes, 40 pictures each; asked about 40 others."""
+    """Teach five shapes with 40 images each, and ask about 40 others."""
     yield from measure_folders(
         "shapes", draw_shapes(folder / "a", 40), draw_shapes(folder / "b", 40, 1), folder
     )
 
 
 def measure_digits(folder: Path) -> Iterator[Figure]:
-    """Handwritten digits of 8 x 8 pixels, those of scikit-learn: 40 of each taught, the 1,397
-    others asked about.
-    """
+    """Teach handwritten digits of 8 x 8 pixels (scikit-learn), 40 of each. Ask about the other
+    1,397."""
     pip = [
         sys.executable,
         "-m",
@@ -115,7 +115,7 @@ def measure_digits(folder: Path) -> Iterator[Figure]:
     with zipfile.ZipFile(next(folder.glob("scikit_learn-*.whl"))) as wheel:
         table = gzip.decompress(wheel.read("sklearn/datasets/data/digits.csv.gz")).decode()
     rows = np.array([[float(value) for value in row] for row in csv.reader(io.StringIO(table))])
-    np.random.default_rng(0).shuffle(rows)  # they go by writer
+    np.random.default_rng(0).shuffle(rows)  # the digits are sorted by writer
     seen = np.zeros(10, int)
     for number, (*values, digit) in enumerate(rows.astype(int)):
         place = folder / ("taught" if seen[digit] < 40 else "fresh") / f"digit_{digit}"
@@ -127,9 +127,8 @@ def measure_digits(folder: Path) -> Iterator[Figure]:
 
 
 def measure_breeds(task: Task, model: Path, folder: Path) -> Iterator[Figure]:
-    """Breeds, taught the whole photos of the train part; asked about crops and whole photos of the
-    test part.
-    """
+    """Teach breeds with the whole photos of the train part. Ask about crops and whole photos of the
+    test part."""
     name, file = f"breeds_{len(task.classes)}", folder / "breeds.tflite"
     for image in learned_images(task):
         link = folder / "photos" / breed_name(image.split("/")[0]) / image.split("/")[1]
@@ -156,29 +155,27 @@ def learned_images(task: Task) -> list[str]:
 
 
 def asked_images(task: Task) -> list[str]:
-    """Return those to ask about."""
+    """Return the images to ask about."""
     return without_copies(task, task.images("test"))
 
 
 def photo_examples(task: Task, images: list[str]) -> Examples:
-    """Return the whole photos of images."""
+    """Return the features of the whole photos."""
     views = [photo_view(task, image) for image in images]
     features = features_by(teach.BACKBONE, views, task.feature_cache)
     return Examples(features, task.labels(images), np.arange(len(images)))
 
 
 def taught(examples: Examples, seed: int) -> own_classes.Lesson:
-    """Teach classes; for the score of upright pictures, which is not asked for here, a few rows
-    must do.
-    """
+    """Teach classes. The score for upright images gets only a few rows, because nothing here uses
+    it."""
     few = Examples(*(column[:100] for column in examples))
     return own_classes.teach(examples, few._replace(labels=np.arange(len(few.labels)) % 2), seed)
 
 
 def measure_added(task: Task) -> Iterator[Figure]:
-    """--add, for each of ten breeds: accuracy on the test part's whole photos, beside learning all
-    at once.
-    """
+    """Add each of ten breeds with --add. Compare the accuracy on the test part's whole photos with
+    teaching all at once."""
     learned, asked = (
         photo_examples(task, learned_images(task)),
         photo_examples(task, asked_images(task)),
@@ -191,7 +188,7 @@ def measure_added(task: Task) -> Iterator[Figure]:
     )
     shares = []
     for new in np.random.default_rng(task.seed).permutation(len(task.classes))[:10]:
-        # The new one comes last
+        # The new class comes last
         place = np.arange(len(task.classes)) - (np.arange(len(task.classes)) > new)
         place[new] = len(place) - 1
         old, added = (
@@ -215,9 +212,7 @@ def measure_added(task: Task) -> Iterator[Figure]:
 
 
 def measure_unknown(task: Task) -> Iterator[Figure]:
-    """What is taken as known: of test photos of the classes taught, and of the breeds that are none
-    of these.
-    """
+    """Yield the share taken as known of test photos: of taught classes, and of all other breeds."""
     features, labels, _ = photo_examples(task, learned_images(task))
     others, their_labels, _ = photo_examples(task, asked_images(task))
     rng, breeds = np.random.default_rng(task.seed), len(task.classes)
@@ -242,7 +237,7 @@ def measure_unknown(task: Task) -> Iterator[Figure]:
 
 
 def measure(args: argparse.Namespace) -> Iterator[Figure]:
-    """The figures of the parts that are asked for."""
+    """Yield the figures of the chosen parts."""
     of_breeds = {"breeds", "unknown", "added"} & {*args.only}
     task = split_task(args.data_dir, [args.breeds], args.split_file) if of_breeds else None
     for part in args.only:
@@ -256,7 +251,7 @@ def measure(args: argparse.Namespace) -> Iterator[Figure]:
 
 
 def main() -> None:
-    """Measure, print."""
+    """Parse the arguments, measure and print the figures."""
     parser = command_line(__doc__)
     parser.add_argument("--data-dir", type=Path, default=DATA_DIR, help="default: %(default)s")
     parser.add_argument(

@@ -1,5 +1,6 @@
-"""A handler for benchmarks/batch.py: it also answers {"bucket": B, "keys": [...]}, with a list of
-rows as the state machine of template.yaml makes them. A fault of one photo ends the whole call.
+"""Handle also {"bucket": B, "keys": [...]} for benchmarks/batch.py, with a list of rows as answer.
+
+The rows are those of the state machine of template.yaml. A fault of one photo ends the whole call.
 """
 
 from typing import Any
@@ -8,7 +9,7 @@ import ending_handler
 
 
 def lambda_handler(event: dict, context: Any) -> Any:
-    """Answer an event about one photo or about several."""
+    """Answer an event about one photo or about several photos."""
     if "keys" not in event:
         return ending_handler.lambda_handler(event, context)
     rows = []

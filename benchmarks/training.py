@@ -1,20 +1,21 @@
-"""How long training takes: against the original recipe, against the bare backbone, and a second
-time.
+"""Measure how long training takes, beside the original recipe, the bare backbone and a second run.
 
-Reads   a data folder with photos and weights (made by make_dataset.py). Changes nothing in it.
-Prints  a figure a line. Both recipes get the ten breeds with most images, split 70/15/15, and their
-        crops. Of the original two epochs are measured, after a first one that also compiles;
-        original_search is extrapolated from them: it is their mean times the 260 epochs of its
-        whole search, which is not run. Ours is measured whole: it begins with no features, and ends
-        with the finished .tflite. peak_memory is that of all processes together, what they share
-        counted once.
+Reads     a data folder with photos and weights (made by make_dataset.py). Changes nothing in it.
+          MODEL_CARD.md describes all.csv.
+Example
 
     python benchmarks/training.py --json training.json    # some 8 minutes on 2 idle cores
     python benchmarks/training.py --only ours --breeds all --split-file all.csv
     python benchmarks/training.py --limit 10              # ten photos a breed: does it work?
 
-MODEL_CARD.md describes all.csv. Figures of a run with --limit say nothing about speed.
-"""
+Time      About 8 minutes on 2 idle cores.
+Expect    One figure a line. peak_memory is that of all processes together, with shared memory
+          counted once. With --limit the figures say nothing about speed.
+
+Both recipes get the ten breeds with most images, split 70/15/15, and their crops. The original is
+measured for two epochs, after a first epoch that also compiles. original_search is extrapolated:
+the mean of these two epochs, times the 260 epochs of its whole search, which is not run. Our
+training is measured whole, from an empty feature cache to the finished .tflite."""
 
 import contextlib
 import io
@@ -48,20 +49,19 @@ from dog_breeds.learning.saved_models import find_best_model, read_report
 from dog_breeds.learning.tflite import run_file
 from dog_breeds.workers import in_processes
 
-ORIGINAL_EPOCHS = 260  # of its whole search, one setting after the other
+ORIGINAL_EPOCHS = 260  # epochs of its whole search, one setting after the other
 ORIGINAL_SIZE = 150
-EPOCHS = 2  # measured, after one that is not
-# Of the comparison with the bare backbone: short turns, since a machine's speed changes within a
+EPOCHS = 2  # measured epochs, after one that is not measured
+# For the comparison with the bare backbone: short turns, since a machine's speed changes within a
 # minute
 ROUNDS = 9
-PICTURES = 256  # in each of these rounds
-BATCH = 16  # of these in Keras
+PICTURES = 256  # images in each round
+BATCH = 16  # images per batch in Keras
 
 
 def link_data(source: Path, data_dir: Path, limit: int | None) -> None:
-    """Make a data folder that shares photos, annotations and weights with another; at most `limit`
-    photos a breed.
-    """
+    """Make a data folder that shares photos, annotations and weights with another: at most `limit`
+    photos a breed."""
     for photos in sorted(images_dir(source).iterdir()):
         for folder, suffix in ((images_dir, ".jpg"), (annotation_dir, "")):
             (folder(data_dir) / photos.name).mkdir(parents=True)
@@ -76,9 +76,8 @@ def link_data(source: Path, data_dir: Path, limit: int | None) -> None:
 
 
 def measure_original(data_dir: Path) -> Iterator[Figure]:
-    """The seconds of an epoch of the original, training and validation, and what its whole search
-    would take.
-    """
+    """Yield the seconds of an epoch of the original (training and validation), and the estimate of
+    its whole search."""
     from dog_breeds.learning.xception import keras
 
     breeds = top_breeds(data_dir)
@@ -125,7 +124,7 @@ def measure_original(data_dir: Path) -> Iterator[Figure]:
 
 
 def original_model(data_dir: Path, classes: int) -> "keras.Model":  # noqa: F821
-    """The original's network: wrong scaling, augmentation and the frozen backbone in every
+    """Return the original's network: wrong scaling, augmentation and the frozen backbone in every
     epoch."""
     from dog_breeds.learning.xception import keras
 
@@ -150,9 +149,8 @@ def original_model(data_dir: Path, classes: int) -> "keras.Model":  # noqa: F821
 
 
 def measure_ours(data_dir: Path, breeds: list[str], split_file: Path | None) -> Iterator[Figure]:
-    """The seconds and memory from the crops to the finished file, and what a second training takes
-    and changes.
-    """
+    """Yield the seconds and memory from the crops to the finished file, and the time and
+    differences of a second training."""
     crop_breeds(data_dir, choose_breeds(data_dir, breeds))
     command = ["training.py", "--data-dir", data_dir, "--breeds", *breeds]
     command += ["--split-file", split_file.resolve()] if split_file else []
@@ -204,9 +202,8 @@ def some_crops(data_dir: Path) -> list[View]:
 
 
 def measure_extraction(data_dir: Path) -> Iterator[Figure]:
-    """Images per second of extracting features from crops, and of the backbone file on pixels that
-    lie in memory.
-    """
+    """Yield images per second of extracting features from crops, and of the backbone file on pixels
+    in memory."""
     with contextlib.redirect_stdout(io.StringIO()):
         task = training.prepare_task(data_dir)
     views = some_crops(data_dir)
@@ -236,7 +233,7 @@ def measure_extraction(data_dir: Path) -> Iterator[Figure]:
 
 
 def measure_keras(data_dir: Path) -> Iterator[Figure]:
-    """Images per second of Keras' own Xception in float32, on batches that lie in memory."""
+    """Yield images per second of Keras' own Xception in float32, on batches in memory."""
     from dog_breeds.learning.xception import load_xception, tf
 
     pixels = np.stack([load_pixels(view) for view in some_crops(data_dir)])
@@ -259,17 +256,15 @@ PARTS = {
 
 
 def measure_part(part: str, *arguments: object) -> list[Figure]:
-    """Return the figures of a part that loads TensorFlow, for which it needs a process of its
-    own."""
+    """Return the figures of a part that loads TensorFlow, measured in a separate process."""
     return list(PARTS[part](*arguments))
 
 
 def measure(
     data_dir: Path, parts: Sequence[str], limit: int | None, *ours: object
 ) -> Iterator[Figure]:
-    """The figures of the parts, each in a data folder of its own; `ours` are the other arguments of
-    measure_ours.
-    """
+    """Yield the figures of the parts, each in its own data folder. `ours` holds the other arguments
+    of measure_ours."""
     seconds = {}
     for part in parts:
         with tempfile.TemporaryDirectory() as name:
@@ -287,7 +282,7 @@ def measure(
 
 
 def main() -> None:
-    """Measure, print."""
+    """Parse the arguments, measure and print the figures."""
     parser = command_line(__doc__)
     parser.add_argument(
         "--data-dir", type=Path, default=DATA_DIR, help="where raw/ is (default: %(default)s)"
