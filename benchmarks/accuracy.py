@@ -191,8 +191,8 @@ def accuracy_of(
 ) -> float:
     """Return the accuracy of a file on the views, in percent.
 
-    `classes` are the true classes. Classes of the file that are not `among` the allowed ones do not
-    count."""
+    `classes` holds the true class of each view. The answer is the likeliest class `among` these;
+    the file's other classes are ignored."""
     facts = read_facts(file)
     columns = [facts["classes"].index(name) for name in among]
     rows = run_file(

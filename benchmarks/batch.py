@@ -144,8 +144,9 @@ def differing_rows(
 
 
 def price(form: str, call_ms: float, lambda_second: float) -> Iterator[Figure]:
-    """Yield the cost of a million photos without faults, with and without starts of children. Unit:
-    dollars."""
+    """Yield the cost of a million photos without faults, in dollars.
+
+    One figure includes the starts of the children, the other does not."""
     group = FORMS[form]
     calls = 1e6 / (group if form == "call" else 1)
     duration = call_ms * (group if form == "call" else 1)  # ten calls of a group run at once
