@@ -27,7 +27,8 @@ def test_demo_annotations_describe_the_pictures(demo):
             width, height = image.size
         xml = ElementTree.parse(annotation_dir(demo) / path.parent.name / path.stem).getroot()
         assert xml.findtext("filename") == path.stem
-        assert (xml.findtext("size/width"), xml.findtext("size/height")) == str(width), str(height)
+        stated = [xml.findtext(f"size/{side}") for side in ("width", "height")]
+        assert stated == [str(width), str(height)]
         objects = xml.findall("object")
         for dog in objects:
             assert dog.findtext("name") == path.parent.name.split("-", 1)[1]

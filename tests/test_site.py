@@ -411,9 +411,8 @@ def test_real_model_gives_the_same_bits(browser, tmp_path):
         page.close()
     assert np.array_equal(np.float32(found["features"]), expected["features"])
     assert np.array_equal(np.float32(found["map"]), expected["map"])
-    for name in ("probabilities", "score", "upright"):
-        expected_values = expected.get(name, expected["similarity"])
-        assert np.allclose(found[name], expected_values, atol=1e-6)
+    for name in ("probabilities", "upright"):
+        assert np.allclose(found[name], expected[name], atol=1e-6)
     score = read_facts(MODEL)["unknown_rule"]["score"]
     assert found["score"] == pytest.approx(expected[score].item(), abs=1e-5)
 

@@ -324,7 +324,8 @@ def test_a_file_to_add_to_that_lacks_a_fact(tmp_path, monkeypatch, fact):
 def test_classes_beside_those_of_a_file_without_names_for_people():
     kept = read_facts(COMMITTED)
     del kept["display_names"]
-    classifier = Classifier([], 1.0, np.zeros((11, 2)), 0.5, [], 0.9)
+    rules = Rules(1.0, 0.5, None, 0.95, "no photo")
+    classifier = Classifier([], rules, np.zeros((11, 2)), [], 0.9)
     result = {"unknown_rule": {}, "pictures": 6, "accuracy": 1.0, "accuracy_interval_95": [0, 1]}
     facts = teach.facts_of({"my_cat": []}, kept, COMMITTED, classifier, result, Path("pictures"))
     assert facts["classes"] == [*kept["classes"], "my_cat"]
@@ -479,9 +480,7 @@ def test_goes_on_where_it_was_killed_and_names_what_is_left_out(taught):
     # 54 pictures: one is damaged, one there twice byte for byte, but not turned alike
     assert views == 52 + 53 and 8 <= cached < views
     first, second = taught.output.splitlines()[:2]
-    assert (
-        first == f"left out: 1 of 11 files in {taught.images / 'stars'}, no pictures by their names"
-    )
+    assert first == f"left out in {taught.images}: 1 file that is no photo by its name (.txt)"
     assert re.fullmatch(
         r"5 classes, 54 pictures: about \d+ (seconds|minutes) for their features, once", second
     )

@@ -41,12 +41,18 @@ class LeftOut:
 
     def remarks(self, folder: Path) -> list[str]:
         """Return the lines that say what was left out; none if there was nothing."""
-        parts = [f"{self.hidden:,} hidden files or folders"] if self.hidden else []
+        parts = []
+        if self.hidden:
+            what = "files or folders" if self.hidden > 1 else "file or folder"
+            parts.append(f"{self.hidden:,} hidden {what}")
         if self.folders:
             parts.append(f"the folders {with_counts(self.folders)}")
         if self.suffixes:
-            number = f"{self.suffixes.total():,} files that are no photos by their names"
-            parts.append(f"{number} ({with_counts(self.suffixes)})")
+            number = self.suffixes.total()
+            named = "file that is no photo by its name"
+            if number > 1:
+                named = "files that are no photos by their names"
+            parts.append(f"{number:,} {named} ({with_counts(self.suffixes)})")
         lines = [f"left out in {folder}: {'; '.join(parts)}"] if parts else []
         return lines + [f"left out: {name} may not be read" for name in self.unreadable]
 
