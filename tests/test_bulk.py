@@ -97,7 +97,7 @@ def test_odd_names_and_files(colour_model, tmp_path):
     assert {row["known"] for row in rows(table)} == {"yes", ""}
     assert {row["model"] for row in rows(table)} == {facts.model_digest(colour_model)}
     assert f"{len(known):9,}  leonberg" in done.stdout.splitlines()
-    assert done.stdout.splitlines()[0].endswith("that are no photos by their names (.txt)")
+    assert done.stdout.splitlines()[0].endswith(": 1 file that is no photo by its name (.txt)")
     before = table.read_bytes()
     assert (
         "0 photos more" in classify(folder, table, colour_model).stdout
