@@ -31,9 +31,15 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from dog_breeds import recipe
-from dog_breeds.console import counted, one_line_errors, script_parser, written_whole
+from dog_breeds.console import atomic_path, one_line_errors, script_parser, with_progress
 from dog_breeds.data.dataset import DATA_DIR, Task, display_name, read_split
-from dog_breeds.learning.features import KINDS, View, backbone_facts, extract_features, load_pixels
+from dog_breeds.learning.features import (
+    VIEW_KINDS,
+    View,
+    backbone_facts,
+    extract_features,
+    load_pixels,
+)
 from dog_breeds.learning.metrics import accuracy, expected_calibration_error
 from dog_breeds.learning.refit import refit_rules
 from dog_breeds.learning.saved_models import (
@@ -46,7 +52,7 @@ from dog_breeds.learning.saved_models import (
 from dog_breeds.learning.tflite import inspect_backbone, join_head, run_file
 from dog_breeds.learning.training_summary import print_outside
 from dog_breeds.serving.facts import append_facts, read_facts
-from dog_breeds.workers import call_elsewhere
+from dog_breeds.workers import call_in_new_process
 
 OUTPUT = Path("top_10_dog_breeds.tflite")
 FORMATS = ("int8", "float32")
@@ -74,7 +80,7 @@ def to_tflite(task: Task, model_path: Path, quantization: str, folder: Path) -> 
     if quantization == "float32":
         backbone = folder / "backbone.tflite"
         arguments = task.weights, task.size, [], backbone
-        call_elsewhere("dog_breeds.learning.xception", "write_backbone", *arguments)
+        call_in_new_process("dog_breeds.learning.xception", "write_backbone", *arguments)
     return join_head(backbone.read_bytes(), *read_head(model_path))
 
 
@@ -91,7 +97,7 @@ def predict_file(
     names = ["probabilities", "logit", "features"]
     for kind, some in views.items():
         rows = run_file(file, some, lambda view: load_pixels(view, size), names)
-        rows = counted(rows, f"{file.name}, {kind.replace('_', ' ')}", len(some), "pictures")
+        rows = with_progress(rows, f"{file.name}, {kind.replace('_', ' ')}", len(some), "pictures")
         probabilities, highest, features = (np.array(column) for column in zip(*rows, strict=True))
         results[kind] = probabilities, highest[:, 0], features
     return results
@@ -120,7 +126,7 @@ def compare(keras: Predictions, tflite: Predictions, labels: np.ndarray, thresho
     return result
 
 
-def surely_lost(results: dict) -> float:
+def loss_lower_bound(results: dict) -> float:
     """Return a lower bound (95 % certainty) of the share of images that the file loses against
     Keras.
 
@@ -151,7 +157,7 @@ def describe_results(results: dict) -> str:
 
 def collect_facts(model_path: Path, report: dict, quantization: str, results: dict) -> dict:
     """Return the facts that the file states about itself, metadata.json."""
-    test = {kind: {key: report["test"][kind][key] for key in TEST_FIGURES} for kind in KINDS}
+    test = {kind: {key: report["test"][kind][key] for key in TEST_FIGURES} for kind in VIEW_KINDS}
     return backbone_facts(report["size"]) | {
         "classes": report["classes"],
         "display_names": {breed: display_name(breed) for breed in report["classes"]},
@@ -231,15 +237,15 @@ def convert(
     output.parent.mkdir(parents=True, exist_ok=True)
     images = np.random.default_rng(task.seed).permutation(task.images("test")).tolist()
     images = images[: compared or None]
-    views = {kind: [view(task, image) for image in images] for kind, view in KINDS.items()}
+    views = {kind: [view(task, image) for image in images] for kind, view in VIEW_KINDS.items()}
     with TemporaryDirectory() as folder:
         file = Path(folder) / output.name
         file.write_bytes(to_tflite(task, model_path, quantization, Path(folder)))
         arguments = model_path, head[-2], views
-        keras = call_elsewhere("dog_breeds.learning.xception", "predict", *arguments)
+        keras = call_in_new_process("dog_breeds.learning.xception", "predict", *arguments)
         tflite = predict_file(file, views, task.size)
         if quantization == "int8" and any(
-            (tflite[kind][2] != extract_features(views[kind], task)).any() for kind in KINDS
+            (tflite[kind][2] != extract_features(views[kind], task)).any() for kind in VIEW_KINDS
         ):
             raise RuntimeError(
                 f"{output} is not written: it gives other features than those in "
@@ -248,10 +254,10 @@ def convert(
             )
         threshold, labels = report["unknown_rule"]["threshold"], task.labels(images)
         results = {
-            kind: compare(keras[kind], tflite[kind][:2], labels, threshold) for kind in KINDS
+            kind: compare(keras[kind], tflite[kind][:2], labels, threshold) for kind in VIEW_KINDS
         }
         print(describe_results(results), flush=True)
-        lost = 100 * surely_lost(results)
+        lost = 100 * loss_lower_bound(results)
         if lost > max_loss:
             raise RuntimeError(
                 f"{output} is not written: {quantization} loses at least {lost:.2f} points of "
@@ -259,8 +265,8 @@ def convert(
             )
         facts = collect_facts(model_path, report, quantization, results)
         append_facts(file, facts | {"backbone_sha256": inspect_backbone(file).digest})
-        with written_whole(output) as part:
-            part.write_bytes(file.read_bytes())
+        with atomic_path(output) as temporary:
+            temporary.write_bytes(file.read_bytes())
 
 
 def task_of(model_path: Path, data_dir: Path | None = None) -> Task:

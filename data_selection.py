@@ -24,7 +24,13 @@ from pathlib import Path
 from PIL import ExifTags, Image
 
 from dog_breeds import recipe
-from dog_breeds.console import one_line_errors, progress, remove_parts, script_parser, written_whole
+from dog_breeds.console import (
+    atomic_path,
+    one_line_errors,
+    progress,
+    remove_temporary_files,
+    script_parser,
+)
 from dog_breeds.data.dataset import (
     DATA_DIR,
     annotation_dir,
@@ -37,7 +43,7 @@ from dog_breeds.data.dataset import (
     stems,
 )
 from dog_breeds.serving.pixels import opaque, resize, turn_upright
-from dog_breeds.workers import in_processes
+from dog_breeds.workers import map_in_processes
 
 # The first setting with a noticeable error (over 2.3 CIELAB units) in less than 1 % of the pixels
 # of real crops: 0.4 %, at 47 dB and 35 kB. With subsampling the share is 2.4 %, and at
@@ -121,7 +127,7 @@ def crop_breeds(
             chunks.append((photos, annotations, target, ids, objects, size))
     seen = done = 0
     with progress("crops", sum(len(ids) for *_, ids, _, _ in chunks), unit="photos") as show:
-        for number, failures in in_processes(_crop, chunks):
+        for number, failures in map_in_processes(_crop, chunks):
             seen += number
             done += number - len({file for file, _ in failures})
             failed += failures
@@ -154,7 +160,7 @@ def _take_stock(
     lonely += [(f"Annotation/{photos.name}/{stem}", "has no photo") for stem in xml_ids - photo_ids]
 
     target.mkdir(parents=True, exist_ok=True)
-    remove_parts(target)
+    remove_temporary_files(target)
     crops, ids = stems(target, ".jpg"), photo_ids & xml_ids
     done = {
         stem
@@ -202,9 +208,9 @@ def _crop(
             if crop:
                 content = io.BytesIO()
                 crop.save(content, **JPEG)
-                with written_whole(target / f"{_crop_name(stem, number)}.jpg") as part:
+                with atomic_path(target / f"{_crop_name(stem, number)}.jpg") as temporary:
                     # Pillow's own writing would hide a full disk
-                    part.write_bytes(content.getbuffer())
+                    temporary.write_bytes(content.getbuffer())
             else:
                 (target / f"{_crop_name(stem, number)}.jpg").unlink(missing_ok=True)
                 failed.append(
@@ -219,7 +225,7 @@ def _write_skipped(path: Path, failed: list[Failure], others: set[str]) -> None:
         with open(path, newline="", encoding="utf-8", errors="replace") as file:
             rows = [tuple(row) for row in csv.reader(file) if len(row) == 2]
         failed = sorted(failed + [row for row in rows if Path(row[0]).parent.name in others])
-    with written_whole(path) as part, open(part, "w", newline="", encoding="utf-8") as file:
+    with atomic_path(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([("file", "reason"), *failed])
 
 

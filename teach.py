@@ -32,12 +32,12 @@ import numpy as np
 
 from dog_breeds import recipe
 from dog_breeds.console import (
+    atomic_path,
     check_writable,
     one_line_errors,
     quiet,
     script_parser,
-    write_whole,
-    written_whole,
+    write_atomically,
 )
 from dog_breeds.data.class_folders import Pictures, check_numbers, list_pictures, look_at, printable
 from dog_breeds.data.dataset import DATA_DIR, display_name, features_dir
@@ -231,18 +231,21 @@ def describe(report: dict) -> str:
     worst = sorted((share, name) for name, share in recall.items() if share < 1)
     add(
         "classes that are recognised least:",
-        [f"{share:6.1%}  {short(name)}" for share, name in worst],
+        [f"{share:6.1%}  {truncate(name)}" for share, name in worst],
     )
     confusions = [
-        f"{pair['count']} of {short(pair['true'], 24)} for {short(pair['taken_for'], 24)}: "
+        f"{pair['count']} of {truncate(pair['true'], 24)} for {truncate(pair['taken_for'], 24)}: "
         + ", ".join(
-            short(picture["picture"].split("/", 1)[1], 16) for picture in pair["pictures"][:2]
+            truncate(picture["picture"].split("/", 1)[1], 16) for picture in pair["pictures"][:2]
         )
         for pair in result["confusions"]
     ]
     add("taken for another class:", confusions)
     doubts = sorted(
-        (-picture["probability"], f"{short(picture['picture'])}: {short(pair['taken_for'], 30)}?")
+        (
+            -picture["probability"],
+            f"{truncate(picture['picture'])}: {truncate(pair['taken_for'], 30)}?",
+        )
         for pair in result["confusions"]
         for picture in pair["pictures"]
         if picture["probability"] >= SURE
@@ -253,7 +256,7 @@ def describe(report: dict) -> str:
     ]
     add(
         "the same picture in two classes; keep it in one:",
-        [" = ".join(map(short, group[:2])) for group in across],
+        [" = ".join(map(truncate, group[:2])) for group in across],
     )
     within = sum(len(group) - 1 for group in report["copies"]) - sum(
         len(group) - 1 for group in across
@@ -266,7 +269,7 @@ def describe(report: dict) -> str:
     return "\n".join(lines)
 
 
-def short(name: str, most: int = 40) -> str:
+def truncate(name: str, most: int = 40) -> str:
     """Return a name, cut in the middle if it is long."""
     return name if len(name) <= most else f"{name[: most // 2]}…{name[1 - most // 2 :]}"
 
@@ -348,14 +351,14 @@ def teach_folder(
         "left_out": wrong,
     }
     report |= {"trial": recipe.PLAIN_TRIAL, "seed": seed}
-    with written_whole(output) as part:
-        part.write_bytes(
+    with atomic_path(output) as temporary:
+        temporary.write_bytes(
             join_head(
                 backbone.read_bytes(), classifier.weights, classifier.means, classifier.upright
             )
         )
-        append_facts(part, facts)
-        write_whole(report_file, json.dumps(report, indent=1, ensure_ascii=False) + "\n")
+        append_facts(temporary, facts)
+        write_atomically(report_file, json.dumps(report, indent=1, ensure_ascii=False) + "\n")
     print(describe(report))
     print(f"wrote {output} and {report_file.name} after {time.monotonic() - began:.0f} s; ask it:")
     print(f"  python test.py --model {output} --file photo.jpg")

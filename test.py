@@ -40,11 +40,11 @@ from dog_breeds.clients.client_images import (
     upright_picture,
 )
 from dog_breeds.clients.endpoint import open_session
-from dog_breeds.console import one_line_errors, quiet, script_parser, written_whole
+from dog_breeds.console import atomic_path, one_line_errors, quiet, script_parser
 from dog_breeds.data.dataset import display_name
 from dog_breeds.serving.cpus import why_slow
 from dog_breeds.serving.limits import MAX_BYTES
-from dog_breeds.workers import in_processes
+from dog_breeds.workers import map_in_processes
 
 URL = "https://images.unsplash.com/photo-1636496430627-a7b203b4cc58"  # a Great Pyrenees
 ENDPOINTS = (  # asked in this order
@@ -156,7 +156,7 @@ def answer_folder(folder: Path, table: Path, model: Path) -> str:
     start = time.monotonic()
     try:
         # A separate process frees the memory of the model before the photos come
-        print_unless_empty(*in_processes(why_model_is_slow, [(model,)]))
+        print_unless_empty(*map_in_processes(why_model_is_slow, [(model,)]))
         counts, remarks = classify_folder(folder, table, model, answers_of)
     except BrokenExecutor:
         raise RuntimeError(
@@ -198,8 +198,8 @@ def draw(file: Path, answer: dict, path: Path) -> None:
     image = shaded(
         upright_picture(file, SMALLER), answer["explanation"], answer["explanation_share"]
     )
-    with written_whole(path) as part:
-        image.save(part)
+    with atomic_path(path) as temporary:
+        image.save(temporary)
 
 
 def common_parser(description: str, default: str, example: str) -> argparse.ArgumentParser:

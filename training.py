@@ -39,15 +39,15 @@ import teach
 from data_selection import crop_breeds, describe_crops
 from dog_breeds import recipe
 from dog_breeds.console import (
+    atomic_path,
     check_writable,
     one_line_errors,
     script_parser,
-    write_whole,
-    written_whole,
+    write_atomically,
 )
 from dog_breeds.data.dataset import (
     DATA_DIR,
-    PARTS,
+    SUBSETS,
     Task,
     apply_split,
     breed_folders,
@@ -95,7 +95,7 @@ from dog_breeds.learning.saved_models import (
 from dog_breeds.learning.tflite import inspect_backbone
 from dog_breeds.learning.training_plots import save_plots
 from dog_breeds.learning.training_summary import print_summary
-from dog_breeds.workers import call_elsewhere
+from dog_breeds.workers import call_in_new_process
 
 NOTE = (
     "Stanford Dogs is a part of ImageNet, on which the backbone was trained: "
@@ -155,7 +155,7 @@ def train_classifier(
     candidates and the rule for unknown breeds; the other half measures them."""
     began = time.monotonic()
     check_writable(output_dir)  # fail early, before the long steps
-    sizes = ", ".join(f"{len(task.images(part)):,} {part}" for part in PARTS)
+    sizes = ", ".join(f"{len(task.images(part)):,} {part}" for part in SUBSETS)
     print(f"{len(task.classes)} breeds, images: {sizes}", flush=True)
 
     train, validation, upright = (
@@ -260,7 +260,7 @@ def make_report(
         "size": task.size,
         "photo_share": recipe.PHOTO_SHARE,
         "seed": task.seed,
-        "images": {part: len(task.images(part)) for part in PARTS},
+        "images": {part: len(task.images(part)) for part in SUBSETS},
         "backbone": str(task.backbone),
         "backbone_sha256": inspect_backbone(task.backbone).digest,
         "temperature": classifier.temperature,
@@ -292,8 +292,8 @@ def save_results(task: Task, classifier: Classifier, report: dict, output_dir: P
         path = path.with_stem(f"{path.stem}0")
     path.unlink(missing_ok=True)
     report = report | {"head_sha256": write_head(path, classifier)}
-    write_whole(path.with_suffix(".csv"), "image,split\n" + rows)
-    write_whole(path.with_suffix(".json"), json.dumps(report, indent=1) + "\n")
+    write_atomically(path.with_suffix(".csv"), "image,split\n" + rows)
+    write_atomically(path.with_suffix(".json"), json.dumps(report, indent=1) + "\n")
     return path
 
 
@@ -317,9 +317,9 @@ def write_h5(task: Task, path: Path) -> None:
             f"all is saved but {path.name}: there are no weights in {task.weights}. Run "
             "make_dataset.py, then the same command: it goes on from the features computed so far"
         )
-    with written_whole(path) as part:
-        arguments = task.weights, task.size, *read_head(path), part
-        call_elsewhere("dog_breeds.learning.xception", "save_model", *arguments)
+    with atomic_path(path) as temporary:
+        arguments = task.weights, task.size, *read_head(path), temporary
+        call_in_new_process("dog_breeds.learning.xception", "save_model", *arguments)
 
 
 # --- Command line ---------------------------------------------------------------------------------

@@ -47,7 +47,7 @@ from dog_breeds.data.dataset import (
 )
 from dog_breeds.data.duplicates import without_copies
 from dog_breeds.learning.features import (
-    KINDS,
+    VIEW_KINDS,
     View,
     extract_features,
     load_pixels,
@@ -93,7 +93,7 @@ def measure(model: Trained) -> dict[str, dict]:
     """Return figures in percent, and the result of `scores`, for test crops and whole photos."""
     result, (results, outputs) = {}, measure_on_test(model.task, model.classifier)
     labels = model.task.labels(outputs["images"])
-    for kind, figures in ((kind, results[kind]) for kind in KINDS):
+    for kind, figures in ((kind, results[kind]) for kind in VIEW_KINDS):
         logits = outputs[kind]["logits"]
         five = np.argsort(logits, axis=1)[:, -5:] == labels[:, None]
         shares = {
@@ -138,11 +138,11 @@ def other_features(task: Task) -> dict[str, dict[str, np.ndarray]]:
         images = np.random.default_rng(0).permutation(images)[:UNKNOWN_PHOTOS].tolist()
         others["unknown_breeds"] = {
             kind: extract_features([view(task, image) for image in images], task)
-            for kind, view in KINDS.items()
+            for kind, view in VIEW_KINDS.items()
         }
     with tempfile.TemporaryDirectory() as folder:
         others["non_dogs"] = dict.fromkeys(
-            KINDS, extract_features(draw_non_dogs(Path(folder)), task)
+            VIEW_KINDS, extract_features(draw_non_dogs(Path(folder)), task)
         )
     return others
 
@@ -165,12 +165,15 @@ def compare(data_dir: Path) -> Iterator[Figure]:
                 validation, examples = plain_set(task, "validation"), training_set(task)
             epochs = epochs_for(len(examples.labels), recipe.STEPS, recipe.EPOCHS)
             _, weights = train_head(examples, recipe.PLAIN_TRIAL, len(task.classes), seed, epochs)
-            logits = {kind: apply_head(weights, validation[kind].features) for kind in KINDS}
+            logits = {kind: apply_head(weights, validation[kind].features) for kind in VIEW_KINDS}
             correct.append(
-                [(logits[kind].argmax(axis=1) == validation[kind].labels).mean() for kind in KINDS]
+                [
+                    (logits[kind].argmax(axis=1) == validation[kind].labels).mean()
+                    for kind in VIEW_KINDS
+                ]
             )
         name = "photo_share_{}_crop_views_{}_photo_views_{}".format(*variant)
-        for kind, share in zip(KINDS, np.mean(correct, axis=0), strict=True):
+        for kind, share in zip(VIEW_KINDS, np.mean(correct, axis=0), strict=True):
             yield f"{name}_validation_{kind}", 100 * share, "%"
 
 
@@ -213,7 +216,7 @@ def restricted(
     images = without_copies(task, task.images("test"))
     classes = [task.classes[label] for label in task.labels(images)]
     yield "restricted_pictures", len(images), ""
-    for kind, view in KINDS.items():
+    for kind, view in VIEW_KINDS.items():
         views = [view(task, image) for image in images]
         yield f"restricted_accuracy_{kind}", accuracy_of(model, views, classes, task.classes), "%"
 
@@ -237,7 +240,7 @@ def measure_all(args: argparse.Namespace) -> Iterator[Figure]:
             protocol: [measure(model) for model in trained] for protocol, trained in models.items()
         }
     for protocol, trained in models.items():
-        for kind in KINDS:
+        for kind in VIEW_KINDS:
             yield from summary(protocol, kind, results[protocol])
             for other, features in others.items():
                 yield from separation(

@@ -32,12 +32,12 @@ from common import ROOT, Figure, command_line, report, with_units
 import convert_model
 from data_selection import crop_breeds
 from dog_breeds.data.dataset import Task, breed_name
-from dog_breeds.learning.features import KINDS, calibration_views, load_pixels
+from dog_breeds.learning.features import VIEW_KINDS, calibration_views, load_pixels
 from dog_breeds.learning.metrics import auroc
 from dog_breeds.learning.saved_models import read_head, read_report
 from dog_breeds.learning.tflite import join_head
 from dog_breeds.serving.facts import append_facts
-from dog_breeds.workers import call_elsewhere, in_processes
+from dog_breeds.workers import call_in_new_process, map_in_processes
 from training import unknown_photos
 
 ONNX_PACKAGES = ("onnxruntime==1.23.2", "onnx==1.23.2", "tf2onnx==1.17.0", "sympy==1.14.0")
@@ -141,7 +141,7 @@ def write_plain_backbone(task: Task, path: Path) -> None:
 
 def call_in_process(function: Callable, *arguments: object) -> None:
     """Call a function that loads TensorFlow, in a separate process."""
-    list(in_processes(function, [arguments]))
+    list(map_in_processes(function, [arguments]))
 
 
 def make_environment(folder: Path, *packages: str) -> Path:
@@ -225,10 +225,11 @@ def measure_accuracy(model_path: Path, folder: Path, formats: tuple[str, ...]) -
     test, unknown = task.images("test"), unknown_photos(task, UNKNOWN_PHOTOS)
     crop_breeds(task.data_dir, sorted({breed_name(image.split("/")[0]) for image in unknown}))
     views = {
-        kind: [view(task, image) for image in (*test, *unknown)] for kind, view in KINDS.items()
+        kind: [view(task, image) for image in (*test, *unknown)]
+        for kind, view in VIEW_KINDS.items()
     }
     arguments = model_path, read_head(model_path)[0][-2], views
-    keras = call_elsewhere("dog_breeds.learning.xception", "predict", *arguments)
+    keras = call_in_new_process("dog_breeds.learning.xception", "predict", *arguments)
     known, other = slice(0, len(test)), slice(len(test), None)
     for name in formats:
         for kind, tflite in convert_model.predict_file(

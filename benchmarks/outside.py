@@ -26,13 +26,13 @@ from typing import NamedTuple
 import numpy as np
 from common import MODEL, machine
 
-from dog_breeds.console import counted, one_line_errors, quiet, script_parser
+from dog_breeds.console import one_line_errors, quiet, script_parser, with_progress
 from dog_breeds.data.class_folders import list_pictures
 from dog_breeds.data.dataset import display_name
 from dog_breeds.data.synonyms import match_folders
 from dog_breeds.learning.metrics import expected_calibration_error
 from dog_breeds.serving.facts import read_facts
-from dog_breeds.workers import in_processes
+from dog_breeds.workers import map_in_processes
 
 BATCH = 8  # photos per task of a process
 SURE = 0.9  # wrong answers above this probability are counted separately
@@ -89,9 +89,9 @@ def ask_all(model: Path, pictures: dict[str, list[Path]]) -> list[Answer]:
     """Return the answers about all photos, using all CPUs. Print which photos are rejected."""
     photos = [(folder, path) for folder, paths in pictures.items() for path in paths]
     batches = [photos[start : start + BATCH] for start in range(0, len(photos), BATCH)]
-    results = in_processes(answers_of, ((model, batch) for batch in batches))
+    results = map_in_processes(answers_of, ((model, batch) for batch in batches))
     answers = []
-    for batch in counted(results, "asking", len(batches), f"batches of {BATCH} photos"):
+    for batch in with_progress(results, "asking", len(batches), f"batches of {BATCH} photos"):
         for answer in batch:
             if isinstance(answer, str):
                 print(f"left out: {answer}")

@@ -34,7 +34,7 @@ from PIL import Image, ImageDraw, ImageEnhance, ImageFilter
 from dog_breeds.console import progress
 from dog_breeds.data.dataset import DATA_DIR, breed_folders, breed_name, images_dir, read_split
 from dog_breeds.serving.facts import read_facts
-from dog_breeds.workers import in_processes
+from dog_breeds.workers import map_in_processes
 
 GREY = (128, 128, 128)
 SURE = 0.99  # a probability at which an answer claims to be certain
@@ -250,7 +250,7 @@ def table(results: dict[str, dict[str, float]], sizes: dict[str, int]) -> str:
 def measure(args: argparse.Namespace) -> Iterator[Figure]:
     """Ask about every group of images. At the end, print tables if requested."""
     groups = questions(args)
-    answers = in_processes(
+    answers = map_in_processes(
         ask, [(args.model, *question) for group in groups.values() for question in group]
     )
     results, sizes = {}, {name: len(group) for name, group in groups.items()}

@@ -41,7 +41,7 @@ import teach
 from dog_breeds.data.dataset import DATA_DIR, Task, breed_name
 from dog_breeds.data.duplicates import without_copies
 from dog_breeds.learning import own_classes
-from dog_breeds.learning.features import KINDS, Examples, View, features_by, photo_view
+from dog_breeds.learning.features import VIEW_KINDS, Examples, View, features_by, photo_view
 from dog_breeds.learning.heads import apply_head
 from dog_breeds.learning.metrics import accuracy
 from dog_breeds.learning.rules import highest_logit
@@ -137,7 +137,7 @@ def measure_breeds(task: Task, model: Path, folder: Path) -> Iterator[Figure]:
     yield from run_teach(name, folder / "photos", file, task.data_dir)
     images = asked_images(task)
     classes = [task.classes[label] for label in task.labels(images)]
-    for kind, view in KINDS.items():
+    for kind, view in VIEW_KINDS.items():
         views = [view(task.data_dir, image) for image in images]
         yield f"{name}_accuracy_{kind}", accuracy_of(file, views, classes, task.classes), "%"
         facts = read_facts(model)

@@ -47,7 +47,7 @@ from dog_breeds.data.dataset import (
 from dog_breeds.learning.features import View, crop_view, extract_features, load_pixels
 from dog_breeds.learning.saved_models import find_best_model, read_report
 from dog_breeds.learning.tflite import run_file
-from dog_breeds.workers import in_processes
+from dog_breeds.workers import map_in_processes
 
 ORIGINAL_EPOCHS = 260  # epochs of its whole search, one setting after the other
 ORIGINAL_SIZE = 150
@@ -271,7 +271,7 @@ def measure(
             folder = Path(name)
             link_data(data_dir, folder, limit)
             if part in ("original", "keras"):
-                [figures] = in_processes(measure_part, [(part, folder)])
+                [figures] = map_in_processes(measure_part, [(part, folder)])
             else:
                 figures = PARTS[part](folder, *(ours if part == "ours" else ()))
             for figure in figures:

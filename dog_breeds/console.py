@@ -15,7 +15,7 @@ from threading import RLock
 
 from tqdm import tqdm
 
-WRITING = 10  # seconds; after this time no process is still writing a small file
+MAX_WRITING_SECONDS = 10  # after this time, no process is still writing a small file
 LINE_SECONDS = 30  # seconds between two lines of progress if output goes to a file
 
 
@@ -61,19 +61,19 @@ def error_text(error: Exception) -> str:
 
 
 @contextlib.contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
+def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary path to write to, and rename it to `path` in one step at the end.
 
     `path` keeps its old content until then. After an error the temporary file is removed. Its name
     has the same suffix as `path`, because some libraries choose the format by the suffix. The name
-    begins with ".part-", so that `remove_parts` finds files of killed processes.
+    begins with ".part-", so that `remove_temporary_files` finds files of killed processes.
     """
-    part = path.with_name(f".part-{os.getpid()}-{path.name}")
+    temporary = path.with_name(f".part-{os.getpid()}-{path.name}")
     try:
-        yield part
-        os.replace(part, path)
+        yield temporary
+        os.replace(temporary, path)
     finally:
-        part.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 def check_writable(folder: Path) -> None:
@@ -84,25 +84,25 @@ def check_writable(folder: Path) -> None:
     TemporaryFile(dir=folder).close()
 
 
-def remove_parts(folder: Path) -> None:
+def remove_temporary_files(folder: Path) -> None:
     """Remove the temporary files of killed processes from a folder.
 
-    Another run may be writing a file, which takes only a moment. Files younger than WRITING seconds
-    are therefore kept.
+    Another run may be writing a file, which takes only a moment. Files younger than
+    MAX_WRITING_SECONDS are therefore kept.
     """
-    for part in folder.glob(".part-*"):
+    for temporary in folder.glob(".part-*"):
         with contextlib.suppress(FileNotFoundError):  # another run has just renamed it
-            if time.time() - part.stat().st_mtime > WRITING:
-                part.unlink()
+            if time.time() - temporary.stat().st_mtime > MAX_WRITING_SECONDS:
+                temporary.unlink()
 
 
-def write_whole(path: Path, text: str) -> None:
+def write_atomically(path: Path, text: str) -> None:
     """Write a text file in one step: readers see the old text or the complete new text."""
-    with written_whole(path) as part:
-        part.write_text(text, encoding="utf-8")
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
-class Lines:
+class _LineStream:
     """A stream for progress bars without a terminal; it prints each update as a line."""
 
     def write(self, text: str) -> None:
@@ -114,13 +114,13 @@ class Lines:
         """Do nothing, because `write` already flushes."""
 
 
-class Bar(tqdm):
+class _Bar(tqdm):
     """A progress bar without the thread and the lock of multiprocessing that tqdm adds."""
 
     monitor_interval = 0
 
 
-Bar.set_lock(RLock())
+_Bar.set_lock(RLock())
 
 
 @contextlib.contextmanager
@@ -142,17 +142,17 @@ def progress(
     if sys.stdout.isatty():
         # tqdm shows nothing if it cannot find the size of the terminal, so pass the size
         columns, lines = shutil.get_terminal_size()
-        bar = Bar(**pace, file=sys.stdout, ncols=columns, nrows=lines)
+        bar = _Bar(**pace, file=sys.stdout, ncols=columns, nrows=lines)
     else:
         amount = "{desc}: {n_fmt} of {total_fmt}" if total else "{desc}: {n_fmt}"
         form = amount + ", {rate_fmt}" + (", {remaining} left" if total else "")
         seconds = {"delay": LINE_SECONDS, "mininterval": LINE_SECONDS, "maxinterval": LINE_SECONDS}
-        bar = Bar(**pace, **seconds, file=Lines(), leave=False, bar_format=form)
+        bar = _Bar(**pace, **seconds, file=_LineStream(), leave=False, bar_format=form)
     with bar:
         yield lambda done: bar.update(done - bar.n)
 
 
-def counted(items: Iterable, label: str, total: int, unit: str) -> Iterator:
+def with_progress(items: Iterable, label: str, total: int, unit: str) -> Iterator:
     """Yield the items, and show how many of them the caller has processed."""
     with progress(label, total, unit=unit) as show:
         for done, item in enumerate(items, 1):

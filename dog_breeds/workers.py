@@ -18,7 +18,7 @@ from typing import Any
 from dog_breeds.serving.cpus import cpu_count, share_cpus
 
 
-def in_processes(function: Callable, tasks: Iterable[tuple], processes: int = 0) -> Iterator:
+def map_in_processes(function: Callable, tasks: Iterable[tuple], processes: int = 0) -> Iterator:
     """Yield function(*task) for each task, in the order of `tasks`, from worker processes.
 
     `processes` is the number of workers; 0 means one for each CPU. At most four tasks or results
@@ -43,7 +43,7 @@ def in_processes(function: Callable, tasks: Iterable[tuple], processes: int = 0)
             yield pending.popleft().result()
 
 
-def in_threads(function: Callable, tasks: Sequence) -> Iterator:
+def map_in_threads(function: Callable, tasks: Sequence) -> Iterator:
     """Yield function(task) for each task, in the order of `tasks`, from a thread for each CPU.
 
     If a task raises an exception, the waiting tasks are cancelled. Threads help only if the
@@ -56,13 +56,13 @@ def in_threads(function: Callable, tasks: Sequence) -> Iterator:
         pool.shutdown(cancel_futures=True)
 
 
-def call_elsewhere(module: str, function: str, *arguments: Any) -> Any:
+def call_in_new_process(module: str, function: str, *arguments: Any) -> Any:
     """Call a function in a new process and return its result.
 
     The function is given by the names of its module and itself, so this process does not import the
     module.
     """
-    (result,) = in_processes(_call, [(module, function, *arguments)])
+    (result,) = map_in_processes(_call, [(module, function, *arguments)])
     return result
 
 

@@ -63,8 +63,9 @@ RUNTIMES = [
 
 @pytest.fixture(scope="session")
 def elsewhere() -> Iterator[Callable]:
-    """What workers.call_elsewhere does, always in the same process, so that TensorFlow is loaded
-    once for all tests.
+    """Do what workers.call_in_new_process does, but use one process for all calls.
+
+    TensorFlow is then loaded once for all tests.
 
     In pytest's own process it must never be: the serving runtime is there, and beside it crashes.
     """
@@ -73,12 +74,12 @@ def elsewhere() -> Iterator[Callable]:
     )
     with pool, pytest.MonkeyPatch.context() as patch:
 
-        def call_elsewhere(*arguments: Any) -> Any:
+        def call_in_new_process(*arguments: Any) -> Any:
             return pool.submit(workers._call, "keras_side", "fresh", *arguments).result()
 
         for module in (features, training, convert_model):
-            patch.setattr(module, "call_elsewhere", call_elsewhere)
-        yield call_elsewhere
+            patch.setattr(module, "call_in_new_process", call_in_new_process)
+        yield call_in_new_process
         assert "tensorflow" not in sys.modules
 
 

@@ -5,7 +5,7 @@ from dog_breeds import console
 
 def test_progress_in_a_file_is_a_line_now_and_then(capsys, monkeypatch):
     monkeypatch.setattr(console, "LINE_SECONDS", 0)
-    assert list(console.counted("abc", "crops", 3, "photos")) == ["a", "b", "c"]
+    assert list(console.with_progress("abc", "crops", 3, "photos")) == ["a", "b", "c"]
     first, *_, last = capsys.readouterr().out.splitlines()
     assert first.startswith("crops: 0 of 3") and last.startswith("crops: 3 of 3, ")
     with console.progress("images.tar", None) as show:

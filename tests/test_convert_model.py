@@ -27,7 +27,7 @@ from dog_breeds.learning.metrics import log_softmax
 from dog_breeds.learning.saved_models import read_report, source_files
 from dog_breeds.learning.tflite import inspect_backbone, run_file
 from dog_breeds.serving.facts import read_facts
-from dog_breeds.workers import call_elsewhere
+from dog_breeds.workers import call_in_new_process
 
 NAMES = ("probabilities", "similarity", "features")
 
@@ -36,7 +36,9 @@ NAMES = ("probabilities", "similarity", "features")
 def views(small) -> list[features.View]:
     """The crop and the whole photo of test images."""
     task = small.task
-    return [view(task, image) for view in features.KINDS.values() for image in task.images("test")]
+    return [
+        view(task, image) for view in features.VIEW_KINDS.values() for image in task.images("test")
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +80,7 @@ def asked_once(elsewhere) -> Iterator[None]:
         return {kind: tuple(map(np.array, zip(*some, strict=True))) for kind, some in rows.items()}
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(convert_model, "call_elsewhere", ask)
+        patch.setattr(convert_model, "call_in_new_process", ask)
         yield
 
 
@@ -87,7 +89,7 @@ def answers(files, views, size, runtime, names=NAMES):
     for one runtime.
     """
     if runtime != "ai_edge_litert" and multiprocessing.parent_process() is None:
-        return call_elsewhere(__name__, "answers", files, views, size, runtime, names)
+        return call_in_new_process(__name__, "answers", files, views, size, runtime, names)
 
     def load(view):
         return features.load_pixels(view, size)
@@ -172,7 +174,7 @@ def test_compare_measures_accuracy_agreement_and_change():
 
 def test_only_more_losses_than_chance_explains_count():
     def lost(*pairs):
-        return convert_model.surely_lost(
+        return convert_model.loss_lower_bound(
             {i: {"pictures": 100, "lost": a, "won": b} for i, (a, b) in enumerate(pairs)}
         )
 
@@ -236,7 +238,7 @@ def test_float32_passes_the_gate_too(small, files, tmp_path, monkeypatch, compar
     facts, every = read_facts(output), len(small.task.images("test"))
     assert facts["quantization"] == "float32" and "test" not in facts, "those are the int8 file's"
     assert facts["backbone_sha256"] == inspect_backbone(files["float32"]).digest
-    assert [facts["compared_with_keras"][kind]["pictures"] for kind in features.KINDS] == [
+    assert [facts["compared_with_keras"][kind]["pictures"] for kind in features.VIEW_KINDS] == [
         compared or every
     ] * 2
 
@@ -357,7 +359,7 @@ def test_the_file_carries_its_facts(converted, small, monkeypatch, capsys):
     assert facts["photo_share"] == recipe.PHOTO_SHARE
     assert facts["temperature"] == report["temperature"]
     assert facts["unknown_rule"] == report["unknown_rule"]
-    for kind in features.KINDS:
+    for kind in features.VIEW_KINDS:
         assert (
             facts["test"][kind].items() <= report["test"][kind].items()
             and "accuracy" in facts["test"][kind]
@@ -373,7 +375,7 @@ def test_the_file_carries_its_facts(converted, small, monkeypatch, capsys):
         )
     assert facts["model_sha256"] == hashlib.sha256(model_bytes).hexdigest()
     # Every test picture was compared: the file is as accurate as training said
-    for kind in features.KINDS:
+    for kind in features.VIEW_KINDS:
         assert facts["compared_with_keras"][kind]["pictures"] == report["test"][kind]["pictures"]
         assert (
             facts["compared_with_keras"][kind]["tflite"]["accuracy"]
@@ -476,7 +478,7 @@ def test_the_committed_file_is_small_and_documented():
     assert COMMITTED.stat().st_size <= 24e6
     assert facts["quantization"] == "int8" and len(facts["classes"]) == 10
     card = (ROOT / "MODEL_CARD.md").read_text()
-    for kind in features.KINDS:
+    for kind in features.VIEW_KINDS:
         compared = facts["compared_with_keras"][kind]
         assert compared["keras"]["accuracy"] - compared["tflite"]["accuracy"] <= 0.003
         assert facts["test"][kind]["calibration_error"] < 0.02

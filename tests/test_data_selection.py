@@ -488,7 +488,7 @@ def test_ctrl_c_says_how_to_go_on(many, tmp_path, crops):
 INTERRUPTED_START = """
 import os, posixpath, signal, sys, threading, time
 from multiprocessing import util
-from dog_breeds.workers import in_processes
+from dog_breeds.workers import map_in_processes
 
 def start_and_interrupt(*arguments, start=util.spawnv_passfds):
     process = start(*arguments)
@@ -501,7 +501,7 @@ util.spawnv_passfds = start_and_interrupt
 threading.Thread(target=time.sleep, args=(60,), daemon=True).start()
 # It receives what the main thread blocks, as NumPy's threads do.
 try:
-    list(in_processes(posixpath.basename, [("a/b",)] * 4, 2))
+    list(map_in_processes(posixpath.basename, [("a/b",)] * 4, 2))
 except KeyboardInterrupt:
     sys.exit(5)
 """

@@ -282,7 +282,7 @@ def test_no_killed_training_leaves_a_model_beside_the_report_of_another(tmp_path
 
     def save(number):
         monkeypatch.setattr(
-            training, "call_elsewhere", lambda *arguments: arguments[-1].write_text(number)
+            training, "call_in_new_process", lambda *arguments: arguments[-1].write_text(number)
         )
         path = training.save_results(task, HEAD, report_of(task) | {"number": number}, tmp_path)
         training.write_h5(task, path)

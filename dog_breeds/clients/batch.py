@@ -29,7 +29,7 @@ from typing import Any, NamedTuple
 
 from dog_breeds.clients.photo_files import SUFFIXES
 from dog_breeds.clients.tables import encode, encode_head, row_for
-from dog_breeds.console import one_line_errors, script_parser, written_whole
+from dog_breeds.console import atomic_path, one_line_errors, script_parser
 
 GROUP = 10  # photos for which one child of the state machine asks the function, all at once
 DOLLARS = 9.3e-6  # at most, for a photo; DEPLOY.md says why
@@ -209,7 +209,7 @@ def make_table(s3: Any, bucket: str, results: str, table: Path) -> tuple[Counter
     answer. Raises ValueError if there are no results.
     """
     counts, seen, faults = Counter(), set(), {}
-    with written_whole(table) as part, open(part, "wb") as file:
+    with atomic_path(table) as temporary, open(temporary, "wb") as file:
 
         def write(found: Answer) -> None:
             row = row_for(found.key, found.answer, found.model)

@@ -13,7 +13,7 @@ from dog_breeds.clients.photo_files import LeftOut, list_photos
 from dog_breeds.clients.tables import continue_table, encode, file_key, row_for
 from dog_breeds.console import check_writable, progress
 from dog_breeds.serving.facts import model_digest
-from dog_breeds.workers import in_processes
+from dog_breeds.workers import map_in_processes
 
 # Photos that a process gets at once, half a second's work, and whose rows are written at once
 BATCH = 16
@@ -56,7 +56,7 @@ def classify_folder(
         open(table, "ab", buffering=0) as file,
         progress(table.name, total, done, "photos") as show,
     ):
-        for answered in in_processes(classify, ((model, folder, names) for names in batches)):
+        for answered in map_in_processes(classify, ((model, folder, names) for names in batches)):
             rows = [
                 dict.fromkeys(form.columns, "") | row_for(name, answer, digest)
                 for name, answer in answered

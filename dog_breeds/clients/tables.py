@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from dog_breeds.console import written_whole
+from dog_breeds.console import atomic_path
 
 # known: yes or no. candidates: classes with a blank between two. error: a code of the handler, and
 # then no breed. model: digest of the
@@ -112,8 +112,8 @@ def continue_table(table: Path, folder: Path, model: str) -> Continued:
     """
     form = read_form(table)
     if not form:
-        with written_whole(table) as part:
-            part.write_bytes(encode_head())
+        with atomic_path(table) as temporary:
+            temporary.write_bytes(encode_head())
         return Continued(set(), list(COLUMNS), ",", 0)
     columns, delimiter = form.final_columns, form.delimiter
     head = encode_head(columns, delimiter)
@@ -133,7 +133,7 @@ def continue_table(table: Path, folder: Path, model: str) -> Continued:
             f"{model}; name another table, or delete these rows"
         )
     if not unchanged:
-        with written_whole(table) as part, open(part, "wb") as file:
+        with atomic_path(table) as temporary, open(temporary, "wb") as file:
             file.write(head)
             for row in read_rows(table, form, folder, model):
                 file.write(encode([row], columns, delimiter))

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 import requests
 
 from dog_breeds.clients.endpoint import open_session
-from dog_breeds.console import counted, progress, write_whole
+from dog_breeds.console import progress, with_progress, write_atomically
 
 ARCHIVES = {  # top folder, suffix of the files; the small one is fetched first
     "annotation.tar": ("Annotation", ""),
@@ -122,7 +122,7 @@ def receive(url: str, part: Path, note: Path, size: int | None, sha256: str | No
                 raise requests.RequestException(f"offers {total} bytes instead of {size}")
             part.parent.mkdir(parents=True, exist_ok=True)
             part.write_bytes(b"")  # before the note: the note must never describe older bytes
-            write_whole(
+            write_atomically(
                 note, json.dumps({"url": url, "size": total or 0, "validator": validator(response)})
             )
         else:
@@ -291,7 +291,7 @@ def extract(archives: dict[str, Path], folder: Path) -> dict:
     need_space(folder, sum(4096 + size for size in sizes))  # 4096: a file's cost beyond its bytes
     for name, path in archives.items():
         with tarfile.open(path, "r:") as tar:
-            files = counted(members[name], f"extracting {name}", len(members[name]), "files")
+            files = with_progress(members[name], f"extracting {name}", len(members[name]), "files")
             tar.extractall(folder, files, filter=undated)
     return {
         "breeds": len({key.split("/")[0] for key in keys["images.tar"]}),

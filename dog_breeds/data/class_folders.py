@@ -12,12 +12,12 @@ from PIL import Image
 
 from dog_breeds.clients.client_images import NoPicture, open_picture
 from dog_breeds.clients.photo_files import LeftOut, kept_files, kept_folders, list_photos
-from dog_breeds.console import counted
+from dog_breeds.console import with_progress
 from dog_breeds.data.duplicates import COLUMNS, ROWS
 from dog_breeds.serving.jpegs import CutOff
 from dog_breeds.serving.limits import MAX_PIXELS
 from dog_breeds.serving.pixels import NoColours, model_pixels
-from dog_breeds.workers import in_threads
+from dog_breeds.workers import map_in_threads
 
 # Parts of a split, as data sets call them: train, valid, seg_test, training_set
 SPLIT = re.compile(
@@ -241,9 +241,8 @@ def look_at(pictures: Pictures) -> tuple[Pictures, np.ndarray, dict[str, str]]:
     """
     warnings.filterwarnings("ignore", module="PIL")  # remarks on odd files
     paths = [path for paths in pictures.values() for path in paths]
-    seen = list(
-        counted(in_threads(thumbnail, paths), "looking at pictures", len(paths), "pictures")
-    )
+    seen = map_in_threads(thumbnail, paths)
+    seen = list(with_progress(seen, "looking at pictures", len(paths), "pictures"))
     thumbnails = {
         path: result
         for path, result in zip(paths, seen, strict=True)

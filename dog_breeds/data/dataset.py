@@ -17,7 +17,7 @@ from dog_breeds import recipe
 DATA_DIR = Path("data")
 TOP = 10  # breeds, by number of images: those of the original model
 MAX_XML = 2**16  # bytes; real annotations have 1 or 2 kB
-PARTS = ("train", "validation", "test")
+SUBSETS = ("train", "validation", "test")
 PLAIN_SIZE = 299  # pixels; the folder of crops of any other size has the size in its name
 USUAL_NAMES = {  # of breeds that people call otherwise than the data set does
     "african_hunting_dog": "African Wild Dog",
@@ -340,7 +340,7 @@ def read_split(path: Path) -> dict[str, str]:
             f"{path} lists {len(twice):,} images in two splits, such as {min(twice)}; keep one row "
             f"of each"
         )
-    wrong = sorted(set(split.values()) - set(PARTS))
+    wrong = sorted(set(split.values()) - set(SUBSETS))
     if wrong:
         raise ValueError(f"{path}: unknown split {wrong[0]!r}; use train, validation or test")
     return split
@@ -390,7 +390,7 @@ def apply_split(images: dict[str, list[str]], given: dict[str, str], seed: int) 
             split |= dict.fromkeys(
                 train[: round(recipe.VALIDATION_SHARE * len(train))], "validation"
             )
-        missing = set(PARTS) - {split[image] for image in listed}
+        missing = set(SUBSETS) - {split[image] for image in listed}
         if missing:
             raise ValueError(f"the split file gives {breed} no {sorted(missing)[0]} images")
     return split

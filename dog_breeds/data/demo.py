@@ -9,11 +9,11 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFilter
 
-from dog_breeds.console import counted
+from dog_breeds.console import with_progress
 from dog_breeds.data.archives import ARCHIVES
 from dog_breeds.data.dataset import Box
 from dog_breeds.data.demo_drawings import DEMO_BREEDS, Colour, draw_dog, shade
-from dog_breeds.workers import in_processes
+from dog_breeds.workers import map_in_processes
 
 PLACES = {  # colours of sky (or wall), ground, things that stand about, specks on the ground
     "meadow": ((150, 200, 240), (112, 170, 84), (60, 120, 62), (250, 230, 120)),
@@ -41,7 +41,7 @@ def draw_demo(folder: Path) -> dict[str, Path]:
         tarfile.open(archives["images.tar"], "w") as images,
         tarfile.open(archives["annotation.tar"], "w") as annotations,
     ):
-        drawn = counted(in_processes(draw_jpeg, jobs), "drawing", len(jobs), "pictures")
+        drawn = with_progress(map_in_processes(draw_jpeg, jobs), "drawing", len(jobs), "pictures")
         for (name, number), (jpeg, size, boxes) in zip(jobs, drawn, strict=True):
             image_id = f"{wnid(name)}_{900_000 + number}"  # no photo of the data set is called so
             add_file(images, f"Images/{name}/{image_id}.jpg", jpeg)

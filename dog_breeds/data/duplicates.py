@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from dog_breeds.console import counted
+from dog_breeds.console import with_progress
 from dog_breeds.data.dataset import Task
 from dog_breeds.serving.pixels import scale_down
-from dog_breeds.workers import in_threads
+from dog_breeds.workers import map_in_threads
 
 ROWS, COLUMNS = 32, 36  # of a thumbnail: 4 x 4 cells for each of the 8 x 9 of the hash
 DISTANCE = 10  # bits of 64: of the pairs among the 20,580 photos two in 100,000 are as near
@@ -53,7 +53,7 @@ def without_copies(task: Task, images: Sequence[str]) -> list[str]:
 
 def thumbnails(paths: Sequence[Path]) -> np.ndarray:
     """Return small grey pictures, uint8 [n, 32, 36]; of files that cannot be read, black ones."""
-    pictures = counted(in_threads(_thumbnail, paths), "thumbnails", len(paths), "photos")
+    pictures = with_progress(map_in_threads(_thumbnail, paths), "thumbnails", len(paths), "photos")
     return np.array(list(pictures), np.uint8).reshape(-1, ROWS, COLUMNS)
 
 

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from dog_breeds.console import counted
+from dog_breeds.console import with_progress
 from dog_breeds.data.archives import ARCHIVES, INSTEAD, MAX_MEMBER, need_space
 
 # The last two parts of a path: n02085620-Chihuahua/n02085620_7.jpg is a photo, without .jpg it is
@@ -89,7 +89,7 @@ def copy_dataset(source: Path, folder: Path) -> dict:
         )
     need_space(folder, sum(4096 + size for size in sizes.values()))
     left = dict(sizes)
-    for entry in counted(chosen(source, origins), "copying", len(sizes), "files"):
+    for entry in with_progress(chosen(source, origins), "copying", len(sizes), "files"):
         path = folder / entry.name
         path.parent.mkdir(parents=True, exist_ok=True)
         try:

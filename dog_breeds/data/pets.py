@@ -12,7 +12,7 @@ import tarfile
 import zlib
 from pathlib import Path
 
-from dog_breeds.console import progress, write_whole
+from dog_breeds.console import progress, write_atomically
 from dog_breeds.data.archives import MAX_MEMBER, fetch, file_sha256, need_space, read_note
 
 PETS_URL = "https://thor.robots.ox.ac.uk/~vgg/data/pets/"
@@ -52,7 +52,7 @@ def make_pets(data_dir: Path, source: str, keep_archive: bool = False) -> None:
             partial.mkdir(parents=True)
             counts = extract_photos(archive, partial)
             stamp = json.dumps({"source": source, **counts}) + "\n"
-            write_whole(partial / ".complete.json", stamp)
+            write_atomically(partial / ".complete.json", stamp)
             partial.replace(folder)
         except ValueError:  # the next run must not take the unsound archive up again
             if archive.parent == store:

@@ -16,12 +16,12 @@ import numpy as np
 from PIL import Image
 
 from dog_breeds import recipe
-from dog_breeds.console import check_writable, counted, written_whole
+from dog_breeds.console import atomic_path, check_writable, with_progress
 from dog_breeds.data.dataset import Task
 from dog_breeds.learning.tflite import cut_backbone, inspect_backbone, print_if_slow, run_file
 from dog_breeds.serving.facts import append_facts
 from dog_breeds.serving.pixels import read_pixels
-from dog_breeds.workers import call_elsewhere
+from dog_breeds.workers import call_in_new_process
 
 
 class View(NamedTuple):
@@ -46,7 +46,7 @@ def crop_view(task: Task, image: str) -> View:
     return View(task.crop(image))
 
 
-KINDS = {"crops": crop_view, "whole_photos": photo_view}  # the model is evaluated on both
+VIEW_KINDS = {"crops": crop_view, "whole_photos": photo_view}  # the model is evaluated on both
 
 
 def training_views(task: Task, images: Sequence[str]) -> list[View]:
@@ -128,17 +128,19 @@ def make_backbone(task: Task, path: Path) -> None:
     check_writable(path.parent)
     print(f"{path}: converting {recipe.BACKBONE} to int8 ...", flush=True)
     views = calibration_views(task)
-    with written_whole(path) as part:
-        arguments = task.weights, task.size, views, part
-        call_elsewhere("dog_breeds.learning.xception", "write_backbone", *arguments)
-        part.write_bytes(cut_backbone(part.read_bytes()))
+    with atomic_path(path) as temporary:
+        arguments = task.weights, task.size, views, temporary
+        call_in_new_process("dog_breeds.learning.xception", "write_backbone", *arguments)
+        temporary.write_bytes(cut_backbone(temporary.read_bytes()))
         calibration = {
             "photos": len(views),
             "sha256": hashlib.sha256(b"".join(view_keys(views))).hexdigest(),
         }
         weights = hashlib.sha256(task.weights.read_bytes()).hexdigest()
         provenance = {"sha256": {task.weights.name: weights}, "calibration": calibration}
-        append_facts(part, backbone_facts(task.size) | {"classes": [], "provenance": provenance})
+        append_facts(
+            temporary, backbone_facts(task.size) | {"classes": [], "provenance": provenance}
+        )
 
 
 def backbone_facts(size: int) -> dict:
@@ -155,7 +157,7 @@ def backbone_facts(size: int) -> dict:
 def calibration_views(task: Task) -> list[View]:
     """Return crops and whole photos of evenly spaced training images, to calibrate int8 ranges."""
     images = evenly_spaced(task.images("train"), recipe.CALIBRATION_IMAGES)
-    return [view(task, image) for view in KINDS.values() for image in images]
+    return [view(task, image) for view in VIEW_KINDS.values() for image in images]
 
 
 def evenly_spaced(items: Sequence, number: int) -> list:
@@ -208,7 +210,7 @@ def features_by(file: Path, views: Sequence[View], cache: Path) -> np.ndarray:
     todo = [views[wanted[key][0]] for key in keys]
     saved = 0
     rows = run_file(file, todo, lambda view: load_pixels(view, backbone.size), ["features"])
-    for done, (row,) in enumerate(counted(rows, "features", len(keys), "views"), 1):
+    for done, (row,) in enumerate(with_progress(rows, "features", len(keys), "views"), 1):
         features[wanted[keys[done - 1]]] = row
         if done - saved == recipe.ROWS_PER_SHARD or done == len(keys):
             save_shard(
@@ -235,8 +237,10 @@ def save_shard(cache: Path, keys: Sequence[bytes], rows: np.ndarray) -> None:
     The shard's name is a digest of its keys, so two runs at once do not overwrite each other.
     """
     path = cache / f"{hashlib.sha256(b''.join(keys)).hexdigest()[:16]}.npz"
-    with written_whole(path) as part:
-        np.savez(part, keys=np.frombuffer(b"".join(keys), np.uint8).reshape(-1, 32), features=rows)
+    with atomic_path(path) as temporary:
+        np.savez(
+            temporary, keys=np.frombuffer(b"".join(keys), np.uint8).reshape(-1, 32), features=rows
+        )
 
 
 # --- Sets of examples -----------------------------------------------------------------------------
@@ -264,10 +268,12 @@ def plain_set(task: Task, part: str) -> dict[str, Examples]:
     The result has the keys "crops" and "whole_photos".
     """
     images = task.images(part)
-    views = {kind: [view(task, image) for image in images] for kind, view in KINDS.items()}
+    views = {kind: [view(task, image) for image in images] for kind, view in VIEW_KINDS.items()}
     rows = extract_features([view for kind in views.values() for view in kind], task)
-    features = dict(zip(KINDS, rows.reshape(len(KINDS), len(images), -1), strict=True))
-    return {kind: Examples(features[kind], task.labels(images), np.array(images)) for kind in KINDS}
+    features = dict(zip(VIEW_KINDS, rows.reshape(len(VIEW_KINDS), len(images), -1), strict=True))
+    return {
+        kind: Examples(features[kind], task.labels(images), np.array(images)) for kind in VIEW_KINDS
+    }
 
 
 def upright_set(task: Task) -> Examples:

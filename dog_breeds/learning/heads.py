@@ -20,7 +20,7 @@ from dog_breeds import recipe
 from dog_breeds.learning.features import Examples, join
 from dog_breeds.learning.metrics import accuracy, cross_entropy, fit_temperature, log_softmax
 from dog_breeds.learning.rules import NOTE, Rules, fit_rules
-from dog_breeds.workers import in_threads
+from dog_breeds.workers import map_in_threads
 
 
 class Classifier(NamedTuple):
@@ -241,7 +241,7 @@ def search(
     ]
     # One BLAS thread for each of several heads is twice as fast as all threads for one head
     with threadpool_limits(1, "blas"):
-        heads = in_threads(
+        heads = map_in_threads(
             lambda trial: train_head(train, trial, classes, seed, epochs, held_out)[0], settings
         )
         trials = [{"trial": number} | show(trial) for number, trial in enumerate(heads)]
@@ -278,7 +278,7 @@ def cross_validate(
         return train_head(train, trial, classes, seed + part, epochs)[1]
 
     with threadpool_limits(1, "blas"):
-        for part, weights in enumerate(in_threads(train_without, range(recipe.FOLDS))):
+        for part, weights in enumerate(map_in_threads(train_without, range(recipe.FOLDS))):
             logits[part_of_row == part] = apply_head(
                 weights, examples.features[part_of_row == part]
             )

@@ -7,7 +7,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from dog_breeds.console import written_whole
+from dog_breeds.console import atomic_path
 
 WIDTH = 6.5  # inches; 650 pixels on a page, stored with twice the resolution
 INK, GRAY, PALE, ACCENT = "#222222", "#6b6b6b", "#dddddd", "#117733"
@@ -70,5 +70,5 @@ def new_plot(height: float, title: str, note: str, columns: int = 1) -> tuple[Fi
 def save_plot(figure: Figure, path: Path) -> None:
     """Write a figure as a PNG file, 1300 pixels wide."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with written_whole(path) as part:
-        figure.savefig(part, format="png", dpi=200)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=200)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from dog_breeds import recipe
-from dog_breeds.console import written_whole
+from dog_breeds.console import atomic_path
 from dog_breeds.data.dataset import Task
 from dog_breeds.learning.heads import Classifier, apply_head, calibrated_weights
 from dog_breeds.learning.outside import describe_fitting, measure_outside, read_outside
@@ -60,7 +60,7 @@ def refit_rules(file: Path, outside: Path, output: Path, data_dir: Path) -> dict
         "refitted_from_sha256": sha256(file.read_bytes()).hexdigest(),
     }
     output.parent.mkdir(parents=True, exist_ok=True)
-    with written_whole(output) as part:
-        part.write_bytes(join_head(file.read_bytes(), weights, classifier.means, upright))
-        append_facts(part, facts)
+    with atomic_path(output) as temporary:
+        temporary.write_bytes(join_head(file.read_bytes(), weights, classifier.means, upright))
+        append_facts(temporary, facts)
     return measured

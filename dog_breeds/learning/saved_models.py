@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from dog_breeds import recipe
-from dog_breeds.console import written_whole
+from dog_breeds.console import atomic_path
 from dog_breeds.learning.heads import Classifier
 
 
@@ -78,11 +78,11 @@ def read_report(model_path: Path) -> dict:
 def write_head(model_path: Path, classifier: Classifier) -> str:
     """Write all arrays of a model except the backbone as .npz; return the file's SHA-256."""
     path = model_path.with_suffix(".npz")
-    with written_whole(path) as part:
+    with atomic_path(path) as temporary:
         head = {f"head_{number}": array for number, array in enumerate(classifier.weights)}
         kernel, bias = classifier.upright
         rest = {"means": classifier.means, "upright_kernel": kernel, "upright_bias": bias}
-        np.savez(part, **head, **rest)
+        np.savez(temporary, **head, **rest)
     return sha256(path.read_bytes()).hexdigest()
 
 

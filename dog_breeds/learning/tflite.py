@@ -20,7 +20,7 @@ from ai_edge_litert.tools import flatbuffer_utils
 
 from dog_breeds.console import quiet
 from dog_breeds.serving.cpus import cpu_count, why_slow
-from dog_breeds.workers import in_threads
+from dog_breeds.workers import map_in_threads
 
 RUNTIME = "ai_edge_litert"  # the runtime of the service
 FIRST_OF_HEAD = (b"inner_kernel", b"kernel")  # names of the first tensor of a head
@@ -91,7 +91,7 @@ def run_file(
             idle.put(run)
         return [outputs[name] for name in names]
 
-    yield from in_threads(answer, pictures)
+    yield from map_in_threads(answer, pictures)
 
 
 # --- The backbone and the head --------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """Xception in Keras: conversion to the int8 backbone file, and the .h5 file of a whole classifier.
 
 Only this module loads TensorFlow. The serving runtime crashes in a process that loads TensorFlow,
-so other modules call these functions in a separate process with `workers.call_elsewhere`.
+so other modules call these functions in a separate process with `workers.call_in_new_process`.
 """
 
 import logging
@@ -16,7 +16,7 @@ from ai_edge_litert import (
 from ai_edge_litert.tools import flatbuffer_utils
 
 from dog_breeds import recipe
-from dog_breeds.console import counted, quiet
+from dog_breeds.console import quiet, with_progress
 from dog_breeds.learning.features import View, load_pixels
 
 os.environ["KERAS_BACKEND"] = "tensorflow"  # the user's other projects may use another backend
@@ -212,7 +212,7 @@ def predict(
         batches = [some[start : start + BATCH] for start in range(0, len(some), BATCH)]
         label = f"{path.name}, {kind.replace('_', ' ')}"
         pixels = (np.stack([load_pixels(view, size) for view in batch]) for batch in batches)
-        rows = counted(map(model.predict_on_batch, pixels), label, len(batches), "batches")
+        rows = with_progress(map(model.predict_on_batch, pixels), label, len(batches), "batches")
         probabilities, logits, *_ = map(np.concatenate, zip(*rows, strict=True))
         results[kind] = probabilities, logits[:, 0]
     return results
