@@ -16,11 +16,9 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, MultipleLocator, PercentFormatter
 
 from dog_breeds import recipe
-from dog_breeds.console import one_line_errors, script_parser
+from dog_breeds.console import one_line_errors, one_line_import_errors, script_parser
 from dog_breeds.data.dataset import (
     DATA_DIR,
     TOP,
@@ -33,7 +31,12 @@ from dog_breeds.data.dataset import (
     read_annotation,
 )
 from dog_breeds.data.duplicates import find_copies
-from dog_breeds.learning.plot_style import ACCENT, GRAY, INK, new_plot, save_plot
+
+with one_line_import_errors(__name__):  # Matplotlib is only in the environment of make install
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator, MultipleLocator, PercentFormatter
+
+    from dog_breeds.learning.plot_style import ACCENT, GRAY, INK, new_plot, save_plot
 
 PLOTS_DIR = Path("plots")
 ROWS = 60  # breeds in a column of images_per_breed.png

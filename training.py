@@ -42,6 +42,7 @@ from dog_breeds.console import (
     atomic_path,
     check_writable,
     one_line_errors,
+    one_line_import_errors,
     script_parser,
     write_atomically,
 )
@@ -93,9 +94,11 @@ from dog_breeds.learning.saved_models import (
     write_head,
 )
 from dog_breeds.learning.tflite import inspect_backbone
-from dog_breeds.learning.training_plots import save_plots
 from dog_breeds.learning.training_summary import print_summary
 from dog_breeds.workers import call_in_new_process
+
+with one_line_import_errors(__name__):  # Matplotlib is only in the environment of make install
+    from dog_breeds.learning.training_plots import save_plots
 
 NOTE = (
     "Stanford Dogs is a part of ImageNet, on which the backbone was trained: "

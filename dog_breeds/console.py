@@ -31,8 +31,8 @@ def script_parser(docstring: str, example: str) -> argparse.ArgumentParser:
 def one_line_errors(stopped: str = "stopped") -> Iterator[None]:
     """End the script with one line instead of a traceback for errors that its user can fix.
 
-    The line begins with the script's name. The errors are OSError, RuntimeError and ValueError.
-    Ctrl-C ends the script in the same way, with the text `stopped`.
+    The line begins with the script's name. The errors are OSError, RuntimeError, ValueError and
+    missing packages. Ctrl-C ends the script in the same way, with the text `stopped`.
     """
     script = Path(sys.argv[0]).name
     try:
@@ -42,20 +42,43 @@ def one_line_errors(stopped: str = "stopped") -> Iterator[None]:
         # Python flushes stdout at exit, which would fail again
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
-    except (OSError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError, ModuleNotFoundError) as error:
         sys.exit(f"{script}: {error_text(error)}")
     except KeyboardInterrupt:
         sys.exit(f"{script}: {stopped}")
+
+
+@contextlib.contextmanager
+def one_line_import_errors(module: str) -> Iterator[None]:
+    """End the script with one line if a package that it imports in this context is missing.
+
+    `module` is the `__name__` of the importing file. If another file imports that file, such as a
+    test or the notebook, the error is raised as usual.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if module != "__main__":
+            raise
+        sys.exit(f"{Path(sys.argv[0]).name}: {error_text(error)}")
 
 
 def error_text(error: Exception) -> str:
     """Return the text of an error.
 
     For an OSError with a file, the text is the file's name and the reason. The error number is
-    left out.
+    left out. For a missing package, the text says how to install it.
     """
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        package = error.name.partition(".")[0]
+        return (
+            f"the package {package} is not installed in this Python environment; "
+            "run make install, then source .venv/bin/activate"
+        )
+    # Errors of this project's own code are OSErrors without a file: their text is complete
     if not (isinstance(error, OSError) and error.filename is not None and error.strerror):
         return str(error)
+    # A failed rename has two file names
     names = " -> ".join(os.fsdecode(name) for name in (error.filename, error.filename2) if name)
     return f"{names}: {error.strerror[0].lower()}{error.strerror[1:]}"
 
@@ -79,9 +102,11 @@ def atomic_path(path: Path) -> Iterator[Path]:
 def check_writable(folder: Path) -> None:
     """Make a folder; raise OSError if no file can be written into it."""
     if folder.exists() and not folder.is_dir():
-        raise NotADirectoryError(f"{folder} is no folder; name another place to write to")
+        raise NotADirectoryError(
+            f"{folder} is a file, not a folder; choose another folder to write to"
+        )
     folder.mkdir(parents=True, exist_ok=True)
-    TemporaryFile(dir=folder).close()
+    TemporaryFile(dir=folder).close()  # permission bits do not show a read-only file system
 
 
 def remove_temporary_files(folder: Path) -> None:
@@ -120,7 +145,7 @@ class _Bar(tqdm):
     monitor_interval = 0
 
 
-_Bar.set_lock(RLock())
+_Bar.set_lock(RLock())  # a lock for threads only, because workers show no bars
 
 
 @contextlib.contextmanager
@@ -138,18 +163,19 @@ def progress(
         if unit == "bytes"
         else {"unit": f" {unit}"}
     )
-    pace = {"miniters": 1, "desc": label, "total": total, "initial": start, **amounts}
+    options = {"miniters": 1, "desc": label, "total": total, "initial": start, **amounts}
     if sys.stdout.isatty():
         # tqdm shows nothing if it cannot find the size of the terminal, so pass the size
         columns, lines = shutil.get_terminal_size()
-        bar = _Bar(**pace, file=sys.stdout, ncols=columns, nrows=lines)
+        bar = _Bar(**options, file=sys.stdout, ncols=columns, nrows=lines)
     else:
+        # tqdm fills in these fields at each update
         amount = "{desc}: {n_fmt} of {total_fmt}" if total else "{desc}: {n_fmt}"
-        form = amount + ", {rate_fmt}" + (", {remaining} left" if total else "")
+        line = amount + ", {rate_fmt}" + (", {remaining} left" if total else "")
         seconds = {"delay": LINE_SECONDS, "mininterval": LINE_SECONDS, "maxinterval": LINE_SECONDS}
-        bar = _Bar(**pace, **seconds, file=_LineStream(), leave=False, bar_format=form)
+        bar = _Bar(**options, **seconds, file=_LineStream(), leave=False, bar_format=line)
     with bar:
-        yield lambda done: bar.update(done - bar.n)
+        yield lambda done: bar.update(done - bar.n)  # tqdm takes the increase, not the total
 
 
 def with_progress(items: Iterable, label: str, total: int, unit: str) -> Iterator:

@@ -27,6 +27,7 @@ def map_in_processes(function: Callable, tasks: Iterable[tuple], processes: int 
     BrokenExecutor if a worker dies.
     """
     tasks = iter(tasks)
+    # With few tasks, start no more workers than there are tasks
     first = list(itertools.islice(tasks, processes or cpu_count()))
     if not first:
         return
@@ -37,6 +38,7 @@ def map_in_processes(function: Callable, tasks: Iterable[tuple], processes: int 
         for task in itertools.chain(first, tasks):
             if len(pending) == 4 * processes:  # enough waiting tasks to keep all workers busy
                 yield pending.popleft().result()
+            # `submit` starts the workers, one at a time
             with _starting_workers(function):
                 pending.append(pool.submit(function, *task))
         while pending:
@@ -97,28 +99,30 @@ def _ctrl_c_later() -> Iterator[None]:
 
     If Ctrl-C comes while workers start, this process handles it at the end of the context.
     """
-    came = []
+    received = []
     # Start the resource tracker before the mask is set. Otherwise the first worker's start would
     # start the tracker, which unblocks SIGINT at its end.
     resource_tracker.ensure_running()
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # new processes inherit it
+    old_mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # new processes inherit it
     # The mask applies only to this thread. If another thread receives the signal, Python still
     # runs the handler in the main thread. The handler below therefore only records the signal.
-    wait = threading.current_thread() is threading.main_thread()
-    handler = signal.signal(signal.SIGINT, lambda *_: came.append(True)) if wait else None
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    handler = (
+        signal.signal(signal.SIGINT, lambda *_: received.append(True)) if in_main_thread else None
+    )
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        if wait:
+        signal.pthread_sigmask(signal.SIG_SETMASK, old_mask)
+        if in_main_thread:
             signal.signal(signal.SIGINT, handler)
-            if came:
+            if received:
                 signal.raise_signal(signal.SIGINT)
 
 
 def _start_worker(processes: int) -> None:
     share_cpus(processes)  # so that `cpu_count` returns this worker's share
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C for all
     threading.Thread(target=_end_with_parent, daemon=True).start()
     warnings.simplefilter("ignore")  # Pillow warns about unusual files
 
@@ -129,4 +133,4 @@ def _end_with_parent() -> None:
     A killed parent cannot stop its workers. Without this thread, they would wait for tasks forever.
     """
     multiprocessing.parent_process().join()
-    os._exit(1)
+    os._exit(1)  # sys.exit would end only this thread
