@@ -289,7 +289,10 @@ def test_what_systems_leave_in_folders_is_no_picture_and_is_told(tmp_path, capsy
     [
         (["--output", "model.h5"], "--output must end in .tflite"),
         (["--output", str(teach.BACKBONE)], "another file than"),
-        (["--output", str(teach.BACKBONE / "model.tflite")], f"{teach.BACKBONE} is a file, not a folder"),
+        (
+            ["--output", str(teach.BACKBONE / "model.tflite")],
+            "is a file, not a folder",
+        ),
         (["--backbone", "missing.tflite"], "missing.tflite"),
         (["--backbone", "README.tflite"], "README.tflite is damaged, or was not made by"),
     ],
