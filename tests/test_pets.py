@@ -35,7 +35,7 @@ def packed(*extra, seed=0):
 @pytest.fixture(autouse=True)
 def short_waits(monkeypatch):
     monkeypatch.setattr(archives, "TIMEOUT", (30, 2))
-    monkeypatch.setattr(archives, "PAUSES", (0.01, 0.02, 0.03))
+    monkeypatch.setattr(archives, "RETRY_DELAYS", (0.01, 0.02, 0.03))
 
 
 @pytest.fixture
@@ -117,7 +117,7 @@ def test_unsound_archives_leave_nothing_behind(make, tmp_path):
     tarfile.open(fileobj=empty, mode="w:gz").close()
     for content in (whole[: len(whole) // 2], bytes(damaged), empty.getvalue(), b"<html>"):
         with FlakyServer([{"images.tar.gz": content}]) as server:
-            assert "images.tar.gz is unsound: " in make("--base-url", server.url)
+            assert "images.tar.gz cannot be used: " in make("--base-url", server.url)
             assert found(tmp_path) in ([], ["archives/images.tar.gz.json"])
 
 

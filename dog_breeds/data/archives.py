@@ -1,5 +1,7 @@
-"""The two archives of the data set: fetched from an unreliable server, verified, extracted from
-untrusted bytes.
+"""Download, verify and extract the two archives of the Stanford Dogs dataset.
+
+The server may be unreliable, and the archives come from a stranger. A download therefore continues
+after each interruption, and nothing is extracted before the whole archive is checked.
 """
 
 import contextlib
@@ -20,15 +22,17 @@ import requests
 from dog_breeds.clients.endpoint import open_session
 from dog_breeds.console import progress, with_progress, write_atomically
 
-ARCHIVES = {  # top folder, suffix of the files; the small one is fetched first
+ARCHIVES = {  # top folder, suffix of the files; the smaller archive is fetched first
     "annotation.tar": ("Annotation", ""),
     "images.tar": ("Images", ".jpg"),
 }
-# Seconds to connect; seconds without a byte after which the line counts as broken
+# Seconds to connect, and seconds without a byte after which a connection counts as broken
 TIMEOUT = 10, 20
-PAUSES = (1, 2, 4, 8)  # seconds before each further try; any real progress starts the row afresh
-MAX_MEMBER = 64 * 2**20  # bytes; the largest file of the real archives is far below
-INSTEAD = (
+# Seconds before each further try. After real progress, all tries are available again.
+RETRY_DELAYS = (1, 2, 4, 8)
+MAX_FILE_BYTES = 64 * 2**20  # of one file in an archive; the largest real file is far smaller
+BLOCK = 512  # bytes; a tar archive consists of blocks of this size
+SOURCE_HINT = (
     "name a folder or address that has images.tar and annotation.tar with --base-url (or "
     "STANFORD_DOGS_MIRROR), or draw the demo set with --demo"
 )
@@ -42,122 +46,139 @@ def fetch(
     path: Path,
     size: int | None = None,
     sha256: str | None = None,
-    instead: str = INSTEAD,
+    hint: str = SOURCE_HINT,
 ) -> None:
-    """Download `url` to `path`, continuing an earlier try; `path` appears only when it is whole.
+    """Download `url` to `path`. Continue the download of an earlier call if there is one.
 
-    `size` (bytes) and `sha256` (hex) are checked where given. Raises FileNotFoundError where the
-    server refuses the file, ConnectionError when all tries failed, ValueError when the bytes are
-    not the expected ones; `instead` ends their messages: what the user can do.
+    `path` appears only when the file is complete. `size` (bytes) and `sha256` (hex digits) are
+    checked if they are given. Raises FileNotFoundError if the server refuses the file,
+    ConnectionError if all tries failed, and ValueError if the file has another SHA-256. The
+    messages end with `hint`, which says what the user can do.
     """
-    part, note = Path(f"{path}.part"), Path(f"{path}.json")
-    pauses, best, spoiled = list(PAUSES), 0, False
+    partial, note = Path(f"{path}.part"), Path(f"{path}.json")
+    delays, most_received, restarted = list(RETRY_DELAYS), 0, False
     while True:
         try:
-            receive(url, part, note, size, sha256)
-            if sha256 is None or file_sha256(part) == sha256:
-                part.replace(path)
+            _continue_download(url, partial, note, size, sha256)
+            if sha256 is None or file_sha256(partial) == sha256:
+                partial.replace(path)
                 return
-            part.unlink()
-            if spoiled:
-                raise ValueError(f"{url} is not the expected file: its SHA-256 differs; {instead}")
-            # Once more, from zero: a continued file may be pieced together from two versions
-            spoiled = True
+            partial.unlink()
+            if restarted:
+                raise ValueError(f"{url} is not the expected file: its SHA-256 differs; {hint}")
+            # A continued file may consist of parts of two versions, so start again at byte 0 once
+            restarted = True
         except requests.RequestException as error:
             status = error.response.status_code if error.response is not None else 0
+            # Another try may help after a timeout (408), a bad range (416) or a rate limit (429),
+            # but not after any other refusal
             if 400 <= status < 500 and status not in (408, 416, 429):
-                raise FileNotFoundError(f"{url}: {reason(error)}; {instead}") from None
-            # ValueError: the address makes no sense
+                raise FileNotFoundError(f"{url}: {_failure_text(error)}; {hint}") from None
+            # requests raises errors that are also ValueErrors for a malformed address
             if isinstance(error, ValueError | requests.TooManyRedirects):
-                raise ConnectionError(f"{url}: {reason(error)}; {instead}") from None
-            have = part.stat().st_size if part.exists() else 0
-            if have > best + 1000 + read_note(note).get("size", 0) // 100:
-                pauses, best = list(PAUSES), have
-            what = f"{urlsplit(url).hostname} {reason(error)}"
-            if not pauses:
+                raise ConnectionError(f"{url}: {_failure_text(error)}; {hint}") from None
+            received = partial.stat().st_size if partial.exists() else 0
+            # Progress is real if it exceeds 1 % of the file; otherwise a server that breaks every
+            # connection after a few bytes would keep this loop busy forever
+            if received > most_received + 1000 + read_json(note).get("size", 0) // 100:
+                delays, most_received = list(RETRY_DELAYS), received
+            failure = f"{urlsplit(url).hostname} {_failure_text(error)}"
+            if not delays:
                 raise ConnectionError(
-                    f"{what} ({len(PAUSES) + 1} tries without progress); {instead}"
+                    f"{failure} ({len(RETRY_DELAYS) + 1} tries without progress); {hint}"
                 ) from None
-            print(f"{what}; next try in {pauses[0]} s", flush=True)
-            time.sleep(pauses.pop(0))
+            print(f"{failure}; next try in {delays[0]} s", flush=True)
+            time.sleep(delays.pop(0))
 
 
-def receive(url: str, part: Path, note: Path, size: int | None, sha256: str | None) -> None:
-    """Bring `part` to its full length in one request; RequestException if that fails, with what
-    came kept in `part`.
+def _continue_download(
+    url: str, partial: Path, note: Path, size: int | None, sha256: str | None
+) -> None:
+    """Complete the file `partial` with one request.
+
+    `note` is a JSON file that says which version of which address `partial` belongs to. Raises
+    RequestException if the request fails; `partial` then keeps what was received.
     """
-    known = read_note(note)
-    have = part.stat().st_size if part.exists() else 0
-    # Continue only what can be told to be the same file: by the server's validator now or by the
-    # SHA-256 at the end
+    known = read_json(note)
+    received = partial.stat().st_size if partial.exists() else 0
+    # Continue only if a mixture of two versions would be noticed: by the server, which compares
+    # the validator, or at the end, by the SHA-256
     if known.get("url") != url or not known.get("size") or not (sha256 or known.get("validator")):
-        have = 0
-    if have and have == known["size"]:
+        received = 0
+    if received and received == known["size"]:
         return
+    # Without "identity" the server could compress the file, and byte positions would not match
     headers = {"User-Agent": "dog-breeds/1.0", "Accept-Encoding": "identity"}
-    if have:
-        headers["Range"] = f"bytes={have}-"
+    if received:
+        headers["Range"] = f"bytes={received}-"
         if known["validator"]:
             headers["If-Range"] = known["validator"]
     with (
         open_session(url) as session,
         session.get(url, headers=headers, stream=True, timeout=TIMEOUT) as response,
     ):
-        if response.status_code == 416:
-            part.unlink(missing_ok=True)
+        if response.status_code == 416:  # the file on the server is shorter than `partial`
+            partial.unlink(missing_ok=True)
         response.raise_for_status()
-        if have and response.status_code == 206:
-            expected = f"bytes {have}-{known['size'] - 1}/{known['size']}"
+        if received and response.status_code == 206:
+            expected = f"bytes {received}-{known['size'] - 1}/{known['size']}"
             if (
                 response.headers.get("Content-Range") != expected
-                or validator(response) != known["validator"]
+                or strong_validator(response) != known["validator"]
             ):
-                part.unlink()
-                raise requests.RequestException("offers another version of the file than before")
+                partial.unlink()
+                raise requests.RequestException("now offers another version of the file")
             total = known["size"]
-        elif response.status_code == 200:
+        elif response.status_code == 200:  # the whole file, even if only the rest was requested
             length = response.headers.get("Content-Length", "")
-            have, total = 0, int(length) if length.isdecimal() else size
+            received, total = 0, int(length) if length.isdecimal() else size
             if size and total != size:
                 raise requests.RequestException(f"offers {total} bytes instead of {size}")
-            part.parent.mkdir(parents=True, exist_ok=True)
-            part.write_bytes(b"")  # before the note: the note must never describe older bytes
-            write_atomically(
-                note, json.dumps({"url": url, "size": total or 0, "validator": validator(response)})
-            )
+            partial.parent.mkdir(parents=True, exist_ok=True)
+            # Empty the file before the note is written, because the note must never describe
+            # bytes of an older version
+            partial.write_bytes(b"")
+            facts = {"url": url, "size": total or 0, "validator": strong_validator(response)}
+            write_atomically(note, json.dumps(facts))
         else:
             raise requests.RequestException(f"gives the unexpected answer {response.status_code}")
-        if total:  # as much again for the extracted files
-            need_space(part.parent, 2 * total - have)
-        with progress(part.stem, total, start=have) as show, part.open("ab", buffering=0) as file:
-            # Small: a broken line costs at most one chunk
+        if total:  # the extracted files need as much space again
+            check_free_space(partial.parent, 2 * total - received)
+        with (
+            progress(partial.stem, total, start=received) as show,
+            partial.open("ab", buffering=0) as file,
+        ):
+            # Chunks are small, because a broken connection loses up to one chunk
             for chunk in response.iter_content(1 << 14):
                 file.write(chunk)
-                have += len(chunk)
-                show(have)
-    if total and have != total:
-        if have > total:
-            part.unlink()
-        raise requests.RequestException(f"sent {have} bytes instead of {total}")
+                received += len(chunk)
+                show(received)
+    if total and received != total:
+        if received > total:
+            partial.unlink()
+        raise requests.RequestException(f"sent {received} bytes instead of {total}")
 
 
-def validator(response: requests.Response) -> str | None:
-    """Return what surely tells this version of the file from others: a strong ETag or a settled
-    date (RFC 9110 8.8).
+def strong_validator(response: requests.Response) -> str | None:
+    """Return what identifies this version of the file: a strong ETag or Last-Modified date.
+
+    A date is strong if the response is at least one second later: within that second the file could
+    have changed again (RFC 9110, section 8.8). Returns None if the response has neither.
     """
     etag, modified, date = (
         response.headers.get(name) for name in ("ETag", "Last-Modified", "Date")
     )
-    if etag and not etag.startswith("W/"):
+    if etag and not etag.startswith("W/"):  # W/ marks a weak ETag
         return etag
-    with contextlib.suppress(ValueError, TypeError):  # no dates, or none that can be read
+    with contextlib.suppress(ValueError, TypeError):  # a date is missing or malformed
         if parsedate_to_datetime(date) - parsedate_to_datetime(modified) >= timedelta(seconds=1):
             return modified
     return None
 
 
-def reason(error: requests.RequestException) -> str:
-    """Say in a few words, without addresses and object names, why a request failed."""
+def _failure_text(error: requests.RequestException) -> str:
+    """Return a predicate for the server's name, such as "cannot be reached"."""
+    # str(error) of a failed connection holds addresses and names of Python objects
     if error.response is not None:
         status = error.response.status_code
         return f"answers {status} {http.client.responses.get(status, '')}"
@@ -170,8 +191,8 @@ def reason(error: requests.RequestException) -> str:
     return str(error)
 
 
-def read_note(path: Path) -> dict:
-    """Return the JSON object in `path`, {} where there is none."""
+def read_json(path: Path) -> dict:
+    """Return the JSON object in a file, or {} if the file is missing or malformed."""
     try:
         return json.loads(path.read_text())
     except (OSError, ValueError):
@@ -187,36 +208,38 @@ def file_sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def need_space(folder: Path, size: int) -> None:
-    """Raise OSError unless `size` bytes are free where `folder` is."""
+def check_free_space(folder: Path, size: int) -> None:
+    """Raise OSError unless the disk of a folder has `size` bytes free."""
     free = shutil.disk_usage(folder).free
     if size > free:
         raise OSError(
-            f"{folder}: {size / 1e9:.1f} GB are needed and {free / 1e9:.1f} GB free; "
-            "use another --data-dir"
+            f"{folder} needs {size / 1e9:.1f} GB, but {free / 1e9:.1f} GB are free; "
+            "choose another --data-dir"
         )
 
 
 # --- Extract --------------------------------------------------------------------------------------
 
 
-def list_members(archive: Path) -> list[tarfile.TarInfo]:
-    """Read through a tar archive and return every file in it, with its name in plain form.
+def _list_members(archive: Path) -> list[tarfile.TarInfo]:
+    """Check a whole tar archive and return all files in it, without "./" before their names.
 
-    Raises ValueError unless the archive is whole and holds nothing but plain files
-    <top>/<wnid-Name>/<id><suffix>, each once, and their folders.
+    Raises ValueError unless the archive is complete and contains only regular files named
+    <top>/<wnid-Name>/<id><suffix>, each once, and their folders. Files that macOS adds are left
+    out.
     """
     top, suffix = ARCHIVES[archive.name]
     folder_name = re.compile(rf"{top}(/n\d{{8}}-[\w-]{{1,99}})?", re.ASCII)
     file_name = re.compile(
         rf"{top}/n\d{{8}}-[\w-]{{1,99}}/[\w-]{{1,99}}{re.escape(suffix)}", re.ASCII
     )
-    length, end = archive.stat().st_size, 0
-    members, seen = [], set()
+    length, end = archive.stat().st_size, 0  # end: the byte after the last member
+    members, names = [], set()
     try:
         with tarfile.open(archive, "r:") as tar:
             for member in tar:
                 name = member.name.removeprefix("./").rstrip("/")
+                shown = ascii(name)[:90]  # a hostile name may be long or hold terminal codes
                 base = name.rpartition("/")[2]
                 if (
                     member.isdir()
@@ -226,34 +249,32 @@ def list_members(archive: Path) -> list[tarfile.TarInfo]:
                     end = member.offset_data
                     continue
                 if not member.isreg() or member.issparse():
-                    raise ValueError(
-                        f"{ascii(name)[:90]} is a link, a device or something else that is no "
-                        "plain file"
-                    )
-                if not 0 <= member.size <= MAX_MEMBER:
-                    raise ValueError(f"{ascii(name)[:90]} cannot be {member.size} bytes")
-                end = member.offset_data + -(-member.size // 512) * 512
+                    raise ValueError(f"{shown} is not a regular file, but a link, device or other")
+                if not 0 <= member.size <= MAX_FILE_BYTES:
+                    raise ValueError(f"{shown} has the impossible size of {member.size} bytes")
+                # The content fills whole blocks
+                end = member.offset_data + -(-member.size // BLOCK) * BLOCK
                 if end > length:
-                    raise ValueError(f"it is cut off inside {ascii(name)[:90]}")
-                # macOS leaves these when it packs a folder
+                    raise ValueError(f"it ends inside {shown}")
+                # macOS adds these files when it packs a folder
                 if base.startswith("._") or base == ".DS_Store":
                     continue
                 if not file_name.fullmatch(name):
-                    raise ValueError(
-                        f"{ascii(name)[:90]} is not of the form {top}/<wnid-Name>/<id>{suffix}"
-                    )
-                if name.lower() in seen:  # lower: also on file systems that do not tell case apart
-                    raise ValueError(f"{ascii(name)[:90]} is in it twice")
-                seen.add(name.lower())
+                    raise ValueError(f"{shown} is not of the form {top}/<wnid-Name>/<id>{suffix}")
+                # Some file systems ignore case, so two names must differ in more than case
+                if name.lower() in names:
+                    raise ValueError(f"it lists {shown} twice")
+                names.add(name.lower())
                 members.append(member.replace(name=name, deep=False))
-        with archive.open("rb") as file:  # tarfile takes a damaged header for the end
+        # tarfile stops at a damaged header as if it were the end. The real end is a zero block.
+        with archive.open("rb") as file:
             file.seek(end)
-            if file.read(512) != bytes(512):
+            if file.read(BLOCK) != bytes(BLOCK):
                 raise ValueError("it is cut off or damaged")
-    # What tarfile lets through on damaged headers, beside its own errors
     except (
         tarfile.TarError,
         ValueError,
+        # tarfile also raises these errors for some damaged headers
         OverflowError,
         MemoryError,
         RecursionError,
@@ -261,47 +282,48 @@ def list_members(archive: Path) -> list[tarfile.TarInfo]:
         IndexError,
     ) as error:
         raise ValueError(
-            f"{archive} is unsound: {str(error) or 'unreadable header'}; get another copy"
+            f"{archive} cannot be used: {str(error) or 'unreadable header'}; get another copy"
         ) from None
     if not members:
-        raise ValueError(f"{archive} is unsound: it holds no {top}; get another copy")
+        raise ValueError(f"{archive} cannot be used: it holds no {top}; get another copy")
     return members
 
 
-def extract(archives: dict[str, Path], folder: Path) -> dict:
-    """Extract the two archives into `folder`, new and empty; return {"breeds": n, "images": n},
-    counted.
+def extract_archives(archives: dict[str, Path], folder: Path) -> dict:
+    """Extract the two archives into a new, empty folder; return {"breeds": n, "images": n}.
 
-    Raises ValueError, before anything is written, where an archive is unsound or a photo lacks its
+    Raises ValueError before it writes anything, if an archive cannot be used or a photo has no
     annotation.
     """
-    members = {name: list_members(path) for name, path in archives.items()}
+    members = {name: _list_members(path) for name, path in archives.items()}
+    # <wnid-Name>/<id>, which is the same for a photo and its annotation
     keys = {
-        name: {m.name.split("/", 1)[1].removesuffix(ARCHIVES[name][1]) for m in found}
-        for name, found in members.items()
+        name: {m.name.split("/", 1)[1].removesuffix(ARCHIVES[name][1]) for m in listed}
+        for name, listed in members.items()
     }
     unmatched = sorted(keys["images.tar"] ^ keys["annotation.tar"])
     if unmatched:
         raise ValueError(
-            f"images.tar ({len(keys['images.tar'])}) and annotation.tar "
-            f"({len(keys['annotation.tar'])}) do not belong together: {unmatched[0]} is in one of "
-            "them only"
+            f"images.tar ({len(keys['images.tar'])} files) and annotation.tar "
+            f"({len(keys['annotation.tar'])} files) do not belong together: only one of them has "
+            f"{unmatched[0]}"
         )
-    sizes = [member.size for found in members.values() for member in found]
-    need_space(folder, sum(4096 + size for size in sizes))  # 4096: a file's cost beyond its bytes
+    sizes = [member.size for listed in members.values() for member in listed]
+    # A file takes up to one disk block, usually 4096 bytes, more than its content
+    check_free_space(folder, sum(4096 + size for size in sizes))
     for name, path in archives.items():
         with tarfile.open(path, "r:") as tar:
             files = with_progress(members[name], f"extracting {name}", len(members[name]), "files")
-            tar.extractall(folder, files, filter=undated)
+            tar.extractall(folder, files, filter=_data_filter_without_time)
     return {
         "breeds": len({key.split("/")[0] for key in keys["images.tar"]}),
         "images": len(keys["images.tar"]),
     }
 
 
-def undated(member: tarfile.TarInfo, folder: str) -> tarfile.TarInfo:
-    """Filter members as tarfile's data filter does; a file gets the time at which it is extracted.
+def _data_filter_without_time(member: tarfile.TarInfo, folder: str) -> tarfile.TarInfo:
+    """Apply tarfile's data filter, and give the file the time of its extraction.
 
-    By that time data_selection.py knows which crops are older than their photo.
+    data_selection.py compares this time with that of the crop, to find crops that are out of date.
     """
     return tarfile.data_filter(member, folder).replace(mtime=None, deep=False)
