@@ -79,7 +79,7 @@ def test_light_alone_makes_no_copy():
     things = np.random.default_rng(0).normal(0, 12, (2, *light.shape))
     pictures = np.clip(light + things, 0, 255).astype(np.uint8)
     assert np.corrcoef(pictures.reshape(2, -1))[0, 1] > 0.9
-    assert duplicates.agreement(pictures[:1], pictures[1:])[0] < duplicates.AGREEMENT
+    assert duplicates.agreement(pictures[:1], pictures[1:])[0] < duplicates.MIN_AGREEMENT
 
 
 def test_near_pairs_are_all_pairs_that_are_near(monkeypatch):
@@ -90,7 +90,7 @@ def test_near_pairs_are_all_pairs_that_are_near(monkeypatch):
     bits = np.array([[int(a ^ b).bit_count() for b in hashes] for a in hashes])
     expected = {(i, j) for i, j in np.argwhere(bits <= 2).tolist() if i < j}
     for at_once in (1, 500, 2**20):
-        monkeypatch.setattr(duplicates, "PAIRS", at_once)
+        monkeypatch.setattr(duplicates, "HASH_BATCH", at_once)
         found = np.concatenate(list(duplicates.near_pairs(hashes, 2)))
         assert set(map(tuple, found.tolist())) == expected
         assert len(found) == len(expected) >= 20

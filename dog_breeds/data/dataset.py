@@ -1,5 +1,4 @@
-"""The Stanford Dogs data set on disk: folders, breeds, annotations, and how its images are
-split."""
+"""The Stanford Dogs dataset on disk: its folders, breeds, annotations and splits."""
 
 import csv
 import difflib
@@ -15,11 +14,11 @@ import numpy as np
 from dog_breeds import recipe
 
 DATA_DIR = Path("data")
-TOP = 10  # breeds, by number of images: those of the original model
-MAX_XML = 2**16  # bytes; real annotations have 1 or 2 kB
+TOP = 10  # number of breeds with most images that scripts choose by default
+MAX_XML_BYTES = 2**16  # of an annotation; real ones have 1 or 2 kB
 SUBSETS = ("train", "validation", "test")
-PLAIN_SIZE = 299  # pixels; the folder of crops of any other size has the size in its name
-USUAL_NAMES = {  # of breeds that people call otherwise than the data set does
+PLAIN_SIZE = 299  # pixels; for crops of any other size, the folder's name ends in the size
+USUAL_NAMES = {  # of breeds for which people use another name than the dataset
     "african_hunting_dog": "African Wild Dog",
     "airedale": "Airedale Terrier",
     "appenzeller": "Appenzeller Sennenhund",
@@ -57,28 +56,31 @@ USUAL_NAMES = {  # of breeds that people call otherwise than the data set does
     "wire_haired_fox_terrier": "Wire Fox Terrier",
 }
 
-# xmin, ymin, xmax, ymax in pixels; xmax and ymax are the first column and row outside
+# xmin, ymin, xmax, ymax in pixels; xmax and ymax are the first column and row outside the box
 Box = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True)
 class Task:
-    """What a classifier is to learn, from which images, and where the files for that are.
+    """A training task: the classes, the split of the images, and the files that training needs.
 
-    An image is named by its class folder and file: n02085936-Maltese_dog/n02085936_37.jpg.
+    The name of an image consists of its class folder and file, such as
+    n02085936-Maltese_dog/n02085936_37.jpg.
     """
 
     data_dir: Path
-    classes: list[str]  # breeds, alphabetical: the order of the model's outputs
+    classes: list[str]  # breeds in alphabetical order, which is the order of the model's outputs
     split: dict[str, str]  # image -> train, validation or test
-    size: int = field(default_factory=lambda: recipe.SIZE)  # pixels a side of what the model sees
+    size: int = field(
+        default_factory=lambda: recipe.SIZE
+    )  # height and width of the model input in pixels
     seed: int = field(default_factory=lambda: recipe.SEED)
-    # A model file; its backbone gives the features
+    # A model file, whose backbone computes the features
     backbone: Path = field(default_factory=lambda: recipe.MODEL)
 
-    def images(self, part: str) -> list[str]:
-        """Return the images of one part of the split, sorted."""
-        return sorted(image for image, its_part in self.split.items() if its_part == part)
+    def images(self, subset: str) -> list[str]:
+        """Return the images of a subset (train, validation or test), sorted."""
+        return sorted(image for image in self.split if self.split[image] == subset)
 
     def labels(self, images: Sequence[str]) -> np.ndarray:
         """Return the class index of each image, int [n]."""
@@ -100,7 +102,7 @@ class Task:
 
     @property
     def feature_cache(self) -> Path:
-        """The folder of the cached features, a sub-folder for each backbone."""
+        """The folder of the cached features, with a sub-folder for each backbone."""
         return features_dir(self.data_dir)
 
 
@@ -113,21 +115,19 @@ def images_dir(data_dir: Path) -> Path:
 
 
 def annotation_dir(data_dir: Path) -> Path:
-    """Return the folder of the Pascal VOC XML files: <wnid-Name>/<id>, without extension."""
+    """Return the folder of the Pascal VOC XML files: <wnid-Name>/<id>, without a suffix."""
     return data_dir / "raw" / "Annotation"
 
 
 def weights_path(data_dir: Path) -> Path:
-    """Return the file of the backbone's weights without its top (include_top=False), trained on
-    ImageNet.
-    """
+    """Return the file of the backbone's ImageNet weights, without the top (include_top=False)."""
     return data_dir / "weights" / f"{recipe.BACKBONE.lower()}_imagenet_notop.weights.h5"
 
 
 def processed_dir(data_dir: Path, size: int | None = None) -> Path:
     """Return the folder of the crops of a size in pixels (default: recipe.SIZE).
 
-    It holds <breed>/<id>.jpg for a photo's first box, <id>_2.jpg ... for further ones.
+    The crop of a photo's first box is <breed>/<id>.jpg, that of the second box <id>_2.jpg.
     """
     size = size or recipe.SIZE
     return data_dir / ("processed" if size == PLAIN_SIZE else f"processed_{size}")
@@ -142,14 +142,17 @@ def features_dir(data_dir: Path) -> Path:
 
 
 def breed_name(folder: str) -> str:
-    """Return the breed of a folder: "n02085936-Maltese_dog" and "Maltese dog" give
-    "maltese_dog"."""
+    """Return the breed that a folder or a user names.
+
+    "n02085936-Maltese_dog" and "Maltese dog" give "maltese_dog".
+    """
     return re.sub(r"^n\d{8}-", "", folder).lower().replace("-", "_").replace(" ", "_")
 
 
 def breed_folders(data_dir: Path) -> dict[str, str]:
-    """Return the folder name of each breed, alphabetical by breed; FileNotFoundError if there are
-    no photos.
+    """Return the folder name of each breed, in the alphabetical order of the breeds.
+
+    Raises FileNotFoundError if there are no folders, and ValueError if a breed has two.
     """
     root = images_dir(data_dir)
     entries = os.scandir(root) if root.is_dir() else []
@@ -169,7 +172,7 @@ def breed_folders(data_dir: Path) -> dict[str, str]:
 
 
 def count_images(data_dir: Path) -> dict[str, int]:
-    """Return the number of photos of each breed, most numerous first, ties alphabetical."""
+    """Return the number of photos of each breed, largest first, ties in alphabetical order."""
     root = images_dir(data_dir)
     counts = {
         breed: len(stems(root / folder, ".jpg"))
@@ -179,13 +182,15 @@ def count_images(data_dir: Path) -> dict[str, int]:
 
 
 def top_breeds(data_dir: Path) -> list[str]:
-    """Return the TOP breeds with most photos, alphabetical."""
+    """Return the TOP breeds with most photos, in alphabetical order."""
     return sorted(list(count_images(data_dir))[:TOP])
 
 
 def choose_breeds(data_dir: Path, names: list[str]) -> list[str]:
-    """Return what ["all"], ["top10"] or names in any spelling mean, alphabetical; ValueError for an
-    unknown breed.
+    """Return the breeds that ["all"], ["top10"] or a list of names mean, in alphabetical order.
+
+    Names may have any spelling that `breed_name` understands. Raises ValueError for an unknown
+    breed.
     """
     if names == ["top10"]:
         return top_breeds(data_dir)
@@ -195,23 +200,25 @@ def choose_breeds(data_dir: Path, names: list[str]) -> list[str]:
     chosen = sorted({breed_name(name) for name in names})
     for breed in chosen:
         if breed not in known:
-            near = (
+            similar = (
                 difflib.get_close_matches(breed, known)
                 or [name for name in known if breed in name][:3]
             )
             hint = (
-                f"did you mean {' or '.join(near)}?"
-                if near
-                else f"choose all, top10 or some of: {', '.join(known)}"
+                f"did you mean {' or '.join(similar)}?"
+                if similar
+                else f"choose all, top10 or names from this list: {', '.join(known)}"
             )
             raise ValueError(f"unknown breed {breed!r}; {hint}")
     return chosen
 
 
 def display_name(breed: str) -> str:
-    """Return a breed's name for people: "Bouvier des Flandres", "Maltese"; other classes as
-    written, without _.
+    """Return a breed's name for people, such as "Bouvier des Flandres" or "Maltese".
+
+    The name of another class stays as its user wrote it, with spaces instead of "_".
     """
+    # Only lower-case words are a breed of the dataset; "M6 screws" is a class of a user
     if breed in USUAL_NAMES or not re.fullmatch("[a-z]+(_[a-z]+)*", breed):
         return USUAL_NAMES.get(breed, breed.replace("_", " "))
     words = (word if word in ("and", "des") else word.capitalize() for word in breed.split("_"))
@@ -219,8 +226,9 @@ def display_name(breed: str) -> str:
 
 
 def stems(folder: Path, suffix: str) -> set[str]:
-    """Return the names in a folder that end in `suffix`, without it; none if there is no folder.
-    Opens no file.
+    """Return the names of a folder's files that end in `suffix`, without the suffix.
+
+    Hidden files are left out. If the folder does not exist, the result is empty.
     """
     names = os.listdir(folder) if folder.is_dir() else []
     return {
@@ -234,22 +242,22 @@ def stems(folder: Path, suffix: str) -> set[str]:
 
 
 def read_annotation(xml_path: Path) -> dict:
-    """Read a Pascal VOC file: {"width": pixels, "height": pixels, "boxes": [Box, ...]}, boxes in
-    the file's order.
+    """Read a Pascal VOC file: {"width": pixels, "height": pixels, "boxes": [Box, ...]}.
 
-    A box that cannot be read is (0, 0, 0, 0), as empty as it is useless, so that it does not cost
-    the other boxes. Raises ValueError, with the file's name, if there is no size, no object or no
-    readable XML.
+    The boxes have the file's order. An unreadable box becomes the empty box (0, 0, 0, 0), so that
+    the other boxes keep their numbers. Raises ValueError, with the file's name, if the XML is not
+    readable or has no size or no box.
     """
     with open(xml_path, "rb") as file:
-        content = file.read(MAX_XML + 1)
+        content = file.read(MAX_XML_BYTES + 1)
     try:
-        if len(content) > MAX_XML:
-            raise ValueError(f"larger than {MAX_XML:,} bytes")
-        # One known encoding, so that nothing hides from the next line
+        if len(content) > MAX_XML_BYTES:
+            raise ValueError(f"it is larger than {MAX_XML_BYTES:,} bytes")
+        # Decode as UTF-8 here, because the parser would accept other encodings, in which the
+        # next test would not find a document type
         text = content.decode("utf-8-sig")
         if "<!DOCTYPE" in text:
-            raise ValueError("a document type, which could define entities")
+            raise ValueError("it has a document type, which could define entities")
         root = ElementTree.fromstring(text)
         annotation = {"width": _pixels(root, "size/width"), "height": _pixels(root, "size/height")}
     except (ValueError, ElementTree.ParseError) as error:
@@ -264,7 +272,7 @@ def _pixels(element: ElementTree.Element, tag: str) -> int:
     text = element.findtext(tag, "")
     try:
         return round(float(text))
-    except (ValueError, OverflowError):  # OverflowError: infinite
+    except (ValueError, OverflowError):  # OverflowError: the text is "inf"
         raise ValueError(f"{tag} is {text!r} instead of a number of pixels") from None
 
 
@@ -277,8 +285,9 @@ def _box(element: ElementTree.Element) -> Box:
 
 
 def clip_box(box: Box, width: int, height: int) -> Box | None:
-    """Return the part of a box inside a picture of this size; None if there is none or the box is
-    inverted.
+    """Return the part of a box inside an image of this size in pixels.
+
+    Returns None if the box is outside the image, empty or inverted.
     """
     xmin, ymin, xmax, ymax = max(box[0], 0), max(box[1], 0), min(box[2], width), min(box[3], height)
     return (xmin, ymin, xmax, ymax) if xmin < xmax and ymin < ymax else None
@@ -301,8 +310,9 @@ def list_images(
 
 
 def split_images(images: dict[str, list[str]], seed: int) -> dict[str, str]:
-    """Split each breed's images 70/15/15; return image -> train, validation or test. ValueError for
-    too few.
+    """Split each breed's images 70/15/15; return image -> train, validation or test.
+
+    Raises ValueError if a breed has too few images.
     """
     rng = np.random.default_rng(seed)
     split = {}
@@ -325,30 +335,32 @@ def split_images(images: dict[str, list[str]], seed: int) -> dict[str, str]:
 
 def read_split(path: Path) -> dict[str, str]:
     """Read a CSV file with the columns image and split; return image -> split."""
-    # -sig: as spreadsheets write it
+    # utf-8-sig, because spreadsheets put a byte-order mark first
     with open(path, newline="", encoding="utf-8-sig", errors="replace") as file:
         rows = csv.DictReader(file)
         if not {"image", "split"} <= set(rows.fieldnames or ()):
             raise ValueError(f"{path}: the first line must name the columns image and split")
-        split, twice = {}, set()
+        split, contradictory = {}, set()
         for row in rows:
-            part = row["split"] or ""
-            if split.setdefault(row["image"], part) != part:
-                twice.add(row["image"])
-    if twice:
+            subset = row["split"] or ""
+            if split.setdefault(row["image"], subset) != subset:
+                contradictory.add(row["image"])
+    if contradictory:
         raise ValueError(
-            f"{path} lists {len(twice):,} images in two splits, such as {min(twice)}; keep one row "
-            f"of each"
+            f"{path} lists {len(contradictory):,} images in two splits, such as "
+            f"{min(contradictory)}; keep one row of each"
         )
-    wrong = sorted(set(split.values()) - set(SUBSETS))
-    if wrong:
-        raise ValueError(f"{path}: unknown split {wrong[0]!r}; use train, validation or test")
+    unknown = sorted(set(split.values()) - set(SUBSETS))
+    if unknown:
+        raise ValueError(f"{path}: unknown split {unknown[0]!r}; use train, validation or test")
     return split
 
 
 def check_split(path: Path, given: dict[str, str], data_dir: Path, breeds: Sequence[str]) -> None:
-    """Raise ValueError if a split file lists images of these breeds that do not exist, or none of
-    a breed that exists. Print how many rows are of breeds that are not in data/raw.
+    """Raise ValueError if a split file does not match the photos in data/raw.
+
+    It must not list missing images of the chosen `breeds`, and must list an image of any breed in
+    data/raw. Rows of breeds that are not in data/raw are allowed; their number is printed.
     """
     folders = breed_folders(data_dir)
     chosen = {folders[breed] for breed in breeds}
@@ -364,20 +376,22 @@ def check_split(path: Path, given: dict[str, str], data_dir: Path, breeds: Seque
             f"{path}: {len(missing):,} of {len(listed):,} images of these breeds do not exist in "
             f"{images_dir(data_dir)}, such as {missing[0]}; remove their rows"
         )
-    foreign = [image for image in given if image.split("/")[0] not in folders.values()]
-    if len(foreign) == len(given):
+    other_breeds = [image for image in given if image.split("/")[0] not in folders.values()]
+    if len(other_breeds) == len(given):
         raise ValueError(
             f"{path}: none of its {len(given):,} images is of a breed in {images_dir(data_dir)}; "
-            f"a row must be like {min(photos, default='n02085936-Maltese_dog/n02085936_37.jpg')}"
+            f"a row must look like {min(photos, default='n02085936-Maltese_dog/n02085936_37.jpg')}"
             f",train"
         )
-    if foreign:
-        print(f"{path}: {len(foreign):,} rows are of breeds that {images_dir(data_dir)} lacks")
+    if other_breeds:
+        print(f"{path}: {len(other_breeds):,} rows are of breeds that {images_dir(data_dir)} lacks")
 
 
 def apply_split(images: dict[str, list[str]], given: dict[str, str], seed: int) -> dict[str, str]:
-    """Split images as given; without validation rows, 15 % of each breed's train rows become
-    validation images.
+    """Split images as a split file says.
+
+    If the file has no validation rows, 15 % of each breed's train images become validation images.
+    Raises ValueError if a breed then has no images in one of the subsets.
     """
     rng = np.random.default_rng(seed)
     draw_validation = "validation" not in given.values()

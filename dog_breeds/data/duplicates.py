@@ -1,10 +1,10 @@
-"""Pictures that are there more than once: the same bytes, encoded again, scaled, brightened or with
-a mark on them.
+"""Find copies among photos: identical files, and photos that were encoded again, scaled, brightened
+or marked.
 
-The difference hash (dHash) names candidates among all pairs; what counts is whether their details,
-the steps from cell to cell of small grey thumbnails, agree. Comparing brightness itself takes any
-two flash photos for one. Further shots of one scene mostly don't count, mirrored, turned and cut
-pictures don't at all.
+A difference hash (dHash) selects candidate pairs. A pair is a copy if the details of small grey
+thumbnails agree, which means the differences between neighbouring pixels. Comparing the brightness
+itself would take any two flash photos for copies. Two shots of one scene mostly do not count as
+copies. Mirrored, turned and cropped copies are not found.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,43 +18,44 @@ from dog_breeds.data.dataset import Task
 from dog_breeds.serving.pixels import scale_down
 from dog_breeds.workers import map_in_threads
 
-ROWS, COLUMNS = 32, 36  # of a thumbnail: 4 x 4 cells for each of the 8 x 9 of the hash
-DISTANCE = 10  # bits of 64: of the pairs among the 20,580 photos two in 100,000 are as near
-# Chosen by looking at pairs of those photos: above it all are copies or shots of the same second;
-# the first coincidence, two photos with frames, is at 0.49.
-AGREEMENT = 0.55
-# Grey levels from cell to cell, root mean square: below it there is nothing to compare
-LEAST_DETAIL = 1.0
-PAIRS = 2**20  # that are compared at once: at most 60 MB
-CHECKED = 2**10  # of which are checked at once: 20 MB
+# Size of a thumbnail in pixels. The hash has 8 x 9 cells of 4 x 4 pixels each.
+ROWS, COLUMNS = 32, 36
+# Candidates differ in at most this many of the 64 bits. Two in 100,000 pairs of the 20,580 photos
+# are candidates.
+MAX_DISTANCE = 10
+# Minimum agreement of a copy, chosen by eye. All pairs of the 20,580 photos above it are copies or
+# shots of the same second. The highest coincidence, two photos with frames, is at 0.49.
+MIN_AGREEMENT = 0.55
+# A thumbnail with smaller steps (grey levels, root mean square) shows nothing to compare
+MIN_DETAIL = 1.0
+HASH_BATCH = 2**20  # pairs whose hashes are compared at once: at most 60 MB
+CANDIDATE_BATCH = 2**10  # candidates whose details are compared at once: 20 MB
 
 
 def find_copies(paths: Sequence[Path]) -> np.ndarray:
-    """Return for each picture the index of the first one that it is a copy of, int [n]: its own if
-    there is none.
+    """Return for each photo the index of the first photo that it is a copy of, int [n].
 
-    A picture that cannot be read or shows no detail is nobody's copy.
+    The index is the photo's own if it is no copy of an earlier photo. An unreadable photo, or a
+    photo without detail, is never a copy.
     """
-    return group_copies(thumbnails(paths))
+    return group_copies(_thumbnails(paths))
 
 
 def without_copies(task: Task, images: Sequence[str]) -> list[str]:
-    """Return those of the images whose photos are no copies of the task's train and validation
-    photos.
-    """
-    learned = [*task.images("train"), *task.images("validation")]
-    first = find_copies([task.photo(image) for image in (*learned, *images)])
+    """Return the images that are no copies of the task's train and validation images."""
+    known = [*task.images("train"), *task.images("validation")]
+    first = find_copies([task.photo(image) for image in (*known, *images)])
     return [
         image
-        for image, copied in zip(images, first[len(learned) :], strict=True)
-        if copied >= len(learned)
+        for image, original in zip(images, first[len(known) :], strict=True)
+        if original >= len(known)
     ]
 
 
-def thumbnails(paths: Sequence[Path]) -> np.ndarray:
-    """Return small grey pictures, uint8 [n, 32, 36]; of files that cannot be read, black ones."""
-    pictures = with_progress(map_in_threads(_thumbnail, paths), "thumbnails", len(paths), "photos")
-    return np.array(list(pictures), np.uint8).reshape(-1, ROWS, COLUMNS)
+def _thumbnails(paths: Sequence[Path]) -> np.ndarray:
+    """Return a grey thumbnail of each photo, uint8 [n, ROWS, COLUMNS]; black if unreadable."""
+    rows = with_progress(map_in_threads(_thumbnail, paths), "thumbnails", len(paths), "photos")
+    return np.array(list(rows), np.uint8).reshape(-1, ROWS, COLUMNS)
 
 
 def _thumbnail(path: Path) -> np.ndarray:
@@ -66,37 +67,45 @@ def _thumbnail(path: Path) -> np.ndarray:
         return np.zeros((ROWS, COLUMNS), np.uint8)
 
 
-def group_copies(pictures: np.ndarray) -> np.ndarray:
-    """Return what `find_copies` does, for thumbnails; copies of copies are copies of the first."""
-    first = np.arange(len(pictures))
-    detailed = np.flatnonzero(has_detail(pictures))
-    for pairs in near_pairs(hashes(pictures[detailed]), DISTANCE):
-        for start in range(0, len(pairs), CHECKED):
-            i, j = detailed[pairs[start : start + CHECKED]].T
-            new = first[i] != first[j]  # of very many equal pictures nearly all pairs end here
+def group_copies(thumbnails: np.ndarray) -> np.ndarray:
+    """Return what `find_copies` returns, for thumbnails, uint8 [n, ROWS, COLUMNS].
+
+    A copy of a copy is a copy of the first photo.
+    """
+    first = np.arange(len(thumbnails))
+    detailed = np.flatnonzero(_has_detail(thumbnails))
+    for pairs in near_pairs(_hashes(thumbnails[detailed]), MAX_DISTANCE):
+        for start in range(0, len(pairs), CANDIDATE_BATCH):
+            i, j = detailed[pairs[start : start + CANDIDATE_BATCH]].T
+            # Skip pairs that are already in one group. Thousands of equal photos have millions of
+            # pairs, and nearly all are skipped here.
+            new = first[i] != first[j]
             if not new.any():
                 continue
             i, j = i[new], j[new]
-            same = agreement(pictures[i], pictures[j]) >= AGREEMENT
+            same = agreement(thumbnails[i], thumbnails[j]) >= MIN_AGREEMENT
             for one, other in zip(i[same], j[same], strict=True):
                 low, high = sorted((first[one], first[other]))
-                first[first == high] = low
+                first[first == high] = low  # merge the two groups
     return first
 
 
-def has_detail(pictures: np.ndarray) -> np.ndarray:
-    """Return which thumbnails show anything that could be compared, bool [n]."""
+def _has_detail(thumbnails: np.ndarray) -> np.ndarray:
+    """Return which thumbnails show enough detail to compare, bool [n]."""
+    # One thumbnail at a time: the steps of all need twelve times the memory
     return np.array(
-        [np.square(_steps(picture[None])).mean() >= LEAST_DETAIL**2 for picture in pictures], bool
+        [np.square(_steps(thumbnail[None])).mean() >= MIN_DETAIL**2 for thumbnail in thumbnails],
+        bool,
     )
 
 
-def hashes(pictures: np.ndarray) -> np.ndarray:
-    """Return the difference hash of thumbnails, uint64 [n]: a bit says whether a cell is lighter
-    than its left one.
+def _hashes(thumbnails: np.ndarray) -> np.ndarray:
+    """Return the difference hash of each thumbnail, uint64 [n].
+
+    Each bit says whether a cell is lighter than its left neighbour.
     """
-    # [n, 8, 9]
-    cells = pictures.reshape(-1, 8, ROWS // 8, 9, COLUMNS // 9).sum((2, 4), dtype=np.int32)
+    # Sum the pixels of each cell: [n, 8, 9]
+    cells = thumbnails.reshape(-1, 8, ROWS // 8, 9, COLUMNS // 9).sum((2, 4), dtype=np.int32)
     return (
         np.packbits(cells[:, :, 1:] > cells[:, :, :-1], axis=None)
         .reshape(-1, 8)
@@ -106,30 +115,32 @@ def hashes(pictures: np.ndarray) -> np.ndarray:
 
 
 def near_pairs(hashes: np.ndarray, distance: int) -> Iterator[np.ndarray]:
-    """Yield the pairs (i < j) of which at most `distance` bits differ, int [m, 2] each, in the
-    order of i.
+    """Yield all pairs (i, j) with i < j whose hashes differ in at most `distance` bits.
 
-    Bits as -1 and 1 make it a matrix product, in blocks, which is faster than counting bits.
+    Yields arrays int [m, 2], in the order of i. A matrix product finds the pairs, which is faster
+    than counting bits: for bits as -1 and 1, the product of two hashes is 64 - 2 * distance.
     """
-    # [n, 64]
+    # -1 and 1, float32 [n, 64]
     signs = np.unpackbits(hashes.view(np.uint8).reshape(-1, 8), axis=1).astype(np.float32) * 2 - 1
-    rows = max(PAIRS // max(len(signs), 1), 1)
+    rows = max(HASH_BATCH // max(len(signs), 1), 1)
     for start in range(0, len(signs), rows):
         i, j = np.nonzero(signs[start : start + rows] @ signs[start:].T >= 64 - 2 * distance)
         yield np.stack([i, j], axis=1)[j > i] + start
 
 
-def agreement(pictures: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Return the cosine between the steps of two thumbnails, float [n] in -1..1: blind to
+def agreement(thumbnails: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Return the agreement of each thumbnail with the other in the same row, float [n] in -1..1.
+
+    The agreement is the cosine between the steps of both thumbnails. It does not depend on
     brightness and contrast.
     """
-    one, other = _steps(pictures), _steps(others)
+    one, other = _steps(thumbnails), _steps(others)
     lengths = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
-    return np.einsum("ij,ij->i", one, other) / np.maximum(lengths, 1e-6)
+    return np.einsum("ij,ij->i", one, other) / np.maximum(lengths, 1e-6)  # no division by 0
 
 
-def _steps(pictures: np.ndarray) -> np.ndarray:
-    """Return the differences between cells below and beside each other, float32 [n, 2236]."""
-    pictures = pictures.astype(np.float32)
-    steps = (np.diff(pictures, axis=axis).reshape(len(pictures), -1) for axis in (1, 2))
+def _steps(thumbnails: np.ndarray) -> np.ndarray:
+    """Return the differences between neighbouring pixels, by column and row, float32 [n, 2236]."""
+    thumbnails = thumbnails.astype(np.float32)
+    steps = (np.diff(thumbnails, axis=axis).reshape(len(thumbnails), -1) for axis in (1, 2))
     return np.concatenate(list(steps), axis=1)

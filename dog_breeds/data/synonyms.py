@@ -1,4 +1,4 @@
-"""Names that other collections of photos give to the breeds of Stanford Dogs."""
+"""Match folder names of other photo collections with the breeds of Stanford Dogs."""
 
 import re
 import unicodedata
@@ -6,8 +6,8 @@ from collections.abc import Iterable
 
 from dog_breeds.data.dataset import display_name
 
-# Of kennel clubs, of the Oxford-IIIT Pet Dataset and of Wikipedia; display names need no entry.
-# A breed that only looks alike has none: an American Bulldog is no Bullmastiff.
+# Names that kennel clubs, the Oxford-IIIT Pet Dataset and Wikipedia use. Display names need no
+# entry. Similar breeds are no synonyms: an American Bulldog is not a Bullmastiff.
 SYNONYMS = {
     "african_hunting_dog": ("African Painted Dog", "Painted Wolf"),
     "american_staffordshire_terrier": ("AmStaff",),
@@ -54,19 +54,21 @@ SYNONYMS = {
 
 
 def match_folders(folders: Iterable[str], classes: Iterable[str]) -> dict[str, str | None]:
-    """Return the class that each folder name means; None for one that is among no class's names.
+    """Return the class that each folder name stands for, or None if no class has that name.
 
-    The names of a class are its own, its display name and its synonyms, in any spelling:
+    A class can be named by its own name, its display name or a synonym, in any spelling:
     "St. Bernard", "st_bernard" and "n02109525-Saint_Bernard" are the same.
     """
-    meant = {}
-    for name in classes:
-        for other in (*SYNONYMS.get(name, ()), display_name(name), name):
-            meant[_plain(other)] = name
-    return {folder: meant.get(_plain(folder)) for folder in folders}
+    classes_by_name = {}
+    for breed in classes:
+        # The name of the class itself comes last, so that it wins over a synonym of another class
+        for name in (*SYNONYMS.get(breed, ()), display_name(breed), breed):
+            classes_by_name[_normalized(name)] = breed
+    return {folder: classes_by_name.get(_normalized(folder)) for folder in folders}
 
 
-def _plain(name: str) -> str:
-    """Return a name without a WordNet number, accents, case and anything between its letters."""
+def _normalized(name: str) -> str:
+    """Return a name as lower-case letters and digits, without its WordNet number and accents."""
+    # NFKD separates a letter from its accent, which isalnum then drops
     letters = unicodedata.normalize("NFKD", re.sub(r"^n\d{8}-", "", name)).casefold()
     return "".join(letter for letter in letters if letter.isalnum())
