@@ -39,7 +39,13 @@ from dog_breeds.console import (
     script_parser,
     write_atomically,
 )
-from dog_breeds.data.class_folders import Pictures, check_numbers, list_pictures, look_at, printable
+from dog_breeds.data.class_folders import (
+    ClassImages,
+    check_class_sizes,
+    inspect_images,
+    list_class_images,
+    printable,
+)
 from dog_breeds.data.dataset import DATA_DIR, display_name, features_dir
 from dog_breeds.data.duplicates import group_copies
 from dog_breeds.learning.features import Examples, View, evenly_spaced, features_by, turned
@@ -83,7 +89,7 @@ def seconds_a_picture(backbone: Path) -> float:
     return ((time.perf_counter() - began) / 3 + DECODING) / cpu_count()
 
 
-def names_of(pictures: Pictures) -> list[str]:
+def names_of(pictures: ClassImages) -> list[str]:
     """Return "class/file name" for each image, as the report names it.
 
     If a class has a file name twice, the name of the split's folder stands between the two."""
@@ -97,7 +103,7 @@ def names_of(pictures: Pictures) -> list[str]:
 
 
 def examples_of(
-    pictures: Pictures, thumbnails: np.ndarray, backbone: Path, cache: Path, most_turned: int
+    pictures: ClassImages, thumbnails: np.ndarray, backbone: Path, cache: Path, most_turned: int
 ) -> tuple[Examples, Examples]:
     """Return the features of all images, and the examples for `heads.fit_upright`.
 
@@ -115,10 +121,10 @@ def examples_of(
     # The mean squared distance between two images of a class is twice their variance
     spread = np.array([2 * features[labels == k].var(axis=0).sum() for k in range(len(pictures))])
     first = near_copies(group_copies(thumbnails), features, NEAR**2 * spread[labels])
-    check_numbers(
+    check_class_sizes(
         {name: set(first[labels == k]) for k, name in enumerate(pictures)},
         FEWEST,
-        "different pictures",
+        "different photos",
     )
     both = np.concatenate([features[some], turned_features])
     return Examples(features, labels, first), Examples(
@@ -149,7 +155,7 @@ def near_copies(first: np.ndarray, features: np.ndarray, limits: np.ndarray) -> 
     return result
 
 
-def copies_in(pictures: Pictures, first: np.ndarray) -> list[list[str]]:
+def copies_in(pictures: ClassImages, first: np.ndarray) -> list[list[str]]:
     """Return the names of identical images, one list for each image that occurs more than once."""
     names = np.array(names_of(pictures))
     return [names[first == i].tolist() for i, number in enumerate(np.bincount(first)) if number > 1]
@@ -159,7 +165,12 @@ def copies_in(pictures: Pictures, first: np.ndarray) -> list[list[str]]:
 
 
 def facts_of(
-    pictures: Pictures, kept: dict, backbone: Path, classifier: Classifier, result: dict, root: Path
+    pictures: ClassImages,
+    kept: dict,
+    backbone: Path,
+    classifier: Classifier,
+    result: dict,
+    root: Path,
 ) -> dict:
     """Return the facts that the file states about itself, like `convert_model.collect_facts`.
 
@@ -305,11 +316,11 @@ def teach_folder(
         raise ValueError(
             f"{report_file} is there, and is no report of teach.py; name another --output"
         )
-    pictures = list_pictures(images, 1 if add else 2)
+    pictures = list_class_images(images, 1 if add else 2)
     twice = pictures.keys() & set(kept["classes"] if add else ())
     if twice:
         raise ValueError(f"{backbone} has a class {min(twice)!r} already; give yours another name")
-    check_numbers(pictures, FEWEST, "pictures")
+    check_class_sizes(pictures, FEWEST, "photos")
     number = sum(map(len, pictures.values()))
     # With --add, the rule for turned images is the one of the old classes
     most_turned = 0 if add else recipe.TURNED_PHOTOS
@@ -321,12 +332,12 @@ def teach_folder(
     )
     check_writable(output.parent)
 
-    pictures, thumbnails, wrong = look_at(pictures)
+    pictures, thumbnails, wrong = inspect_images(pictures)
     for name, what in list(wrong.items())[:SHOWN]:
         print(f"left out: {name}: {what}")
     if len(wrong) > SHOWN:
         print(f"left out: {len(wrong) - SHOWN} more, which the report names")
-    check_numbers(pictures, FEWEST, "readable pictures")
+    check_class_sizes(pictures, FEWEST, "readable photos")
 
     examples, upright = examples_of(
         pictures, thumbnails, backbone, features_dir(data_dir), most_turned

@@ -27,7 +27,7 @@ import numpy as np
 from common import MODEL, machine
 
 from dog_breeds.console import one_line_errors, quiet, script_parser, with_progress
-from dog_breeds.data.class_folders import list_pictures
+from dog_breeds.data.class_folders import list_class_images
 from dog_breeds.data.dataset import display_name
 from dog_breeds.data.synonyms import match_folders
 from dog_breeds.learning.metrics import expected_calibration_error
@@ -179,7 +179,7 @@ def cells(name: str, row: Row) -> list[object]:
 def evaluate(model: Path, folder: Path, without_fitted: bool) -> dict[str, float]:
     """Ask about all photos, print the tables and return the figures for --json."""
     classes = read_facts(model)["classes"]
-    pictures = list_pictures(folder)
+    pictures = list_class_images(folder)
     meant = match_folders(pictures, classes)
     known = [name for name in pictures if meant[name] and pictures[name]]
     if not known:

@@ -16,7 +16,7 @@ from PIL import Image, PngImagePlugin
 from planted import smooth_picture
 
 from dog_breeds.clients.client_images import MAX_SENT, NoPicture, picture_to_send, upright_picture
-from dog_breeds.data.class_folders import thumbnail
+from dog_breeds.data.class_folders import inspect_image
 from dog_breeds.serving.jpegs import CutOff, has_all_scans, without_trailer
 from dog_breeds.serving.pixels import NoColours, read_pixels
 
@@ -80,7 +80,7 @@ def test_a_jpeg_without_its_end_is_read_as_if_it_had_one(ask, tmp_path, kind, be
         assert (read_pixels(io.BytesIO(data + after[behind]), 299, 0.875) == expected).all()
         (tmp_path / "photo.jpg").write_bytes(data + after[behind])
         assert (read_pixels(tmp_path / "photo.jpg", 299, 0.875) == expected).all()
-    assert not isinstance(thumbnail(tmp_path / "photo.jpg"), str)
+    assert not isinstance(inspect_image(tmp_path / "photo.jpg"), str)
     assert upright_picture(tmp_path / "photo.jpg", 8).size == (8, 8)
 
 
@@ -120,7 +120,7 @@ def test_everybody_who_reads_a_cut_off_jpeg_says_so(ask, tmp_path):
     }
     file = tmp_path / "photo.jpg"
     file.write_bytes(data)
-    assert thumbnail(file) == f"it {CUT}"
+    assert inspect_image(file) == f"it {CUT}"
     with pytest.raises(NoPicture, match=rf"photo\.jpg {CUT}"):
         upright_picture(file, 100)
 
@@ -182,7 +182,7 @@ def test_a_png_with_a_large_text_or_profile(ask, tmp_path, part):
     assert breed(ask, data) == breed(ask, behind) == BREED
     (tmp_path / "photo.png").write_bytes(behind)
     assert upright_picture(tmp_path / "photo.png", 100).size == (100, 75)
-    assert not isinstance(thumbnail(tmp_path / "photo.png"), str)
+    assert not isinstance(inspect_image(tmp_path / "photo.png"), str)
     if len(behind) < MAX_SENT:
         assert picture_to_send(tmp_path / "photo.png") == behind
 
@@ -237,7 +237,7 @@ def test_numbers_of_32_bits_are_refused_with_a_sentence(colour_model, tmp_path, 
         read_pixels(file, 99)
     with pytest.raises(NoPicture, match=r"field\.tif holds numbers .* save it as PNG or JPEG"):
         picture_to_send(file)
-    assert thumbnail(file).startswith("it holds numbers of another kind")
+    assert inspect_image(file).startswith("it holds numbers of another kind")
     done = run("test.py", "--file", file, "--model", colour_model)
     assert done.returncode == 1 and done.stderr.count("\n") == 1 and "field.tif" in done.stderr
 

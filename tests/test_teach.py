@@ -62,30 +62,29 @@ def make_folders(root: Path, folders: dict[str, list[str]]) -> Path:
         (None, "there is no folder {root}"),
         (
             {},
-            "{root} holds no folder with pictures; put the pictures of each class, at least 2, "
-            "into its own",
+            "{root} holds no folder with photos; make a folder of photos for each class, "
+            "at least 2",
         ),
         (
             {"cats": SIX},
-            "{root} holds only the folder cats; put the pictures of each class, at least 2, "
-            "into its own",
+            "{root} holds only the folder cats; make a folder of photos for each class, at least 2",
         ),
-        ({"all/cats": SIX, "all/dogs": SIX}, "into its own; did you mean {root}/all?"),
-        ({"cats": SIX, "dogs": []}, "{root} holds only the folder cats; put the pictures"),
+        ({"all/cats": SIX, "all/dogs": SIX}, "at least 2; did you mean {root}/all?"),
+        ({"cats": SIX, "dogs": []}, "{root} holds only the folder cats; make a folder"),
         (
             {"cats": SIX[:1], "dogs": SIX[:1]},
-            "a class needs at least 5 pictures; 'cats' has 1, 'dogs' has 1",
+            "a class needs at least 5 photos; 'cats' has 1, 'dogs' has 1",
         ),
         (
             {name: ["0.png"] for name in "abcdef"},
             "'a' has 1, 'b' has 1, 'c' has 1 and 3 more classes have too few",
         ),
-        ({name: [] for name in "abcdef"}, "{root} holds no folder with pictures"),
+        ({name: [] for name in "abcdef"}, "{root} holds no folder with photos"),
         ({"x/all/cats": SIX, "x/all/dogs": SIX}, "did you mean {root}/x/all?"),
         (
             {"train": [*SIX, "_classes.csv"], "valid": [*SIX, "_classes.csv"]},
-            "{root} holds train, valid, which are no classes: what the pictures show is written in "
-            "files of their own (_classes.csv)",
+            "{root} holds train, valid, which are no classes: the labels of the photos are in "
+            "separate files (_classes.csv)",
         ),
         ({"train": SIX, "test1": SIX}, "{root} holds test1, train, which are no classes"),
         (
@@ -97,15 +96,15 @@ def make_folders(root: Path, folders: dict[str, list[str]]) -> Path:
         ({"images": SIX, "annotations": SIX}, "{root} holds annotations, images, which are no"),
         (
             {"train/cats": SIX, "train/dogs": SIX, "birds": SIX},
-            "{root} has parts of a split (train) beside other folders (birds)",
+            "{root} has split folders (train) beside other folders (birds)",
         ),
         (
             {"cats": SIX, "birds": SIX, "dogs": ["a.txt", "b.pdf", "c.jpg.part"]},
-            "a class needs at least 5 pictures; 'dogs' has 0",
+            "a class needs at least 5 photos; 'dogs' has 0",
         ),
         (
             {"cats/kittens": SIX, "dogs": SIX},
-            "{root}/cats/kittens is a folder in a class; if the folders in {root}/cats are",
+            "{root}/cats/kittens is a folder inside a class; if the folders in {root}/cats are",
         ),
         (
             {"cats": SIX, "dogs\n": SIX},
@@ -121,7 +120,7 @@ def make_folders(root: Path, folders: dict[str, list[str]]) -> Path:
         ),
         (
             {"cats": SIX, "dogs": [f"{i}.jpg" for i in range(9)]},
-            "a class needs at least 5 readable pictures; 'dogs' has 0",
+            "a class needs at least 5 readable photos; 'dogs' has 0",
         ),
     ],
 )
@@ -143,7 +142,7 @@ def test_copies_of_one_picture_are_too_few(tmp_path):
     done = run("teach.py", "--images", root, "--data-dir", tmp_path / "data", cwd=tmp_path)
     assert (
         done.returncode == 1
-        and "a class needs at least 5 different pictures; 'dogs' has 1" in done.stderr
+        and "a class needs at least 5 different photos; 'dogs' has 1" in done.stderr
     )
 
 
@@ -186,7 +185,7 @@ def test_copies_among_pictures_of_a_camera_that_stands_still_are_one_picture(tmp
 
 @pytest.mark.parametrize("name", ["قطط\u200cسود", "柴犬\u3000子犬", "chat\u00a0noir"])
 def test_names_of_any_language(tmp_path, name):
-    assert name in class_folders.list_pictures(
+    assert name in class_folders.list_class_images(
         make_folders(tmp_path / "pictures", {name: SIX, "b": SIX})
     )
 
@@ -214,13 +213,13 @@ def test_the_parts_of_a_split_are_taken_together(tmp_path, capsys, layout):
     root = make_folders(tmp_path / "pictures", folders)
     (root / "README.roboflow.txt").write_text("no photo")
     (root / "New folder").mkdir()
-    found = class_folders.list_pictures(root)
+    found = class_folders.list_class_images(root)
     parts = len(SPLITS[layout])
     assert {name: len(paths) for name, paths in found.items()} == dict.fromkeys(
         ("cats", "dogs"), 3 * parts
     )
     said = capsys.readouterr().out
-    assert "the folders of a class are taken together" in said
+    assert "the folders of the same class are combined" in said
     assert all(place.split("/")[0] in said for place in SPLITS[layout])
     if layout == "Kaggle":
         names = teach.names_of(found)
@@ -230,27 +229,25 @@ def test_the_parts_of_a_split_are_taken_together(tmp_path, capsys, layout):
 def test_pictures_of_a_split_that_are_of_no_class_are_left_out(tmp_path, capsys):
     folders = {"train/cats": SIX, "train/dogs": SIX, "test/unknown": SIX, "val/dogs": SIX}
     root = make_folders(tmp_path / "a", folders)
-    found = class_folders.list_pictures(root)
+    found = class_folders.list_class_images(root)
     assert {name: len(paths) for name, paths in found.items()} == {"cats": 6, "dogs": 12}
-    assert (
-        f"left out: {root}/test/unknown, whose pictures are of no class" in capsys.readouterr().out
-    )
+    assert f"left out: {root}/test/unknown, whose photos have no class" in capsys.readouterr().out
     folders = {f"{part}/{name}": SIX for part in ("Training", "Test") for name in ("a", "b")}
     root = make_folders(tmp_path / "c", folders | {"test-multiple_fruits": SIX, "c/Test/a": SIX})
-    found = class_folders.list_pictures(root)
+    found = class_folders.list_class_images(root)
     assert {name: len(paths) for name, paths in found.items()} == {"a": 12, "b": 12}
     said = capsys.readouterr().out
     assert f"left out: {root}/test-multiple_fruits, which is no part of the split" in said
     assert f"left out: {root}/c, which is no part of the split" in said
     root = make_folders(tmp_path / "b", {"train/cats": SIX, "train/dogs": SIX, "test": SIX})
-    assert class_folders.list_pictures(root).keys() == {"cats", "dogs"}
-    assert f"left out: {root}/test, whose pictures are of no class" in capsys.readouterr().out
+    assert class_folders.list_class_images(root).keys() == {"cats", "dogs"}
+    assert f"left out: {root}/test, whose photos have no class" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", ["train", "bullet_train", "valid", "images", "labels", "Test kit"])
 def test_a_class_may_have_the_name_of_a_part(tmp_path, name):
     root = make_folders(tmp_path / "pictures", {name: SIX, "ship": SIX})
-    assert class_folders.list_pictures(root).keys() == {name, "ship"}
+    assert class_folders.list_class_images(root).keys() == {name, "ship"}
 
 
 def test_what_systems_leave_in_folders_is_no_picture_and_is_told(tmp_path, capsys):
@@ -269,14 +266,14 @@ def test_what_systems_leave_in_folders_is_no_picture_and_is_told(tmp_path, capsy
     (root / "felines").symlink_to(root / "cats")
     shutil.copy(root / "cats/0.png", root / "cats/camera.HIF")
     shutil.copy(root / "cats/0.png", root / "cats/scan.tiff")
-    found = class_folders.list_pictures(root)
+    found = class_folders.list_class_images(root)
     assert [path.name for path in found["cats"]] == [*SIX, "camera.HIF", "scan.tiff"]
     assert [path.name for path in found["dogs"]] == SIX and found.keys() == {"cats", "dogs"}
     said = capsys.readouterr().out
     assert f"left out: {root}/New folder, which is empty" in said
     assert f"left out: {root}/New folder (2), which is empty" in said
     assert f"left out: {root}/felines, a link to another of these folders" in said
-    assert f"left out: 1 picture that lies in {root} itself" in said
+    assert f"left out: 1 photo in {root} itself" in said
     assert all(name in said for name in ("__MACOSX", "@eaDir 2", "#recycle", "$RECYCLE.BIN"))
     assert "3 files that are no photos by their names (.db, .ini, .xmp)" in said
     photos = LeftOut()
@@ -354,7 +351,9 @@ def test_pictures_of_any_kind_are_read_and_the_others_named(tmp_path):
     linked = tmp_path / "linked"
     linked.symlink_to(root)
 
-    readable, thumbnails, wrong = class_folders.look_at(class_folders.list_pictures(linked))
+    readable, thumbnails, wrong = class_folders.inspect_images(
+        class_folders.list_class_images(linked)
+    )
     names = {path.name for path in readable["a"]}
     assert names == {*SIX, "photo.JPG", "p.jpeg", "p.webp", "p.avif", "p.gif", "p.bmp", "link.png"}
     assert len(readable["b"]) == 6 and len(thumbnails) == 19 and thumbnails.shape[1:] == (32, 36)
@@ -390,7 +389,7 @@ def test_heic_photos_are_read_where_pillow_heif_is_there(tmp_path):
     pillow_heif.register_heif_opener()
     root = make_folders(tmp_path / "pictures", {"a": SIX, "b": SIX})
     draw_shape("circles", np.random.default_rng(9)).save(root / "a" / "IMG_0001.HEIC")
-    readable, _, wrong = class_folders.look_at(class_folders.list_pictures(root))
+    readable, _, wrong = class_folders.inspect_images(class_folders.list_class_images(root))
     assert root / "a" / "IMG_0001.HEIC" in readable["a"] and not wrong
 
 

@@ -1,4 +1,8 @@
-"""Folders of anybody's pictures, a sub-folder for each class: listed and looked at."""
+"""List and inspect a user's photos, which have a folder for each class.
+
+Such folders come in many layouts: with train and test folders around the classes, with files of
+operating systems, or made for object detection. Whatever is left out is printed.
+"""
 
 import os
 import re
@@ -19,249 +23,260 @@ from dog_breeds.serving.limits import MAX_PIXELS
 from dog_breeds.serving.pixels import NoColours, model_pixels
 from dog_breeds.workers import map_in_threads
 
-# Parts of a split, as data sets call them: train, valid, seg_test, training_set
-SPLIT = re.compile(
+# Names that datasets give to the folders of a split: train, valid, seg_test, training_set
+SPLIT_FOLDER = re.compile(
     r"((seg|images?|imgs?|data|dataset)_)?(train|training|valid|validation|val|test|testing|dev|eval|pred|fold_?)\d*"
     r"(_?(set|data|dataset|images|imgs|dir))?",
     re.IGNORECASE,
 )
-# Folders of data sets for detection, whose labels are boxes in files
-DETECTION = {"images", "labels", "annotations", "masks", "jpegimages", "imagesets"}
-DETECTION |= {"segmentationclass", "segmentationobject"}
+# Folders of datasets for object detection, whose labels are files of boxes
+DETECTION_FOLDERS = {"images", "labels", "annotations", "masks", "jpegimages", "imagesets"}
+DETECTION_FOLDERS |= {"segmentationclass", "segmentationobject"}
 
-Pictures = dict[str, list[Path]]  # of each class; classes and paths sorted
+ClassImages = dict[str, list[Path]]  # class -> image files; both are sorted
 
 
-def list_pictures(root: Path, fewest: int = 2) -> Pictures:
-    """Return the pictures in a folder's sub-folders, one a class; print what is left out.
+def list_class_images(root: Path, min_classes: int = 2) -> ClassImages:
+    """Return the image files in a folder that has a sub-folder for each class.
 
-    Where the sub-folders are the parts of a split (train, valid, test) with the classes in each of
-    them, the folders of a class are taken together. Raises FileNotFoundError, or ValueError where
-    the folders are not one a class, or fewer than `fewest`.
+    Prints what is left out. If the folder is split (train, valid, test) and the classes are inside,
+    the folders of the same class are combined. Raises FileNotFoundError if there is no such folder,
+    and ValueError if its sub-folders are no classes or fewer than `min_classes`.
     """
     if not root.is_dir():
         raise FileNotFoundError(f"there is no folder {root}")
-    left_out, pictures = LeftOut(), {}
-    parts = split_parts(root)
-    if not parts:
-        check_folders(root, len(with_photos(root)), fewest)
-    for place in parts or [root]:
-        for name, paths in classes_in(place, left_out).items():
-            pictures.setdefault(name, []).extend(paths)
-    if parts:
-        names = ", ".join(path.relative_to(root).as_posix() for path in parts)
-        print(f"{root} is split into {names}: the folders of a class are taken together")
-    print_lines(left_out.remarks(root))
-    check_folders(root, len(pictures), fewest)
-    return {name: sorted(pictures[name]) for name in sorted(pictures)}
+    left_out, images = LeftOut(), {}
+    split_folders = _find_split_folders(root)
+    if not split_folders:
+        _check_class_count(root, len(_folders_with_photos(root)), min_classes)
+    for place in split_folders or [root]:
+        for name, paths in _read_classes(place, left_out).items():
+            images.setdefault(name, []).extend(paths)
+    if split_folders:
+        names = ", ".join(path.relative_to(root).as_posix() for path in split_folders)
+        print(f"{root} is split into {names}; the folders of the same class are combined")
+    for line in left_out.remarks(root):
+        print(printable(line))
+    _check_class_count(root, len(images), min_classes)
+    return {name: sorted(images[name]) for name in sorted(images)}
 
 
-def check_folders(root: Path, number: int, fewest: int) -> None:
-    """Raise ValueError if a folder has a smaller number of classes than are needed."""
-    if number >= fewest:
+def _check_class_count(root: Path, number: int, min_classes: int) -> None:
+    """Raise ValueError if a folder has fewer than `min_classes` classes."""
+    if number >= min_classes:
         return
-    folders, place = with_photos(root), root
-    while len(inner := with_photos(place)) == 1:
+    folders, place = _folders_with_photos(root), root
+    # The classes may be deeper than the user said: follow folders that hold a single folder
+    while len(inner := _folders_with_photos(place)) == 1:
         (place,) = inner
     found = ", ".join(printable(path.name) for path in folders)
-    found = f"only the folder {found}" if found else "no folder with pictures"
-    hint = f"; did you mean {place}?" if with_photos(place) and place != root else ""
+    found = f"only the folder {found}" if found else "no folder with photos"
+    hint = f"; did you mean {place}?" if _folders_with_photos(place) and place != root else ""
     raise ValueError(
-        f"{root} holds {found}; put the pictures of each class, at least {fewest}, into its own"
+        f"{root} holds {found}; make a folder of photos for each class, at least {min_classes}"
         f"{hint}"
     )
 
 
-def with_photos(place: Path) -> list[Path]:
-    """Return the folders in a folder that hold photos, or have some below."""
-    return [path for path in sub_folders(place) if any(list_photos(path))]
+def _folders_with_photos(place: Path) -> list[Path]:
+    """Return the folders in a folder that have photos directly inside or in deeper folders."""
+    return [path for path in _sub_folders(place) if any(list_photos(path))]
 
 
-def classes_in(root: Path, left_out: LeftOut) -> Pictures:
-    """Return the pictures of the classes in a folder, as list_pictures does; folders without any
-    file are left out.
-    """
-    pictures: Pictures = {}
+def _read_classes(root: Path, left_out: LeftOut) -> ClassImages:
+    """Return the image files of each class folder in a folder. Empty folders are left out."""
+    images: ClassImages = {}
     seen = set()
-    loose = len(kept_files(files_in(root), LeftOut()))
+    loose = len(kept_files(_file_names(root), LeftOut()))
     if loose:
-        plural = "s that lie" if loose > 1 else " that lies"
-        print(f"left out: {loose:,} picture{plural} in {root} itself, in no class")
-    for folder in sub_folders(root, left_out):
-        # A link to another class is no class
+        photos = "photos" if loose > 1 else "photo"
+        print(f"left out: {loose:,} {photos} in {root} itself, in no class")
+    for folder in _sub_folders(root, left_out):
+        # A link to the folder of another class is no class of its own. Links come last.
         status = folder.stat()
         if (status.st_dev, status.st_ino) in seen:
             print(f"left out: {printable(folder)}, a link to another of these folders")
             continue
         seen.add((status.st_dev, status.st_ino))
-        names = kept_files(files_in(folder), left_out)
-        nested = with_photos(folder)
-        sub_folders(folder, left_out)  # which takes up those of systems
+        names = kept_files(_file_names(folder), left_out)
+        nested = _folders_with_photos(folder)
+        _sub_folders(folder, left_out)  # only to record the system folders in `left_out`
         if nested:
-            raise ValueError(nested_message(root, folder, nested[0]))
-        if not names and not any(not name.startswith(".") for name in files_in(folder)):
+            raise ValueError(_nested_folder_message(root, folder, nested[0]))
+        if not names and not any(not name.startswith(".") for name in _file_names(folder)):
             print(f"left out: {printable(folder)}, which is empty")
             continue
-        name = unicodedata.normalize("NFC", folder.name)  # macOS spells the same accents otherwise
+        name = unicodedata.normalize("NFC", folder.name)  # macOS encodes accents in another way
         if printable(name) != name:
             raise ValueError(
-                f"the name of the folder {printable(name)!r} has characters that cannot be printed"
+                f"the name of the folder {printable(name)!r} has characters that cannot be "
+                "printed; rename it"
             )
-        if name in pictures:
+        if name in images:
             raise ValueError(
-                f"there are two folders {name!r}, which differ in how accents are encoded"
+                f"there are two folders {name!r}, which differ in how accents are encoded; "
+                "rename one, or move its photos into the other"
             )
-        pictures[name] = [folder / file for file in names]
-    return pictures
+        images[name] = [folder / file for file in names]
+    return images
 
 
-def nested_message(root: Path, folder: Path, nested: Path) -> str:
-    """Return what to say of a folder with pictures that lies in a class's folder."""
-    siblings = [path.name for path in sub_folders(root)]
-    parts = [name for name in siblings if SPLIT.fullmatch(name)]
-    if parts:
-        others = ", ".join(printable(name) for name in siblings if name not in parts)
+def _nested_folder_message(root: Path, folder: Path, nested: Path) -> str:
+    """Return the error message about a folder with photos inside a class folder."""
+    siblings = [path.name for path in _sub_folders(root)]
+    split_folders = [name for name in siblings if SPLIT_FOLDER.fullmatch(name)]
+    if split_folders:
+        others = ", ".join(printable(name) for name in siblings if name not in split_folders)
         return (
-            f"{root} has parts of a split ({', '.join(parts)}) beside other folders ({others}); "
-            f"move one kind away, or name one of the parts"
+            f"{root} has split folders ({', '.join(split_folders)}) beside other folders "
+            f"({others}); move the others away, or name one of the split folders"
         )
     return (
-        f"{printable(nested)} is a folder in a class; if the folders in {printable(folder)} are "
-        f"the classes, name that folder, else put these pictures directly into it"
+        f"{printable(nested)} is a folder inside a class; if the folders in {printable(folder)} "
+        f"are the classes, name {printable(folder)}, otherwise move these photos directly into it"
     )
 
 
-def split_parts(root: Path) -> list[Path]:
-    """Return the folders in which the classes lie if a folder is split into train, test and so on;
-    none if it is not split.
+def _find_split_folders(root: Path) -> list[Path]:
+    """Return the folders that hold the classes, if a folder is split into train, test and so on.
 
-    Raises ValueError where it is split, but the classes are no folders.
+    Returns [] if the folder is not split. Raises ValueError if the folder is split, but its classes
+    are not folders.
     """
-    folders = with_photos(root)
-    if folders and not any(map(with_photos, folders)) and only_detection(folders):
-        raise ValueError(no_classes_message(root, folders))
-    folders, others = parts_of_split(folders)
+    folders = _folders_with_photos(root)
+    if folders and not any(map(_folders_with_photos, folders)) and _is_detection_dataset(folders):
+        raise ValueError(_no_classes_message(root, folders))
+    folders, others = _select_split_folders(folders)
     if not folders or (others and len(folders) < 2):
         return []
     for folder in others:
         print(f"left out: {printable(folder)}, which is no part of the split")
-    parts = {}
+    classes_of = {}  # split folder -> names of its class folders
     for folder in folders:
         place = folder
-        # Some archives have a folder within itself, such as seg_train/seg_train
-        while len(inner := with_photos(place)) == 1 and with_photos(inner[0]):
+        # Some archives repeat a folder inside itself, such as seg_train/seg_train
+        while len(inner := _folders_with_photos(place)) == 1 and _folders_with_photos(inner[0]):
             (place,) = inner
-        if only_detection(with_photos(place)):
-            raise ValueError(no_classes_message(root, folders))
-        parts[place] = {path.name for path in with_photos(place)}
-    training = set().union(
-        *(parts[place] for place in parts if "train" in place.relative_to(root).parts[0].lower())
+        if _is_detection_dataset(_folders_with_photos(place)):
+            raise ValueError(_no_classes_message(root, folders))
+        classes_of[place] = {path.name for path in _folders_with_photos(place)}
+    training_classes = set().union(
+        *(
+            classes
+            for place, classes in classes_of.items()
+            if "train" in place.relative_to(root).parts[0].lower()
+        )
     )
-    if not any(parts.values()):
-        raise ValueError(no_classes_message(root, folders))
-    for place, classes in list(parts.items()):
-        # Such as test/unknown, or photos without labels
-        if not classes or (training and len(classes) == 1 and not classes & training):
-            where = place / min(classes) if classes else place
-            print(f"left out: {printable(where)}, whose pictures are of no class")
-            del parts[place]
-    return list(parts)
+    if not any(classes_of.values()):
+        raise ValueError(_no_classes_message(root, folders))
+    for place, classes in list(classes_of.items()):
+        # A test folder often has no labels: its photos are directly inside, or in test/unknown
+        if not classes or (
+            training_classes and len(classes) == 1 and not classes & training_classes
+        ):
+            unlabelled = place / min(classes) if classes else place
+            print(f"left out: {printable(unlabelled)}, whose photos have no class")
+            del classes_of[place]
+    return list(classes_of)
 
 
-def parts_of_split(folders: list[Path]) -> tuple[list[Path], list[Path]]:
-    """Return those of the folders that are named as parts of a split, and the others.
+def _select_split_folders(folders: list[Path]) -> tuple[list[Path], list[Path]]:
+    """Return the folders whose names are those of a split, and the other folders.
 
-    All may have the same beginning, as asl_alphabet_train and asl_alphabet_test. Beside others, the
-    parts must hold folders, and share one: train may be a class, as ship.
+    All names may have the same prefix, such as asl_alphabet_train and asl_alphabet_test. If there
+    are other folders, the split folders must have a class in common. Otherwise "train" is a class,
+    like the folder "ship" beside it.
     """
     names = [path.name.lower() for path in folders]
-    shared = os.path.commonprefix(names) if len(names) > 1 else ""  # noqa: RUF071  by characters
-    beginning = re.match(r"(.*[_ -])?", shared)[0]
-    named = [bool(SPLIT.fullmatch(name.removeprefix(beginning))) for name in names]
-    parts = [folder for folder, is_part in zip(folders, named, strict=True) if is_part]
-    others = [folder for folder, is_part in zip(folders, named, strict=True) if not is_part]
+    # The prefix of characters, not of path components
+    shared = os.path.commonprefix(names) if len(names) > 1 else ""  # noqa: RUF071
+    prefix = re.match(r"(.*[_ -])?", shared)[0]
+    in_split = [bool(SPLIT_FOLDER.fullmatch(name.removeprefix(prefix))) for name in names]
+    selected = [folder for folder, chosen in zip(folders, in_split, strict=True) if chosen]
+    others = [folder for folder, chosen in zip(folders, in_split, strict=True) if not chosen]
     if others:
-        classes = [{path.name for path in with_photos(part)} for part in parts]
+        classes = [{path.name for path in _folders_with_photos(folder)} for folder in selected]
         if not classes or not set.intersection(*classes):
             return [], folders
-    return parts, others
+    return selected, others
 
 
-def only_detection(folders: list[Path]) -> bool:
-    """Return whether folders are those of a data set for detection."""
-    return bool(folders) and {path.name.lower() for path in folders} <= DETECTION
+def _is_detection_dataset(folders: list[Path]) -> bool:
+    """Return whether all folders have names of a dataset for object detection."""
+    return bool(folders) and {path.name.lower() for path in folders} <= DETECTION_FOLDERS
 
 
-def no_classes_message(root: Path, folders: list[Path]) -> str:
-    """Return what to say of pictures whose classes are written in files, not in folders' names."""
+def _no_classes_message(root: Path, folders: list[Path]) -> str:
+    """Return the error message about photos whose classes are not the names of folders."""
     names = ", ".join(printable(path.name) for path in folders)
+    # Roboflow exports labels as such a table
     tables = sorted({path.name for folder in folders for path in folder.glob("*_classes.csv")})
     where = f" ({tables[0]})" if tables else ""
     return (
-        f"{root} holds {names}, which are no classes: what the pictures show is written in files "
-        f"of their own{where}, or nowhere. Put the pictures of each class into a folder of its "
-        f"own, or export the dataset in the form for classification by folders"
+        f"{root} holds {names}, which are no classes: the labels of the photos are in separate "
+        f"files{where}, or missing. Put the photos of each class into a folder, or export the "
+        f"dataset as folders for classification"
     )
 
 
-def sub_folders(place: Path, left_out: LeftOut | None = None) -> list[Path]:
-    """Return the folders in a folder, without those of systems, sorted, links last."""
+def _sub_folders(place: Path, left_out: LeftOut | None = None) -> list[Path]:
+    """Return the folders in a folder without system folders: sorted, but links last."""
     names = [path.name for path in place.iterdir() if path.is_dir()]
     folders = [place / name for name in kept_folders(names, left_out or LeftOut())]
     return sorted(folders, key=lambda path: (path.is_symlink(), path.name))
 
 
-def files_in(place: Path) -> list[str]:
-    """Return the names of a folder's files and links that lead nowhere."""
+def _file_names(place: Path) -> list[str]:
+    """Return the names of the files in a folder. Broken links count as files."""
     return [path.name for path in place.iterdir() if not path.is_dir()]
 
 
-def print_lines(lines: list[str]) -> None:
-    """Print lines, if there are any."""
-    for line in lines:
-        print(printable(line))
+def check_class_sizes(images: Mapping[str, Collection], minimum: int, noun: str) -> None:
+    """Raise ValueError if a class has fewer than `minimum` images.
 
-
-def check_numbers(pictures: Mapping[str, Collection], fewest: int, what: str) -> None:
-    """Raise ValueError where a class has fewer pictures, of a kind named `what`, than are
-    needed."""
-    short = [
-        f"{name!r} has {len(paths)}" for name, paths in pictures.items() if len(paths) < fewest
-    ]
-    if short:
-        more = f" and {len(short) - 3} more classes have too few" if len(short) > 3 else ""
-        raise ValueError(f"a class needs at least {fewest} {what}; {', '.join(short[:3])}{more}")
-
-
-def look_at(pictures: Pictures) -> tuple[Pictures, np.ndarray, dict[str, str]]:
-    """Decode each picture, small, before anything that takes long.
-
-    Returns the readable pictures, their thumbnails, grey uint8 [n, ROWS, COLUMNS], and of the
-    others what is wrong.
+    `noun` names the images in the message, such as "readable photos".
     """
-    warnings.filterwarnings("ignore", module="PIL")  # remarks on odd files
-    paths = [path for paths in pictures.values() for path in paths]
-    seen = map_in_threads(thumbnail, paths)
-    seen = list(with_progress(seen, "looking at pictures", len(paths), "pictures"))
+    too_small = [
+        f"{name!r} has {len(paths)}" for name, paths in images.items() if len(paths) < minimum
+    ]
+    if too_small:
+        more = f" and {len(too_small) - 3} more classes have too few" if len(too_small) > 3 else ""
+        raise ValueError(
+            f"a class needs at least {minimum} {noun}; {', '.join(too_small[:3])}{more}"
+        )
+
+
+def inspect_images(images: ClassImages) -> tuple[ClassImages, np.ndarray, dict[str, str]]:
+    """Decode each image at a small size, to find unreadable files before the long computation.
+
+    Returns the readable images, their grey thumbnails, uint8 [n, ROWS, COLUMNS], and for each
+    unreadable file the reason.
+    """
+    warnings.filterwarnings("ignore", module="PIL")  # about unusual files
+    paths = [path for paths in images.values() for path in paths]
+    results = map_in_threads(inspect_image, paths)
+    results = list(with_progress(results, "reading photos", len(paths), "photos"))
     thumbnails = {
         path: result
-        for path, result in zip(paths, seen, strict=True)
+        for path, result in zip(paths, results, strict=True)
         if not isinstance(result, str)
     }
-    wrong = {
+    unreadable = {
         printable(path): result
-        for path, result in zip(paths, seen, strict=True)
+        for path, result in zip(paths, results, strict=True)
         if isinstance(result, str)
     }
     readable = {
-        name: [path for path in paths if path in thumbnails] for name, paths in pictures.items()
+        name: [path for path in paths if path in thumbnails] for name, paths in images.items()
     }
-    return readable, np.array(list(thumbnails.values()), np.uint8), wrong
+    return readable, np.array(list(thumbnails.values()), np.uint8), unreadable
 
 
-def thumbnail(path: Path) -> np.ndarray | str:
-    """Return a picture's thumbnail, grey uint8 [ROWS, COLUMNS], squashed, or why it cannot be
-    read."""
+def inspect_image(path: Path) -> np.ndarray | str:
+    """Return an image's grey thumbnail, uint8 [ROWS, COLUMNS], or the reason if it is unreadable.
+
+    The thumbnail does not keep the ratio of width to height.
+    """
     try:
         with open_picture(path) as image:
             if image.width * image.height > MAX_PIXELS:
@@ -269,6 +284,7 @@ def thumbnail(path: Path) -> np.ndarray | str:
                 return f"it has {millions:.0f} million pixels, {MAX_PIXELS / 1e6:.0f} are allowed"
             pixels = model_pixels(image, 64)
     except NoPicture as error:
+        # The caller prints the path, so the reason begins with "it"
         return printable(str(error).replace(f"{path} ", "it "))
     except (CutOff, NoColours) as error:
         return f"it {error}"
@@ -280,15 +296,15 @@ def thumbnail(path: Path) -> np.ndarray | str:
 
 
 def printable(name: str | Path) -> str:
-    """Return a file's name, which may hold any character or byte, so that it can be printed and
-    encoded.
-    """
-    return "".join(character if can_be_printed(character) else "?" for character in str(name))
+    """Return a file name with "?" for each character that cannot be printed or encoded."""
+    return "".join(character if _is_printable(character) else "?" for character in str(name))
 
 
-def can_be_printed(character: str) -> bool:
-    """Return whether a character may stand in a name: any space, and the joiners of Persian and
-    Hindi.
+def _is_printable(character: str) -> bool:
+    """Return whether a name may contain a character.
+
+    str.isprintable rejects two kinds of characters that names need: the zero-width joiners of
+    Persian and Hindi, and spaces other than " ".
     """
     return (
         character.isprintable()

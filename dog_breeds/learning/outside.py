@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from dog_breeds import recipe
-from dog_breeds.data.class_folders import list_pictures
+from dog_breeds.data.class_folders import list_class_images
 from dog_breeds.data.dataset import Task
 from dog_breeds.data.synonyms import match_folders
 from dog_breeds.learning.features import Examples, View, extract_features, is_readable
@@ -32,7 +32,7 @@ def read_outside(folder: Path, task: Task) -> Outside:
     class.
     """
     meant, views = {}, {}  # by folder name: the class or None, and the readable photos
-    pictures = list_pictures(folder)
+    pictures = list_class_images(folder)
     for name, breed in match_folders(pictures, task.classes).items():
         shown = [View(path, recipe.PHOTO_SHARE) for path in pictures[name]]
         shown = [view for view in shown if is_readable(view)]
