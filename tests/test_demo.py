@@ -14,7 +14,7 @@ from dog_breeds.data.demo_drawings import DEMO_BREEDS
 
 def test_demo_has_ten_breeds_of_different_numbers(demo):
     counts = {folder.name: len(list(folder.iterdir())) for folder in images_dir(demo).iterdir()}
-    assert counts == {name: breed["pictures"] for name, breed in DEMO_BREEDS.items()}
+    assert counts == {name: breed["photos"] for name, breed in DEMO_BREEDS.items()}
     assert len(counts) == 10
     assert 10 <= min(counts.values()) < max(counts.values()) <= 20
 

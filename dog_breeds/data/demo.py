@@ -1,5 +1,6 @@
-"""The demo set: 144 drawn photos of dogs with annotations, in the form of the real archives, the
-same every time.
+"""Draw the demo dataset: 144 photos of dogs with annotations, in archives like the real ones.
+
+Every run draws the same photos.
 """
 
 import io
@@ -12,10 +13,10 @@ from PIL import Image, ImageDraw, ImageFilter
 from dog_breeds.console import with_progress
 from dog_breeds.data.archives import ARCHIVES
 from dog_breeds.data.dataset import Box
-from dog_breeds.data.demo_drawings import DEMO_BREEDS, Colour, draw_dog, shade
+from dog_breeds.data.demo_drawings import DEMO_BREEDS, Colour, draw_dog, shaded
 from dog_breeds.workers import map_in_processes
 
-PLACES = {  # colours of sky (or wall), ground, things that stand about, specks on the ground
+BACKGROUNDS = {  # colours of the sky or wall, the ground, the things on it and its specks
     "meadow": ((150, 200, 240), (112, 170, 84), (60, 120, 62), (250, 230, 120)),
     "beach": ((160, 214, 240), (232, 212, 160), (70, 150, 190), (206, 184, 130)),
     "snow": ((186, 206, 228), (226, 234, 244), (70, 100, 96), (255, 255, 255)),
@@ -27,59 +28,57 @@ PHOTO_SIZES = [(500, 375)] * 5 + [(500, 333)] * 2 + [(375, 500), (333, 500), (40
 
 
 def draw_demo(folder: Path) -> dict[str, Path]:
-    """Draw the demo set, the same every time, into the two archives in `folder`; return their
-    paths.
-    """
+    """Draw the demo dataset into two archives in `folder`; return their paths."""
     folder.mkdir(parents=True, exist_ok=True)
     archives = {name: folder / name for name in ARCHIVES}
-    jobs = [
+    tasks = [
         (name, number)
         for name, breed in DEMO_BREEDS.items()
-        for number in range(1, breed["pictures"] + 1)
+        for number in range(1, breed["photos"] + 1)
     ]
     with (
         tarfile.open(archives["images.tar"], "w") as images,
         tarfile.open(archives["annotation.tar"], "w") as annotations,
     ):
-        drawn = with_progress(map_in_processes(draw_jpeg, jobs), "drawing", len(jobs), "pictures")
-        for (name, number), (jpeg, size, boxes) in zip(jobs, drawn, strict=True):
-            image_id = f"{wnid(name)}_{900_000 + number}"  # no photo of the data set is called so
-            add_file(images, f"Images/{name}/{image_id}.jpg", jpeg)
-            add_file(
+        drawn = with_progress(map_in_processes(_draw_jpeg, tasks), "drawing", len(tasks), "photos")
+        for (name, number), (jpeg, size, boxes) in zip(tasks, drawn, strict=True):
+            image_id = f"{_wnid(name)}_{900_000 + number}"  # a number that no real photo has
+            _add_file(images, f"Images/{name}/{image_id}.jpg", jpeg)
+            _add_file(
                 annotations,
                 f"Annotation/{name}/{image_id}",
-                voc_xml(name, image_id, size, boxes).encode(),
+                _voc_xml(name, image_id, size, boxes).encode(),
             )
     return archives
 
 
-def wnid(name: str) -> str:
-    """Return the WordNet number of a class folder: n02085936 for n02085936-Maltese_dog."""
+def _wnid(name: str) -> str:
+    """Return the WordNet ID of a class folder: n02085936 for n02085936-Maltese_dog."""
     return name.split("-")[0]
 
 
-def draw_jpeg(name: str, number: int) -> tuple[bytes, tuple[int, int], list[Box]]:
-    """Draw a photo of a breed, the same for the same number.
+def _draw_jpeg(name: str, number: int) -> tuple[bytes, tuple[int, int], list[Box]]:
+    """Draw photo `number` of a breed; return the JPEG, its width and height, and the boxes.
 
-    Returns the JPEG, its width and height, and the boxes. Runs in a worker.
+    Runs in a worker process.
     """
-    image, boxes = draw_photo(DEMO_BREEDS[name], random.Random(f"{wnid(name)}_{number}"))
+    image, boxes = draw_photo(DEMO_BREEDS[name], random.Random(f"{_wnid(name)}_{number}"))
     jpeg = io.BytesIO()
     image.save(jpeg, "JPEG", quality=92)
     return jpeg.getvalue(), image.size, boxes
 
 
-def draw_photo(
-    breed: dict, rng: random.Random
-) -> tuple[Image.Image, list[tuple[int, int, int, int]]]:
-    """Draw a dog of a breed somewhere, now and then with a puppy; return picture and boxes, the big
-    dog's first.
+def draw_photo(breed: dict, rng: random.Random) -> tuple[Image.Image, list[Box]]:
+    """Draw a dog of a breed on a background, sometimes with a puppy.
+
+    Returns the RGB image and the boxes; the box of the large dog comes first.
     """
     w, h = rng.choice(PHOTO_SIZES)
-    image = draw_place((2 * w, 2 * h), rng).resize((w, h), Image.Resampling.BOX)
+    # Twice the size, scaled down, because ImageDraw does not smooth edges
+    image = _draw_background((2 * w, 2 * h), rng).resize((w, h), Image.Resampling.BOX)
     image = image.filter(ImageFilter.GaussianBlur(rng.uniform(0.3, 1.5)))
     boxes = []
-    # Of the height of the picture
+    # The height of each dog as a share of the photo; one photo in eight has a puppy
     for share in (rng.uniform(0.62, 0.90), 0.33)[: 1 + (rng.random() < 0.12)]:
         dog = draw_dog(breed, rng)
         if rng.random() < 0.5:
@@ -90,13 +89,13 @@ def draw_photo(
         )
         x, y = rng.randint(0, w - dog.width), int(h * rng.uniform(0.90, 0.98)) - dog.height
         shadow = Image.new("L", (w, h))
-        under = (
+        shadow_box = (
             x + 0.08 * dog.width,
             y + 0.93 * dog.height,
             x + 0.92 * dog.width,
             y + 1.03 * dog.height,
         )
-        ImageDraw.Draw(shadow).ellipse(under, 120)
+        ImageDraw.Draw(shadow).ellipse(shadow_box, 120)
         image.paste((30, 30, 40), (0, 0), shadow.filter(ImageFilter.GaussianBlur(6)))
         image.paste(dog, (x, y), dog)
         boxes.append((x, y, x + dog.width - 1, y + dog.height - 1))
@@ -107,19 +106,19 @@ def draw_photo(
             0.035 * h,
             tuple(rng.randint(90, 250) for _ in range(3)),
         )
-        ImageDraw.Draw(image).ellipse((x - r, y - r, x + r, y + r), ball, shade(ball, 0.6), 2)
+        ImageDraw.Draw(image).ellipse((x - r, y - r, x + r, y + r), ball, shaded(ball, 0.6), 2)
     return image, boxes
 
 
-def draw_place(size: tuple[int, int], rng: random.Random) -> Image.Image:
-    """Draw a background that the dog can stand on, lit differently each time."""
+def _draw_background(size: tuple[int, int], rng: random.Random) -> Image.Image:
+    """Draw a background with a ground for the dog, in a random brightness."""
     w, h = size
     place, tint, horizon = (
-        rng.choice(list(PLACES)),
+        rng.choice(list(BACKGROUNDS)),
         rng.uniform(0.82, 1.05),
         h * rng.uniform(0.48, 0.62),
     )
-    sky, ground, things, speck = (shade(colour, tint) for colour in PLACES[place])
+    sky, ground, things, speck = (shaded(colour, tint) for colour in BACKGROUNDS[place])
     image = Image.new("RGB", size, sky)
     draw = ImageDraw.Draw(image)
 
@@ -129,27 +128,28 @@ def draw_place(size: tuple[int, int], rng: random.Random) -> Image.Image:
     if place == "room":
         wall = tuple(rng.randint(150, 215) for _ in range(3))
         for x in range(0, w, w // 14):
-            draw.rectangle((x, 0, x + w // 14, horizon), shade(wall, rng.uniform(0.97, 1.03)))
+            draw.rectangle((x, 0, x + w // 14, horizon), shaded(wall, rng.uniform(0.97, 1.03)))
         x, y = rng.uniform(0.05, 0.65) * w, 0.08 * h
         draw.rectangle((x, y, x + 0.28 * w, y + 0.3 * h), (164, 208, 240), (246, 244, 240), h // 50)
         draw.line((x + 0.14 * w, y, x + 0.14 * w, y + 0.3 * h), (246, 244, 240), h // 70)
     else:
+        # The sky is lighter near the horizon, with a sun and clouds
         glow = Image.linear_gradient("L").resize((w, int(horizon)))
-        image.paste(shade(sky, 1.18), (0, 0), glow)
+        image.paste(shaded(sky, 1.18), (0, 0), glow)
         oval(rng.uniform(0, w), rng.uniform(0.05, 0.25) * h, 0.06 * h, 0.06 * h, (255, 240, 190))
         for _ in range(rng.randint(0, 4)):
             x, y = rng.uniform(0, w), rng.uniform(0.06, 0.3) * h
-            for k in (-1, 0, 1):
+            for k in (-1, 0, 1):  # a cloud of three ovals
                 oval(
                     x + k * 0.07 * h,
                     y - 0.02 * h * (k == 0),
                     0.08 * h,
                     0.035 * h,
-                    shade((250, 250, 252), tint),
+                    shaded((250, 250, 252), tint),
                 )
     if place in ("meadow", "snow", "autumn"):
-        for _ in range(3):
-            hill = shade(ground, rng.uniform(0.72, 0.9))
+        for _ in range(3):  # hills
+            hill = shaded(ground, rng.uniform(0.72, 0.9))
             oval(
                 rng.uniform(0, w),
                 horizon + 0.1 * h,
@@ -159,11 +159,11 @@ def draw_place(size: tuple[int, int], rng: random.Random) -> Image.Image:
             )
     if place == "beach":
         draw.rectangle((0, horizon - 0.12 * h, w, horizon), things)
-        for _ in range(8):
+        for _ in range(8):  # waves
             x, y = rng.uniform(0, w), rng.uniform(horizon - 0.1 * h, horizon)
             draw.line((x, y, x + 0.1 * w, y), (220, 240, 246), 3)
     x = 0
-    while place == "street" and x < w:
+    while place == "street" and x < w:  # a row of houses with windows
         wide, roof = rng.uniform(0.12, 0.22) * w, horizon - rng.uniform(0.3, 0.55) * h
         draw.rectangle(
             (x, roof, x + wide, horizon),
@@ -172,15 +172,15 @@ def draw_place(size: tuple[int, int], rng: random.Random) -> Image.Image:
         for column in range(3):
             for row in range(4):
                 left, upper = x + wide * (0.13 + 0.28 * column), roof + (0.04 + 0.11 * row) * h
-                lit = rng.choice([(250, 220, 140), (70, 70, 90)])
-                draw.rectangle((left, upper, left + 0.17 * wide, upper + 0.055 * h), lit)
+                colour = rng.choice([(250, 220, 140), (70, 70, 90)])
+                draw.rectangle((left, upper, left + 0.17 * wide, upper + 0.055 * h), colour)
         x += wide
     draw.rectangle((0, horizon, w, h), ground)
     if place == "room":
         draw.rectangle((0, horizon - 0.02 * h, w, horizon), (236, 230, 222))
         rug = tuple(rng.randint(60, 170) for _ in range(3))
         oval(w / 2, 0.85 * h, rng.uniform(0.3, 0.5) * w, 0.11 * h, rug)
-        oval(w / 2, 0.85 * h, 0.28 * w, 0.08 * h, shade(rug, 1.15))
+        oval(w / 2, 0.85 * h, 0.28 * w, 0.08 * h, shaded(rug, 1.15))
     for _ in range(rng.randint(3, 7) if place in ("meadow", "snow", "autumn") else 0):  # trees
         x, y, r = (
             rng.uniform(0, w),
@@ -190,21 +190,17 @@ def draw_place(size: tuple[int, int], rng: random.Random) -> Image.Image:
         draw.rectangle((x - 0.15 * r, y - 2 * r, x + 0.15 * r, y), (96, 70, 50))
         for k in range(3):
             half, base = r * (1.1 - 0.25 * k), y - (1 + 0.8 * k) * r
-            leaves = shade(things, rng.uniform(0.8, 1.15))
+            leaves = shaded(things, rng.uniform(0.8, 1.15))
             draw.polygon([(x - half, base), (x + half, base), (x, base - 1.4 * r)], leaves)
-    for _ in range(90):
+    for _ in range(90):  # specks, larger towards the viewer
         x, y = rng.uniform(0, w), rng.uniform(horizon, h)
         s = 2 + 5 * (y - horizon) / h
-        oval(x, y, 1.4 * s, 0.7 * s, shade(rng.choice([speck, ground]), rng.uniform(0.85, 1.1)))
+        oval(x, y, 1.4 * s, 0.7 * s, shaded(rng.choice([speck, ground]), rng.uniform(0.85, 1.1)))
     return image
 
 
-def voc_xml(
-    folder: str, image_id: str, size: tuple[int, int], boxes: list[tuple[int, int, int, int]]
-) -> str:
-    """Return an annotation in the form of the real ones; boxes as (xmin, ymin, xmax, ymax) in
-    pixels.
-    """
+def _voc_xml(folder: str, image_id: str, size: tuple[int, int], boxes: list[Box]) -> str:
+    """Return the Pascal VOC annotation of a photo, in the form of the real dataset."""
     wnid, name = folder.split("-", 1)
     objects = "".join(
         f"\t<object>\n\t\t<name>{name}</name>\n\t\t<pose>Unspecified</pose>\n\t\t<truncated>0</truncated>\n"
@@ -220,7 +216,7 @@ def voc_xml(
     )
 
 
-def add_file(tar: tarfile.TarFile, name: str, content: bytes) -> None:
+def _add_file(tar: tarfile.TarFile, name: str, content: bytes) -> None:
     """Append a file to an open tar archive."""
     member = tarfile.TarInfo(name)
     member.size = len(content)
