@@ -1,6 +1,4 @@
-"""What several test files need: the demo set, drawn once for all of them, and the result of `make
-demo`.
-"""
+"""Fixtures and helpers of several test files, such as the demo dataset and a small model."""
 
 import importlib.util
 import os
@@ -30,7 +28,7 @@ from dog_breeds.serving.web_images import NO_URLS
 
 COMMITTED = ROOT / "models/top_10_dog_breeds.tflite"
 MIRROR = os.environ.get("STANFORD_DOGS_MIRROR", "")
-TEN = {  # the real breeds with most images
+TEN = {  # the real breeds with most images, and their numbers of images
     "maltese_dog": 252,
     "afghan_hound": 239,
     "scottish_deerhound": 232,
@@ -43,13 +41,13 @@ TEN = {  # the real breeds with most images
     "leonberg": 210,
 }
 FEW = ["maltese_dog", "pomeranian", "samoyed"]
-SIZE = 75  # pixels: nearly the smallest that Xception takes, and fast
-THOROUGH = os.environ.get("DOGS_THOROUGH") == "1"  # far more of what is random or hostile
-# What the tests run stands alone: neither a part of the make that runs them, nor with a user's
-# service.
+SIZE = 75  # pixels; nearly the smallest size that Xception accepts, and therefore fast
+THOROUGH = os.environ.get("DOGS_THOROUGH") == "1"  # many more random and hostile inputs
+# The tests must not depend on the `make` that started them, or on a service that the user runs
 for name in ("MAKELEVEL", "MAKEFLAGS", "MFLAGS", "DOG_BREEDS_ENDPOINT"):
     os.environ.pop(name, None)
-# There is none for Python 3.10: the handler takes no URLs there
+# Whether the package that protects against internal URLs is there. Python 3.10 has no release of
+# it, so the handler accepts no URLs.
 GUARD = bool(importlib.util.find_spec("AntiSSRF"))
 needs_guard = pytest.mark.skipif(
     not GUARD, reason="microsoft-antissrf has no release for this Python"
@@ -62,12 +60,11 @@ RUNTIMES = [
 
 
 @pytest.fixture(scope="session")
-def elsewhere() -> Iterator[Callable]:
+def in_keras_process() -> Iterator[Callable]:
     """Do what workers.call_in_new_process does, but use one process for all calls.
 
-    TensorFlow is then loaded once for all tests.
-
-    In pytest's own process it must never be: the serving runtime is there, and beside it crashes.
+    TensorFlow is then loaded once for all tests. pytest's own process must never load TensorFlow,
+    because it has loaded the serving runtime: both crash in one process.
     """
     pool = ProcessPoolExecutor(
         1, get_context("spawn"), initializer=workers._start_worker, initargs=(1,)
@@ -85,7 +82,7 @@ def elsewhere() -> Iterator[Callable]:
 
 @pytest.fixture(scope="session")
 def demo(request, tmp_path_factory) -> Path:
-    """What `make_dataset.py --demo` makes. The weights, 84 MB, stay in pytest's cache."""
+    """The data folder of `make_dataset.py --demo`. The weights (84 MB) stay in pytest's cache."""
     store, data_dir = request.config.cache.mkdir("data"), tmp_path_factory.mktemp("demo")
     if weights_path(store).exists():
         weights_path(data_dir).parent.mkdir()
@@ -99,17 +96,17 @@ def demo(request, tmp_path_factory) -> Path:
 
 
 class Small(NamedTuple):
-    """A small task, and the model trained for it."""
+    """A small training task, and the model trained for it."""
 
     task: Task
     model: Path
 
 
 @pytest.fixture(scope="session")
-def small(demo, elsewhere, tmp_path_factory) -> Small:
-    """Three of the demo breeds in a data folder of their own, on a new backbone for SIZE pixels.
+def small(demo, in_keras_process, tmp_path_factory) -> Small:
+    """A task and a model of three demo breeds, on a new backbone for SIZE pixels.
 
-    All tests share this conversion by TensorFlow.
+    All tests share this task, because TensorFlow takes long to convert the backbone.
     """
     data_dir = tmp_path_factory.mktemp("small") / "data"
     shutil.copytree(demo, data_dir, copy_function=os.link)
@@ -122,7 +119,7 @@ def small(demo, elsewhere, tmp_path_factory) -> Small:
 
 @pytest.fixture(scope="session")
 def real_data(tmp_path_factory) -> Path:
-    """A data folder with the mirror's pictures."""
+    """A data folder with the real photos of the mirror."""
     if not Path(MIRROR, "images.tar").is_file():
         pytest.skip("STANFORD_DOGS_MIRROR names no folder with images.tar and annotation.tar")
     data_dir = tmp_path_factory.mktemp("real")
@@ -131,27 +128,27 @@ def real_data(tmp_path_factory) -> Path:
 
 
 class Demo(NamedTuple):
-    """What `make demo` leaves."""
+    """The result of `make demo`."""
 
     folder: Path
-    port: int  # that it served on
+    port: int  # of its service
     output: str
-    touched: list[tuple[str, int]]  # files outside its folder that came, went or changed, and when
+    changed_files: list[tuple[str, int]]  # files outside its folder that it changed, and when
 
     @property
     def data_dir(self) -> Path:
-        """The drawn pictures, the weights and the features of the views."""
+        """The folder of the drawn photos, the weights and the features."""
         return self.folder / "data"
 
     @property
     def model(self) -> Path:
-        """The model that `training.py --quick` saved, with its report and split beside it."""
+        """The model that `training.py --quick` saved, beside its report and split."""
         [model] = self.folder.glob("*.h5")
         return model
 
 
-def touched() -> dict[str, int]:
-    """When each file was changed that the scripts write by default."""
+def modification_times() -> dict[str, int]:
+    """Return the modification time of each file that the scripts write by default."""
     files = [path for name in ("data", "plots", "demo") for path in (ROOT / name).rglob("*")]
     files += [
         path for pattern in ("*_v1_*", "*.tflite", "my_classes.*") for path in ROOT.glob(pattern)
@@ -161,29 +158,29 @@ def touched() -> dict[str, int]:
     }
 
 
-def command(script: str | Path, *words: object) -> list[str]:
-    """The command of a script."""
-    return [sys.executable, str(ROOT / script), *map(str, words)]
+def command(script: str | Path, *arguments: object) -> list[str]:
+    """Return the command line that runs a script."""
+    return [sys.executable, str(ROOT / script), *map(str, arguments)]
 
 
-def heed_ctrl_c() -> None:
-    """Let a process be interrupted though the tests may run with SIGINT ignored, as after `nohup
-    make test &`.
-    """
+def accept_ctrl_c() -> None:
+    """Let Ctrl-C interrupt this process, even if the tests ignore SIGINT (`nohup make test &`)."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def run(
-    script: str | Path, *words: object, cwd=ROOT, preexec_fn=None, **env: str
+    script: str | Path, *arguments: object, cwd=ROOT, preexec_fn=None, **env: str
 ) -> subprocess.CompletedProcess:
-    """Run a script as a user does, at the top of the project or elsewhere."""
+    """Run a script as a user does, in the project's folder or in `cwd`."""
     options = {"env": {**os.environ, **env}, "cwd": cwd, "preexec_fn": preexec_fn, "timeout": 900}
-    return subprocess.run(command(script, *words), capture_output=True, text=True, **options)
+    return subprocess.run(command(script, *arguments), capture_output=True, text=True, **options)
 
 
-def ending(monkeypatch: pytest.MonkeyPatch, script: ModuleType, *words: object) -> str | None:
-    """The line with which a script ends that is run in this process; None if all goes well."""
-    monkeypatch.setattr(sys, "argv", [f"{script.__name__}.py", *map(str, words)])
+def exit_message(
+    monkeypatch: pytest.MonkeyPatch, script: ModuleType, *arguments: object
+) -> str | None:
+    """Run a script in this process; return its error message, or None if it succeeds."""
+    monkeypatch.setattr(sys, "argv", [f"{script.__name__}.py", *map(str, arguments)])
     try:
         script.main()
     except SystemExit as end:  # a text goes to stderr, with exit status 1
@@ -191,11 +188,10 @@ def ending(monkeypatch: pytest.MonkeyPatch, script: ModuleType, *words: object) 
         return end.code
 
 
-def make(*words: str, **env: str) -> subprocess.CompletedProcess:
-    """Run make at the top of the project, quiet about folders though the tests may run under make
-    themselves.
-    """
-    command = ["make", "--no-print-directory", *words]
+def make(*arguments: str, **env: str) -> subprocess.CompletedProcess:
+    """Run make in the project's folder."""
+    # make prints the folder if another make started it, and the tests may run under make
+    command = ["make", "--no-print-directory", *arguments]
     return subprocess.run(
         command, cwd=ROOT, env={**os.environ, **env}, capture_output=True, text=True, timeout=3600
     )
@@ -203,14 +199,15 @@ def make(*words: str, **env: str) -> subprocess.CompletedProcess:
 
 @pytest.fixture(scope="session")
 def made_demo(demo, tmp_path_factory) -> Demo:
-    """A demo, once for all tests: two minutes. Its first script finds the pictures of `demo` and
-    the weights there.
+    """The result of `make demo`, which takes two minutes, once for all tests.
+
+    Its photos and weights come from the fixture `demo`.
     """
     folder = tmp_path_factory.mktemp("pipeline") / "demo"
     shutil.copytree(demo, folder / "data", copy_function=os.link)
     (folder / "made-by-make-demo").touch()
-    before, [free] = touched(), free_ports(among=range(8_000, 10_000, 2))
+    before, [free] = modification_times(), free_ports(among=range(8_000, 10_000, 2))
     result = make("demo", f"DEMO={folder}", f"PORT={free}")
     assert result.returncode == 0, result.stdout + result.stderr
-    assert "XNNPACK" not in result.stderr, "the serving runtime's remarks are silenced"
-    return Demo(folder, free, result.stdout, sorted(before.items() ^ touched().items()))
+    assert "XNNPACK" not in result.stderr, "the serving runtime's messages are silenced"
+    return Demo(folder, free, result.stdout, sorted(before.items() ^ modification_times().items()))

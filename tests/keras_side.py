@@ -1,4 +1,4 @@
-"""What tests ask Keras: functions that the fixture `elsewhere` calls in a process of their own."""
+"""What tests ask Keras: functions that the fixture `in_keras_process` calls in its process."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -12,7 +12,7 @@ from dog_breeds.data.dataset import annotation_dir, images_dir
 FOLDER = "n02110958-pug"
 
 
-def smooth_picture(width: int = 120, height: int = 90, seed: int = 0) -> Image.Image:
+def smooth_image(width: int = 120, height: int = 90, seed: int = 0) -> Image.Image:
     """A smooth random RGB picture without any symmetry."""
     noise = np.random.default_rng(seed).integers(0, 256, (7, 9, 3), dtype=np.uint8)
     return Image.fromarray(noise).resize((width, height), Image.Resampling.BICUBIC)

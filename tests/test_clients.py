@@ -10,7 +10,7 @@ import numpy as np
 import pillow_heif
 import pytest
 from colour_model import COLOURS, with_facts
-from conftest import COMMITTED, NOT_PUBLIC, ROOT, command, ending, needs_guard, run
+from conftest import COMMITTED, NOT_PUBLIC, ROOT, command, exit_message, needs_guard, run
 from emulator import free_ports
 from handler_fixtures import local_gateway, local_server
 from handler_process import Silent
@@ -226,12 +226,12 @@ def test_the_server_of_make_serve_is_asked_first_then_a_container(
     nowhere = f"http://127.0.0.1:{free_ports()[0]}/"
     for first in (nowhere, forbidden):
         monkeypatch.setattr(test, "ENDPOINTS", (first, stack.endpoint))
-        assert ending(monkeypatch, test, "--file", photo) is None
+        assert exit_message(monkeypatch, test, "--file", photo) is None
         assert capsys.readouterr().out.startswith(BREED)
     monkeypatch.setattr(test, "ENDPOINTS", (stack.endpoint, forbidden))
-    assert ending(monkeypatch, test, "--file", photo) is None
+    assert exit_message(monkeypatch, test, "--file", photo) is None
     monkeypatch.setattr(test, "ENDPOINTS", (nowhere, forbidden))
-    said = ending(monkeypatch, test, "--file", photo)
+    said = exit_message(monkeypatch, test, "--file", photo)
     assert said.startswith(f"test.py: no answer from {nowhere} (ConnectionError); {forbidden} ans")
     assert said.endswith("; --model models/dog_breeds_120.tflite needs none")
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import COMMITTED, FEW, MIRROR, ROOT, RUNTIMES, SIZE, ending, make
+from conftest import COMMITTED, FEW, MIRROR, ROOT, RUNTIMES, SIZE, exit_message, make
 from handler_process import run_python
 
 import convert_model
@@ -53,22 +53,22 @@ def files(small, tmp_path_factory) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="module")
-def keras_answers(small, views, elsewhere) -> dict[str, np.ndarray]:
+def keras_answers(small, views, in_keras_process) -> dict[str, np.ndarray]:
     """What the .h5 file gives in plain Keras."""
-    return elsewhere("keras_side", "answers", small.model, views)
+    return in_keras_process("keras_side", "answers", small.model, views)
 
 
 @pytest.fixture(scope="module", autouse=True)
-def asked_once(elsewhere) -> Iterator[None]:
+def asked_once(in_keras_process) -> Iterator[None]:
     """Keras, which is slow, is asked about each picture once."""
     said = {}
 
     def ask(module, function, *arguments):
         if function != "predict":
-            return elsewhere(module, function, *arguments)
+            return in_keras_process(module, function, *arguments)
         model, _, views = arguments
         if not all((model, view) in said for some in views.values() for view in some):
-            for kind, columns in elsewhere(module, function, *arguments).items():
+            for kind, columns in in_keras_process(module, function, *arguments).items():
                 said.update(
                     zip(
                         [(model, view) for view in views[kind]],
@@ -129,18 +129,18 @@ def test_sizes_follow_the_formats(files):
     assert megabytes["float32"] > 80 and megabytes["int8"] < 24
 
 
-def test_the_saved_model_is_keras_xception_with_the_head(small, views, elsewhere, tmp_path):
+def test_the_saved_model_is_keras_xception_with_the_head(small, views, in_keras_process, tmp_path):
     """Here one with an inner layer, which no small search need choose."""
     task, path, rng = small.task, tmp_path / "inner.h5", np.random.default_rng(0)
     head, means = heads.first_weights(20, 3, 2048, rng), rng.random((3, 2048), np.float32)
     head = [10 * array + rng.normal(size=array.shape[-1]).astype(np.float32) for array in head]
     upright = [rng.normal(size=shape).astype(np.float32) for shape in ((2048, 1), (1,))]
     weights = task.weights
-    elsewhere(
+    in_keras_process(
         "dog_breeds.learning.xception", "save_model", weights, SIZE, head, means, upright, path
     )
-    given = elsewhere("keras_side", "answers", path, views[:5])
-    expected = elsewhere("keras_side", "xception_features", weights, SIZE, views[:5])
+    given = in_keras_process("keras_side", "answers", path, views[:5])
+    expected = in_keras_process("keras_side", "xception_features", weights, SIZE, views[:5])
     np.testing.assert_allclose(given["features"], expected, atol=1e-4)
     logits = heads.apply_head(head, expected)
     np.testing.assert_allclose(given["probabilities"], np.exp(log_softmax(logits)), atol=1e-4)
@@ -222,7 +222,7 @@ def test_a_file_that_loses_too_much_is_not_written(refused, shuffled_head):
 def test_more_may_be_lost_where_that_is_allowed(small, shuffled_head, tmp_path, monkeypatch):
     output = tmp_path / "few.tflite"
     assert (
-        ending(monkeypatch, convert_model, small.model, "--output", output, "--max-loss", 100)
+        exit_message(monkeypatch, convert_model, small.model, "--output", output, "--max-loss", 100)
         is None
     )
     assert read_facts(output)["compared_with_keras"]["crops"]["lost"] > 0
@@ -249,7 +249,9 @@ def test_ctrl_c_leaves_the_old_file(small, tmp_path, monkeypatch):
 
     monkeypatch.setattr(convert_model, "predict_file", interrupt)
     (tmp_path / "old.tflite").write_bytes(b"the file of yesterday")
-    said = ending(monkeypatch, convert_model, small.model, "--output", tmp_path / "old.tflite")
+    said = exit_message(
+        monkeypatch, convert_model, small.model, "--output", tmp_path / "old.tflite"
+    )
     assert said == "convert_model.py: stopped; nothing is written"
     assert (tmp_path / "old.tflite").read_bytes() == b"the file of yesterday"
 
@@ -307,11 +309,11 @@ def test_an_output_that_would_take_the_place_of_something_else_is_refused(
     small, tmp_path, monkeypatch
 ):
     for output in (small.model, tmp_path):
-        said = ending(monkeypatch, convert_model, small.model, "--output", output)
+        said = exit_message(monkeypatch, convert_model, small.model, "--output", output)
         assert f"--output must be a file that ends in .tflite, not {output}" in said
     assert small.model.read_bytes()[1:4] == b"HDF"
     monkeypatch.chdir(recipe.MODEL.parent)
-    said = ending(monkeypatch, convert_model, small.model)
+    said = exit_message(monkeypatch, convert_model, small.model)
     assert "top_10_dog_breeds.tflite here is a committed file" in said
 
 
@@ -382,7 +384,7 @@ def test_the_file_carries_its_facts(converted, small, monkeypatch, capsys):
             == report["test"][kind]["accuracy"]
         )
 
-    assert ending(monkeypatch, convert_model, "--show", converted) is None
+    assert exit_message(monkeypatch, convert_model, "--show", converted) is None
     printed = capsys.readouterr().out
     for words in (
         "int8",
@@ -446,7 +448,7 @@ def test_the_commands_that_come_next_name_the_file(tmp_path):
 
 def test_show_says_that_a_backbone_has_no_head(small, monkeypatch, capsys):
     file = small.task.backbone
-    assert ending(monkeypatch, convert_model, "--show", file) is None
+    assert exit_message(monkeypatch, convert_model, "--show", file) is None
     printed = capsys.readouterr().out
     assert "0 classes: it has no head" in printed and "calibration" in printed
     assert inspect_backbone(file).digest in printed
@@ -456,7 +458,7 @@ def test_show_says_that_a_backbone_has_no_head(small, monkeypatch, capsys):
 def test_show_refuses_other_files(tmp_path, monkeypatch, content):
     file = tmp_path / "other.tflite"
     file.write_bytes(content)
-    message = ending(monkeypatch, convert_model, "--show", file)
+    message = exit_message(monkeypatch, convert_model, "--show", file)
     assert message.startswith(
         "convert_model.py: other.tflite is damaged, or was not made by convert_model.py"
     )
@@ -464,10 +466,12 @@ def test_show_refuses_other_files(tmp_path, monkeypatch, content):
 
 def test_missing_files_are_named(small, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert "run training.py first" in ending(monkeypatch, convert_model)
+    assert "run training.py first" in exit_message(monkeypatch, convert_model)
     alone = tmp_path / small.model.name
     os.link(small.model, alone)
-    assert f"there is no {alone.with_suffix('.npz')}" in ending(monkeypatch, convert_model, alone)
+    assert f"there is no {alone.with_suffix('.npz')}" in exit_message(
+        monkeypatch, convert_model, alone
+    )
 
 
 # --- The committed file ---------------------------------------------------------------------------

@@ -15,11 +15,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT, TEN, THOROUGH, command, heed_ctrl_c, run
+from conftest import ROOT, TEN, THOROUGH, accept_ctrl_c, command, run
 from handler_process import family, run_python
 from odd_images import STORED, UNWRITABLE_EXIF, chunk, orientation_exif, png_file
 from PIL import Image, ImageChops
-from planted import FOLDER, annotation, digests, encode, plant, smooth_picture
+from planted import FOLDER, annotation, digests, encode, plant, smooth_image
 
 from data_selection import crop_breeds, crop_dogs
 from dog_breeds import recipe
@@ -102,10 +102,10 @@ def test_ten_most_numerous_real_breeds(real):
 def test_the_box_is_cut_out_and_resized_to_rgb(tmp_path, mode):
     """tests/test_pixels.py has every mode; here it is the way through a box."""
     photo, xml = plant(
-        tmp_path, "a_1", encode(smooth_picture().convert(mode), format="PNG"), annotation()
+        tmp_path, "a_1", encode(smooth_image().convert(mode), format="PNG"), annotation()
     )
     [crop] = crop_dogs(photo, xml)
-    expected = smooth_picture().convert(mode).convert("RGB").crop((10, 20, 70, 80))
+    expected = smooth_image().convert(mode).convert("RGB").crop((10, 20, 70, 80))
     expected = expected.resize((299, 299), Image.Resampling.BILINEAR)
     assert crop.mode == "RGB" and ImageChops.difference(crop, expected).getbbox() is None
 
@@ -124,7 +124,7 @@ def test_box_and_pixels_agree_whatever_the_exif_rotation(tmp_path, frame, orient
     def upright(image):
         return image.transpose(UPRIGHT[orientation]) if orientation in UPRIGHT else image
 
-    stored, box = smooth_picture(), (10, 20, 70, 85)
+    stored, box = smooth_image(), (10, 20, 70, 85)
     described = stored if frame == "stored" else upright(stored)
     expected = upright(stored.crop(box)) if frame == "stored" else described.crop(box)
     expected = expected.resize((299, 299), Image.Resampling.BILINEAR)
@@ -136,7 +136,7 @@ def test_box_and_pixels_agree_whatever_the_exif_rotation(tmp_path, frame, orient
 
 @pytest.mark.parametrize("frame", ["stored", "upright"])
 def test_exif_that_pillow_cannot_write_turns_a_photo_once(tmp_path, frame):
-    stored = smooth_picture()
+    stored = smooth_image()
     upright = stored.transpose(UPRIGHT[6])
     content = encode(stored, exif=UNWRITABLE_EXIF, quality=100, subsampling=0)
     size = stored.size if frame == "stored" else upright.size
@@ -164,13 +164,13 @@ def test_saved_crops_lose_nothing_visible(tmp_path):
 
 def test_boxes_beyond_the_photo_are_clipped(tmp_path):
     xml = annotation(boxes=[(-20, 40, 300, 1000)])
-    [crop] = crop_dogs(*plant(tmp_path, "a_1", encode(smooth_picture(), format="PNG"), xml))
-    expected = smooth_picture().crop((0, 40, 120, 90)).resize((299, 299), Image.Resampling.BILINEAR)
+    [crop] = crop_dogs(*plant(tmp_path, "a_1", encode(smooth_image(), format="PNG"), xml))
+    expected = smooth_image().crop((0, 40, 120, 90)).resize((299, 299), Image.Resampling.BILINEAR)
     assert ImageChops.difference(crop, expected).getbbox() is None
 
 
 def test_size_of_zero_means_not_stated(tmp_path):
-    photo, xml = plant(tmp_path, "a_1", encode(smooth_picture()), annotation((0, 0)))
+    photo, xml = plant(tmp_path, "a_1", encode(smooth_image()), annotation((0, 0)))
     assert len(crop_dogs(photo, xml)) == 1
 
 
@@ -214,7 +214,7 @@ BAD_BOXES = {
 
 @pytest.mark.parametrize("kind", BROKEN_XML)
 def test_broken_annotation_is_named_and_costs_nothing(tmp_path, kind):
-    photo, xml = plant(tmp_path, "bad_1", encode(smooth_picture()), BROKEN_XML[kind])
+    photo, xml = plant(tmp_path, "bad_1", encode(smooth_image()), BROKEN_XML[kind])
     start = time.process_time()  # of the CPU: it counts what this process does
     if kind in BAD_BOXES:
         assert crop_dogs(photo, xml) == [None]
@@ -241,8 +241,8 @@ def break_picture(content: bytes, how: int, rng: random.Random) -> bytes:
         rng.randbytes(len(content)),
         b"<html><body>404 Not Found</body></html>",
         b"\xff\xd8\xff" + rng.randbytes(200),
-        encode(smooth_picture(), format="PNG")[: cut // 2],
-        encode(smooth_picture(), format="GIF")[:40],
+        encode(smooth_image(), format="PNG")[: cut // 2],
+        encode(smooth_image(), format="GIF")[:40],
         HUGE,
     ][how % 10]
 
@@ -251,7 +251,7 @@ def test_fifty_broken_pictures_and_fifty_broken_annotations_among_good_ones(tmp_
     rng = random.Random(33)
     good = {f"good_{number}" for number in range(100)}
     for number, stem in enumerate(sorted(good)):
-        plant(tmp_path, stem, encode(smooth_picture(seed=number)), annotation())
+        plant(tmp_path, stem, encode(smooth_image(seed=number)), annotation())
     bad = set()
     for number in range(50):
         huge = number % 10 == 9
@@ -259,18 +259,18 @@ def test_fifty_broken_pictures_and_fifty_broken_annotations_among_good_ones(tmp_
         plant(
             tmp_path,
             f"photo_{number}",
-            break_picture(encode(smooth_picture(seed=number)), number, rng),
+            break_picture(encode(smooth_image(seed=number)), number, rng),
             xml,
         )
         kinds = list(BROKEN_XML.values())
         plant(
             tmp_path,
             f"xml_{number}",
-            encode(smooth_picture(seed=number)),
+            encode(smooth_image(seed=number)),
             kinds[number % len(kinds)],
         )
         bad |= {f"Images/{FOLDER}/photo_{number}.jpg", f"Images/{FOLDER}/xml_{number}.jpg"}
-    plant(tmp_path, "lonely_1", encode(smooth_picture()), None)
+    plant(tmp_path, "lonely_1", encode(smooth_image()), None)
     plant(tmp_path, "lonely_2", None, annotation())
     bad |= {f"Images/{FOLDER}/lonely_1.jpg", f"Annotation/{FOLDER}/lonely_2"}
     before = digests(tmp_path / "raw")
@@ -292,7 +292,7 @@ def test_fifty_broken_pictures_and_fifty_broken_annotations_among_good_ones(tmp_
     assert set(listed(tmp_path)) == bad
 
     # What is repaired is cropped in the next run, and no longer listed.
-    plant(tmp_path, "photo_0", encode(smooth_picture()), annotation())
+    plant(tmp_path, "photo_0", encode(smooth_image()), annotation())
     assert crop_breeds(tmp_path, ["pug"])["done"] == 1
     assert set(listed(tmp_path)) == bad - {f"Images/{FOLDER}/photo_0.jpg"}
 
@@ -303,13 +303,13 @@ def test_listing_keeps_what_other_breeds_have(tmp_path):
     crop_breeds(tmp_path, ["boxer"])
     crop_breeds(tmp_path, ["pug"])
     assert set(listed(tmp_path)) == {"Images/n02108089-boxer/a_1.jpg", f"Images/{FOLDER}/b_1.jpg"}
-    plant(tmp_path, "a_1", encode(smooth_picture()), annotation(), "n02108089-boxer")
+    plant(tmp_path, "a_1", encode(smooth_image()), annotation(), "n02108089-boxer")
     crop_breeds(tmp_path, ["boxer"])
     assert set(listed(tmp_path)) == {f"Images/{FOLDER}/b_1.jpg"}
 
 
 def test_crops_of_another_size_have_a_folder_of_their_own(tmp_path, monkeypatch):
-    plant(tmp_path, "a_1", encode(smooth_picture()), annotation())
+    plant(tmp_path, "a_1", encode(smooth_image()), annotation())
     assert crop_breeds(tmp_path, ["pug"])["done"] == 1
     first = digests(processed_dir(tmp_path))
     monkeypatch.setattr(recipe, "SIZE", 150)
@@ -326,8 +326,8 @@ def test_crops_of_another_size_have_a_folder_of_their_own(tmp_path, monkeypatch)
 
 def test_all_objects_give_a_crop_each_and_a_bad_one_does_not_cost_the_others(tmp_path):
     boxes = [(10, 20, 70, 80), (50, 50, 50, 60), (0, 0, 40, 40)]
-    photo, xml = plant(tmp_path, "n02110958_7", encode(smooth_picture()), annotation(boxes=boxes))
-    plant(tmp_path, "n02110958_8", encode(smooth_picture()), annotation())
+    photo, xml = plant(tmp_path, "n02110958_7", encode(smooth_image()), annotation(boxes=boxes))
+    plant(tmp_path, "n02110958_8", encode(smooth_image()), annotation())
     assert crop_breeds(tmp_path, ["pug"]) == {
         "done": 2,
         "skipped_existing": 0,
@@ -360,7 +360,7 @@ def test_all_objects_give_a_crop_each_and_a_bad_one_does_not_cost_the_others(tmp
 def many(tmp_path_factory) -> Path:
     """A data folder with 600 photos of 3 breeds: a second of work or two."""
     data_dir = tmp_path_factory.mktemp("many")
-    photos = [encode(smooth_picture(500, 375, seed)) for seed in range(10)]
+    photos = [encode(smooth_image(500, 375, seed)) for seed in range(10)]
     for number in range(600):
         plant(
             data_dir,
@@ -424,10 +424,10 @@ def test_killed_run_leaves_no_half_crop_and_no_process_and_is_continued(many, tm
 
 
 def test_a_changed_photo_is_cropped_again(tmp_path):
-    photo, _ = plant(tmp_path, "n_1", encode(smooth_picture()), annotation())
+    photo, _ = plant(tmp_path, "n_1", encode(smooth_image()), annotation())
     assert crop_breeds(tmp_path, ["pug"])["done"] == 1
     before = digests(processed_dir(tmp_path))
-    photo.write_bytes(encode(smooth_picture(seed=1)))
+    photo.write_bytes(encode(smooth_image(seed=1)))
     assert (
         crop_breeds(tmp_path, ["pug"])["done"] == 1 and digests(processed_dir(tmp_path)) != before
     )
@@ -435,8 +435,8 @@ def test_a_changed_photo_is_cropped_again(tmp_path):
 
 
 def test_a_photo_that_is_damaged_after_it_was_cropped_loses_its_crop(tmp_path):
-    photo, xml = plant(tmp_path, "n_1", encode(smooth_picture()), annotation())
-    plant(tmp_path, "n_2", encode(smooth_picture(seed=2)), annotation())
+    photo, xml = plant(tmp_path, "n_1", encode(smooth_image()), annotation())
+    plant(tmp_path, "n_2", encode(smooth_image(seed=2)), annotation())
     assert crop_breeds(tmp_path, ["pug"])["done"] == 2
     whole = photo.read_bytes()
     photo.write_bytes(whole[: len(whole) // 2])
@@ -451,7 +451,7 @@ def test_a_photo_that_is_damaged_after_it_was_cropped_loses_its_crop(tmp_path):
 
 
 def test_what_another_run_is_writing_stays(tmp_path):
-    plant(tmp_path, "n_1", encode(smooth_picture()), annotation())
+    plant(tmp_path, "n_1", encode(smooth_image()), annotation())
     part = processed_dir(tmp_path) / "pug" / f".part-{os.getpid()}-n_1.jpg"
     part.parent.mkdir(parents=True)
     part.touch()
@@ -467,7 +467,7 @@ def test_ctrl_c_says_how_to_go_on(many, tmp_path, crops):
     data_dir = copy_of(many, tmp_path / "data")
     words, options = (
         command(SCRIPT, "--data-dir", data_dir),
-        {"start_new_session": True, "preexec_fn": heed_ctrl_c},
+        {"start_new_session": True, "preexec_fn": accept_ctrl_c},
     )
     process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, **options)
     made = processed_dir(data_dir)
@@ -510,7 +510,7 @@ except KeyboardInterrupt:
 def test_ctrl_c_between_the_start_of_a_worker_and_its_first_orders():
     words, options = (
         [sys.executable, "-c", INTERRUPTED_START],
-        {"start_new_session": True, "preexec_fn": heed_ctrl_c},
+        {"start_new_session": True, "preexec_fn": accept_ctrl_c},
     )
     result = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=300, **options)
     assert (result.returncode, result.stderr) == (5, "")
@@ -535,7 +535,7 @@ def test_missing_data_and_unknown_breeds_are_one_line(tmp_path):
     assert "run make_dataset.py first" in missing.stderr
     assert missing.stderr.count("\n") == 1
     assert not list(tmp_path.iterdir())
-    plant(tmp_path, "a_1", encode(smooth_picture()), annotation())
+    plant(tmp_path, "a_1", encode(smooth_image()), annotation())
     unknown = select(tmp_path, "--breeds", "pugg")
     assert unknown.returncode == 1
     assert unknown.stderr == "data_selection.py: unknown breed 'pugg'; did you mean pug?\n"
@@ -552,7 +552,7 @@ def test_importing_is_light():
 
 def test_workers_do_not_import_the_calling_script(tmp_path):
     for number in range(2):
-        plant(tmp_path, f"a_{number}", encode(smooth_picture()), annotation())
+        plant(tmp_path, f"a_{number}", encode(smooth_image()), annotation())
     # It might import TensorFlow; it has no `if __name__ == "__main__"` either
     script = tmp_path / "heavy.py"
     script.write_text(

@@ -7,7 +7,7 @@ import tracemalloc
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageEnhance
-from planted import encode, smooth_picture
+from planted import encode, smooth_image
 
 from dog_breeds.data import duplicates
 from dog_breeds.data.dataset import Task, images_dir
@@ -16,7 +16,7 @@ from dog_breeds.data.dataset import Task, images_dir
 def scene(seed: int, width: int = 500, height: int = 375) -> Image.Image:
     """A picture with a background and things on it, as photos have."""
     rng = np.random.default_rng(seed)
-    image = smooth_picture(width, height, seed)
+    image = smooth_image(width, height, seed)
     draw = ImageDraw.Draw(image)
     for _ in range(12):
         x, y, r = rng.integers(0, width), rng.integers(0, height), rng.integers(10, 80)

@@ -18,7 +18,7 @@ import botocore.credentials
 import pytest
 import requests
 from botocore.awsrequest import AWSRequest
-from conftest import NOT_PUBLIC, command, ending, heed_ctrl_c, run
+from conftest import NOT_PUBLIC, accept_ctrl_c, command, exit_message, run
 from handler_fixtures import local_gateway, local_server
 from handler_process import Silent
 from odd_images import BREED
@@ -172,7 +172,7 @@ def test_signed_where_that_is_wanted(cloud, photo, tmp_path):
 
 @pytest.mark.parametrize("status", sorted(endpoint.HINTS))
 def test_a_refusal_says_what_to_do(cloud, photo, monkeypatch, capsys, status):
-    said = ending(monkeypatch, test_cloud, "--endpoint", f"{cloud}/{status}", "--file", photo)
+    said = exit_message(monkeypatch, test_cloud, "--endpoint", f"{cloud}/{status}", "--file", photo)
     assert capsys.readouterr().out == ""
     assert said == f"test_cloud.py: status {status} (said AWS): {endpoint.HINTS[status]}"
 
@@ -211,7 +211,7 @@ def test_ctrl_c_ends_the_requests(cloud, photo):
         "test_cloud.py", "--endpoint", f"{cloud}/often", "--file", photo, "--requests", 100_000
     )
     with subprocess.Popen(
-        [*words, "--concurrency", "4"], stderr=subprocess.PIPE, preexec_fn=heed_ctrl_c
+        [*words, "--concurrency", "4"], stderr=subprocess.PIPE, preexec_fn=accept_ctrl_c
     ) as process:
         before = len(OFTEN)
         while len(OFTEN) < before + 20 and process.poll() is None:

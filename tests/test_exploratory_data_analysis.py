@@ -10,7 +10,7 @@ from conftest import TEN, run
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
-from planted import annotation, encode, plant, smooth_picture
+from planted import annotation, encode, plant, smooth_image
 
 from dog_breeds.data.dataset import count_images, display_name, images_dir
 from exploratory_data_analysis import (
@@ -210,14 +210,14 @@ def test_copies_are_counted_and_named_across_breeds(tmp_path):
         plant(
             tmp_path,
             name.split("/")[1],
-            encode(smooth_picture(seed=seed)),
+            encode(smooth_image(seed=seed)),
             annotation(),
             name.split("/")[0],
         )
     assert (
         describe_copies(read_copies(tmp_path)) == "copies: 1 photos show the same as an earlier one"
     )
-    plant(tmp_path, "a_3", encode(smooth_picture(90, 60, seed=2), quality=50), annotation())
+    plant(tmp_path, "a_3", encode(smooth_image(90, 60, seed=2), quality=50), annotation())
     assert read_copies(tmp_path) == [
         ("n02110958-pug/a_2.jpg", "n02110958-pug/a_1.jpg"),
         ("n02110958-pug/a_3.jpg", "n02108089-boxer/b_2.jpg"),

@@ -66,7 +66,7 @@ def test_slope_is_that_of_finite_differences(inner_size):
         )
 
 
-def test_adamw_steps_as_keras_own(elsewhere):
+def test_adamw_steps_as_keras_own(in_keras_process):
     rng, rates = np.random.default_rng(0), np.linspace(0.05, 0.001, 20)
     start, gradients = (
         rng.normal(size=(6, 4)).astype(np.float32),
@@ -75,7 +75,7 @@ def test_adamw_steps_as_keras_own(elsewhere):
     weight, m, v = start.copy(), np.zeros_like(start), np.zeros_like(start)
     for step, rate in enumerate(rates, 1):
         heads.adamw(weight, gradients[step - 1].copy(), m, v, rate, 2.5, step)
-    expected = elsewhere("keras_side", "adamw", start, gradients, rates, 2.5)
+    expected = in_keras_process("keras_side", "adamw", start, gradients, rates, 2.5)
     np.testing.assert_allclose(weight, expected, rtol=1e-4, atol=1e-5)
     assert np.abs(weight - start).max() > 0.1
 

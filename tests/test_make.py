@@ -14,7 +14,7 @@ import urllib.request
 from collections.abc import Iterator
 
 import pytest
-from conftest import ROOT, heed_ctrl_c, make
+from conftest import ROOT, accept_ctrl_c, make
 from emulator import free_ports, wait_for
 from odd_images import JPEG
 
@@ -27,7 +27,7 @@ def served(*words: str) -> Iterator[tuple[subprocess.Popen, str, list[str]]]:
     port, page_port = free_ports(2)
     ports = [f"PORT={port}", f"PAGE_PORT={page_port}"]
     command = ["make", "--no-print-directory", "serve", *ports, *words]
-    options = {"cwd": ROOT, "text": True, "start_new_session": True, "preexec_fn": heed_ctrl_c}
+    options = {"cwd": ROOT, "text": True, "start_new_session": True, "preexec_fn": accept_ctrl_c}
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **options)
     try:
         for line in process.stdout:

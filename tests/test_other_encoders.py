@@ -13,14 +13,14 @@ import pytest
 from conftest import run
 from odd_images import BREED, chunk, orientation_exif, picture, png_file, saved
 from PIL import Image, PngImagePlugin
-from planted import smooth_picture
+from planted import smooth_image
 
 from dog_breeds.clients.client_images import MAX_SENT, NoPicture, picture_to_send, upright_picture
 from dog_breeds.data.class_folders import inspect_image
 from dog_breeds.serving.jpegs import CutOff, has_all_scans, without_trailer
 from dog_breeds.serving.pixels import NoColours, read_pixels
 
-PHOTO = smooth_picture(500, 375)
+PHOTO = smooth_image(500, 375)
 NOISE = Image.effect_noise((320, 240), 60).convert("RGB")
 KINDS = {
     "plain": {"quality": 90},

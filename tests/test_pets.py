@@ -6,7 +6,7 @@ import tarfile
 
 import pytest
 import requests
-from conftest import ending
+from conftest import exit_message
 from flaky_server import FlakyServer
 from hostile_archives import member
 
@@ -44,7 +44,7 @@ def make(monkeypatch, tmp_path):
 
     def run(*words):
         words = ("--pets", "--data-dir", tmp_path / "data", *words)
-        return ending(monkeypatch, make_dataset, *words)
+        return exit_message(monkeypatch, make_dataset, *words)
 
     return run
 

@@ -68,4 +68,4 @@ def test_second_demo_skips_what_is_done(made_demo):
 
 
 def test_demo_touches_nothing_outside_its_folder(made_demo):
-    assert made_demo.touched == []
+    assert made_demo.changed_files == []

@@ -15,7 +15,7 @@ import pytest
 from handler_process import handler_process, run_python
 from odd_images import STORED, chunk, orientation_exif, png_file, saved
 from PIL import Image
-from planted import smooth_picture
+from planted import smooth_image
 
 from dog_breeds.serving.pixels import model_pixels, opaque, read_pixels, resize, scale_down
 
@@ -27,7 +27,7 @@ def over_white(image: Image.Image) -> Image.Image:
     return Image.fromarray(np.round(values[..., :3] * alpha + 255 * (1 - alpha)).astype(np.uint8))
 
 
-RGB = smooth_picture(120, 600)  # in several of the strips that opaque() works in
+RGB = smooth_image(120, 600)  # in several of the strips that opaque() works in
 GRAY, BITS, RGBA = RGB.convert("L"), RGB.convert("1"), RGB.copy()
 RGBA.putalpha(Image.linear_gradient("L").resize(RGBA.size))
 PALETTE = RGB.quantize(16)
@@ -100,7 +100,7 @@ def test_every_mode_becomes_rgb(data, expected, allowed):
 
 @pytest.mark.parametrize("orientation", range(10))
 def test_pictures_are_turned_as_their_exif_data_say(tmp_path, orientation):
-    upright, file = smooth_picture(500, 375), tmp_path / "photo.png"
+    upright, file = smooth_image(500, 375), tmp_path / "photo.png"
     stored = upright.transpose(STORED[orientation]) if orientation in STORED else upright
     file.write_bytes(saved(stored, format="PNG", exif=orientation_exif(orientation)))
     assert (read_pixels(file, 299, 0.875) == np.asarray(resize(upright, 299, 0.875))).all()
@@ -109,7 +109,7 @@ def test_pictures_are_turned_as_their_exif_data_say(tmp_path, orientation):
 @pytest.fixture(scope="module")
 def large() -> bytes:
     """A JPEG of 12 megapixels."""
-    return saved(smooth_picture(4000, 3000), format="JPEG", quality=95)
+    return saved(smooth_image(4000, 3000), format="JPEG", quality=95)
 
 
 @pytest.mark.parametrize(

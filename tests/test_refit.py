@@ -4,7 +4,7 @@ import shutil
 
 import numpy as np
 import pytest
-from conftest import COMMITTED, ending
+from conftest import COMMITTED, exit_message
 from PIL import Image
 
 import convert_model
@@ -30,7 +30,7 @@ def photos(tmp_path):
 def refit(monkeypatch, tmp_path, file, photos, output) -> str | None:
     """Run the command in this process; return the line with which it ends after an error."""
     words = ["--refit", file, "--outside", photos, "--output", output, "--data-dir", tmp_path]
-    return ending(monkeypatch, convert_model, *words)
+    return exit_message(monkeypatch, convert_model, *words)
 
 
 def test_only_the_rules_change(photos, tmp_path, monkeypatch, capsys):

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from colour_model import COLOURS, with_facts
-from conftest import ROOT, ending, make
+from conftest import ROOT, exit_message, make
 from handler_process import handler_process
 from odd_images import BREED, JPEG, one_way_up, orientation_exif, picture, saved, screenshot
 from PIL import Image
@@ -213,12 +213,12 @@ def test_every_refusal_is_a_sentence(colour_model, tmp_path, monkeypatch):
     content[1000] ^= 1
     damaged.write_bytes(content)
     for model in (foreign, damaged, tmp_path / "missing.tflite"):
-        assert model.name in ending(monkeypatch, site, "--model", model, *words)
+        assert model.name in exit_message(monkeypatch, site, "--model", model, *words)
     monkeypatch.setenv("PATH", "")
-    said = ending(monkeypatch, site, "--model", colour_model, *words)
+    said = exit_message(monkeypatch, site, "--model", colour_model, *words)
     assert "npm is needed once, to download @litertjs/core@2.5.3; install Node.js" in said
     (tmp_path / "packages/litertjs-core-2.5.3.tgz").write_bytes(b"another package")
-    said = ending(monkeypatch, site, "--model", colour_model, *words)
+    said = exit_message(monkeypatch, site, "--model", colour_model, *words)
     assert "litertjs-core-2.5.3.tgz is not @litertjs/core@2.5.3 as it was published" in said
     assert not (tmp_path / "site").exists() and not list(tmp_path.glob(".part-*"))
 

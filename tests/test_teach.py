@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
-from conftest import COMMITTED, ROOT, ending, make, run
+from conftest import COMMITTED, ROOT, exit_message, make, run
 from drawn_shapes import CORNERS, draw_shape, draw_shapes
 from emulator import emulator
 from handler_process import handler_process
@@ -129,7 +129,7 @@ def test_a_folder_that_cannot_be_learned_gets_one_clear_line(tmp_path, monkeypat
     root, output = tmp_path / "my pictures", tmp_path / "out" / "model.tflite"
     if folders is not None:
         make_folders(root, folders)
-    assert says.format(root=root) in ending(
+    assert says.format(root=root) in exit_message(
         monkeypatch, teach, "--images", root, "--output", output
     )
     assert not list(tmp_path.rglob("*.tflite")) and not list(tmp_path.rglob("*.json"))
@@ -298,7 +298,7 @@ def test_a_wrong_option_is_told_before_anything_takes_long(tmp_path, monkeypatch
     root = make_folders(tmp_path / "pictures", {"cats": SIX, "dogs": SIX})
     shutil.copy(ROOT / "README.md", tmp_path / "README.tflite")
     monkeypatch.chdir(tmp_path)
-    assert says in ending(monkeypatch, teach, "--images", root, *options)
+    assert says in exit_message(monkeypatch, teach, "--images", root, *options)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["README.tflite", "pictures"]
 
 
@@ -306,7 +306,7 @@ def test_a_wrong_option_is_told_before_anything_takes_long(tmp_path, monkeypatch
 def test_a_file_that_is_no_report_is_not_written_over(tmp_path, monkeypatch, content):
     root = make_folders(tmp_path / "pictures", {"cats": SIX, "dogs": SIX})
     (tmp_path / "model.json").write_text(content)
-    said = ending(monkeypatch, teach, "--images", root, "--output", tmp_path / "model.tflite")
+    said = exit_message(monkeypatch, teach, "--images", root, "--output", tmp_path / "model.tflite")
     assert f"{tmp_path}/model.json is there, and is no report of teach.py; name another" in said
     assert (tmp_path / "model.json").read_text() == content
 
@@ -318,7 +318,7 @@ def test_a_file_to_add_to_that_lacks_a_fact(tmp_path, monkeypatch, fact):
         teach, "read_facts", lambda file: {name: kept[name] for name in kept if name != fact}
     )
     words = "--images", root, "--add", COMMITTED, "--output", tmp_path / "model.tflite"
-    assert f"says nothing of {fact}; make it anew" in ending(monkeypatch, teach, *words)
+    assert f"says nothing of {fact}; make it anew" in exit_message(monkeypatch, teach, *words)
 
 
 def test_classes_beside_those_of_a_file_without_names_for_people():
@@ -373,7 +373,7 @@ def test_ctrl_c_says_that_the_same_command_goes_on(tmp_path, monkeypatch):
     root = make_folders(tmp_path / "pictures", {"cats": SIX, "dogs": SIX})
     monkeypatch.setattr(teach, "seconds_a_picture", lambda backbone: 0.02)
     monkeypatch.setattr(teach, "examples_of", interrupt)
-    said = ending(monkeypatch, teach, "--images", root, "--output", tmp_path / "model.tflite")
+    said = exit_message(monkeypatch, teach, "--images", root, "--output", tmp_path / "model.tflite")
     assert said == "teach.py: stopped; the same command continues from the features computed so far"
     assert not list(tmp_path.glob("model.*"))
 

@@ -29,13 +29,13 @@ def backbone(small):
 
 
 @pytest.fixture(scope="module")
-def again(small, elsewhere, tmp_path_factory):
+def again(small, in_keras_process, tmp_path_factory):
     """The same made again: once finished, and as it was before its RELUs were fused."""
     files = [
         tmp_path_factory.mktemp("again") / f"{name}.tflite" for name in ("finished", "unfused")
     ]
     task = small.task
-    elsewhere(
+    in_keras_process(
         "keras_side",
         "write_unfused",
         task.weights,
@@ -135,9 +135,9 @@ def test_fused_relus_are_gone_and_are_the_relus_of_the_same_sums(backbone, again
         assert output.max() > 10 * step
 
 
-def test_calm_half_leaves_wild_pictures_out(small, elsewhere):
+def test_calm_half_leaves_wild_pictures_out(small, in_keras_process):
     views = features.calibration_views(small.task)[:6]
-    calm = elsewhere("keras_side", "calm_half", small.task.weights, SIZE, views, views[2])
+    calm = in_keras_process("keras_side", "calm_half", small.task.weights, SIZE, views, views[2])
     assert len(calm) == 3 and views[2] not in calm and set(calm) < set(views)
 
 

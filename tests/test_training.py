@@ -13,7 +13,7 @@ from unittest.mock import Mock
 
 import numpy as np
 import pytest
-from conftest import MIRROR, TEN, ending, run
+from conftest import MIRROR, TEN, exit_message, run
 from PIL import Image
 from test_exploratory_data_analysis import PLOTS, unreadable
 
@@ -199,7 +199,7 @@ def test_mistakes_get_one_line(demo, tmp_path, monkeypatch):
     shutil.copytree(demo / "raw", unfetched / "raw", copy_function=os.link)
 
     def said(*arguments):
-        return ending(monkeypatch, training, "--output-dir", output, *arguments)
+        return exit_message(monkeypatch, training, "--output-dir", output, *arguments)
 
     assert "run make_dataset.py first" in said("--data-dir", empty)
     assert "did you mean samoyed?" in said("--data-dir", demo, "--breeds", "samoyd", "maltese_dog")
@@ -233,7 +233,7 @@ def test_a_mistake_ends_the_process_with_status_1_and_no_traceback(tmp_path):
 
 
 def test_real_breeds_are_learned_from_few_pictures(
-    demo, real_data, elsewhere, tmp_path, monkeypatch
+    demo, real_data, in_keras_process, tmp_path, monkeypatch
 ):
     listed = {"train": {}, "test": {}}
     with open(Path(MIRROR, "official_split.csv"), newline="") as file:
@@ -332,7 +332,7 @@ def test_without_weights_all_but_the_h5_is_saved(tmp_path):
         find_best_model(tmp_path)
 
 
-def test_damaged_weights_are_named(small, elsewhere, tmp_path):
+def test_damaged_weights_are_named(small, in_keras_process, tmp_path):
     shutil.copytree(small.task.data_dir / "weights", tmp_path / "weights")
     task = replace(small.task, data_dir=tmp_path)
     task.weights.write_bytes(task.weights.read_bytes()[:100_000])
