@@ -1,24 +1,42 @@
-"""Dog breeds on AWS Lambda: says which breed a picture shows.
+"""The AWS Lambda function: answer which dog breed an image shows.
 
-Reads   model.tflite beside this file, or the file that the variable MODEL_FILE names, once, at
-        start.
-Takes   {"url": U}, {"image": base64}, {"urls": [...]} or {"images": [...]}, with "top_k" if wanted,
-        from a direct invocation or over HTTP (dog_breeds/serving/http_events.py says by which
-        services), where the body may also be the picture itself and GET takes ?url=...&top_k=...; a
-        browser that asks for / gets a page. From a direct invocation also {"bucket": B, "key": K},
-        an object of S3, whose answer also has "model", the digest of the model file
-Gives   {"prediction": {breed: probability}, "known": true}, best first; for lists {"predictions":
-        [one for each]}; or {"error": {"code", "message"}}. Where "known" is true, also
-        "candidates", a list of breeds, likeliest first: the right one is most probably among them,
-        if the model file states a threshold for that. With "cropped": true, it is about the
-        picture without its borders, with "turned": 90, 180 or 270 about the picture turned
-        clockwise by so many degrees. With "explain": true also "explanation", 10 rows of 10 numbers
-        0..1 (7 of 7 at 224 pixels): how much each part of the picture's central "explanation_share"
-        of both sides spoke for the first breed. Prints one line of JSON a request, and one
-        for each picture of several, without pictures, URLs and names of objects.
+Reads     model.tflite beside this file, or the file that the variable MODEL_FILE names. It is
+          loaded once, at start.
+Example
 
-Give the function 1024 MB and 15 s. The image holds this file, the modules of dog_breeds that it
-imports, the page, and the model.
+    python test.py --model models/dog_breeds_120.tflite --file photo.jpg    # calls lambda_handler
+
+Time      23 ms an inference on a CPU with VNNI, 190 ms with AVX2 alone. Give the function 1,024 MB
+          of memory and 15 s.
+
+A request is a JSON object with one of these sources:
+
+    {"url": ADDRESS}                 an image on the web
+    {"image": BASE64}                the image itself
+    {"urls": [...]}, {"images": [...]}    up to ten of them
+    {"bucket": B, "key": K}          an object of S3; only in a direct invocation
+
+"top_k": N limits the answer to N breeds. "explain": true also asks which parts of the image count.
+Requests arrive as direct invocations or over HTTP (dog_breeds/serving/http_events.py). Over HTTP,
+the body may also be the image itself, GET takes ?url=...&top_k=..., and a browser that asks for /
+gets a page. Events of S3 are answered too (dog_breeds/serving/bucket_events.py).
+
+The answer is a JSON object:
+
+    "prediction"    {breed: probability}, likeliest first
+    "known"         false if the image seems to show none of the breeds
+    "candidates"    if known: the breeds that remain possible, likeliest first, if the model file
+                    has a threshold for them
+    "cropped"       true if the prediction is for the image without its borders
+    "turned"        90, 180 or 270 if the prediction is for the image turned clockwise by that angle
+    "explanation"   10 rows of 10 numbers in 0..1 (7 rows of 7 for a model of 224 pixels): how much
+                    each part spoke for the first breed. The rows cover the central share
+                    "explanation_share" of both sides.
+    "model"         for an object of S3: the digest of the model file
+
+A list of sources gives {"predictions": [one answer for each]}. A refusal gives
+{"error": {"code", "message"}}. Each request logs one line of JSON, and each image of several logs
+its own. The log has no images, no addresses and no names of objects.
 """
 
 import ctypes
@@ -36,12 +54,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image, WebPImagePlugin  # noqa: F401  without it Pillow would import all its formats for WebP
+
+# Without WebPImagePlugin, Pillow would import all of its formats at the first WebP image.
+from PIL import Image, WebPImagePlugin  # noqa: F401
 
 from dog_breeds.serving.answers import Prediction, best_prediction, end_of, half_way, likely_classes
 from dog_breeds.serving.bucket_events import answer_service_event, is_service_event
 from dog_breeds.serving.cpus import cpu_count, start_log
-from dog_breeds.serving.explanation import class_activation_map, explaining, on_picture
+from dog_breeds.serving.explanation import class_activation_map, explanation_tensors, place_in_image
 from dog_breeds.serving.facts import model_digest, read_facts
 from dog_breeds.serving.http_bodies import decode_base64, fields_of
 from dog_breeds.serving.http_events import (
@@ -54,28 +74,30 @@ from dog_breeds.serving.http_events import (
 from dog_breeds.serving.limits import MAX_IMAGES, RequestError, Unanswered
 from dog_breeds.serving.page import page_response, wants_page
 from dog_breeds.serving.s3_images import read_object
-from dog_breeds.serving.safe_images import read_picture
+from dog_breeds.serving.safe_images import read_image
 from dog_breeds.serving.web_images import download_all
 
-EVENT_TOP_K = 5  # breeds in the answer to a photo that an event names
+EVENT_TOP_K = 5  # breeds in the answer about a photo in a bucket
 
 
 # --- Requests -------------------------------------------------------------------------------------
 
 
 def lambda_handler(event: Any, context: Any = None) -> dict:
-    """Answer an event. What is wrong with a request is an answer too; a fault of ours is logged and
-    raised, and so is an event that gets no answer, after which the caller may try again.
+    """Answer an event of Lambda.
+
+    A wrong request gets an answer with an error. For a direct invocation, an unexpected exception
+    is logged and raised. `Unanswered` is raised for an event that the caller should try again.
     """
     log = {"request_id": getattr(context, "aws_request_id", None), "event": "direct"}
     request, outcome = http_request(event), "ok"
-    answer: Any = None  # stays so for HTTP methods that ask for no work
+    answer: Any = None  # the answer to HEAD and OPTIONS
     try:
         if request:
             log["event"] = request.service
             if wants_page(request):
                 log["source"] = "page"
-                return page_response(request, MODEL.facts, bool(MODEL.explaining))
+                return page_response(request, MODEL.facts, bool(MODEL.explanation_tensors))
             if asks_nothing(request):
                 log["source"] = "usage"
                 return http_response(request, outcome, USAGE)
@@ -104,13 +126,15 @@ def lambda_handler(event: Any, context: Any = None) -> dict:
 
 
 def answer_fields(fields: Any, log: dict, end: float, direct: bool) -> dict:
-    """Return the answer to the fields of a request that ends at a time of time.monotonic();
-    `direct`: not over HTTP.
+    """Return the answer to the fields of a request.
+
+    `end` is the time of time.monotonic() at which Lambda ends the request. `direct` is false for a
+    request over HTTP. Raises RequestError if the fields are wrong.
     """
     if not isinstance(fields, dict):
         raise RequestError("invalid_request", "the request must be a JSON object")
     names = ["url", "image", "urls", "images"]
-    if direct:  # over HTTP strangers could read what the function's role may
+    if direct:  # over HTTP, strangers could read every object that the function's role can
         names.append("key")
     sources = [name for name in names if name in fields]
     if len(sources) != 1:
@@ -123,7 +147,7 @@ def answer_fields(fields: Any, log: dict, end: float, direct: bool) -> dict:
     explain = fields.get("explain", False)
     if type(explain) is not bool:
         raise RequestError("invalid_request", "explain must be true or false")
-    if explain and not MODEL.explaining:
+    if explain and not MODEL.explanation_tensors:
         raise RequestError("invalid_request", "this model file cannot explain")
     log["source"] = source
     items = fields[source] if source.endswith("s") else [fields[source]]
@@ -138,14 +162,14 @@ def answer_fields(fields: Any, log: dict, end: float, direct: bool) -> dict:
             else download_all(items)
         )
         log["download_ms"] = milliseconds_since(start)
-    if source == "key":  # a row of a table, which says by which model it is
-        answer = answer_picture(items[0], top_k, explain, log, half_way(end))
+    if source == "key":  # a batch's table has the model's digest in each row
+        answer = answer_image(items[0], top_k, explain, log, half_way(end))
         return answer | {"model": cached_digest(MODEL_PATH)}
     if not source.endswith("s"):
-        return answer_picture(items[0], top_k, explain, log, half_way(end))
+        return answer_image(items[0], top_k, explain, log, half_way(end))
     answers = []
     for number in range(len(items)):
-        # Let go when it is answered: ten downloads may have 100 MB.
+        # Free each image after its answer, because ten downloads can take 100 MB
         item: Any = items[number]
         items[number] = b""
         until = half_way(end, len(items) - number)
@@ -154,9 +178,7 @@ def answer_fields(fields: Any, log: dict, end: float, direct: bool) -> dict:
 
 
 def answer_object(log: dict, bucket: str, key: str, until: float) -> dict:
-    """Return the answer to a photo in a bucket that an event names, with the EVENT_TOP_K likeliest
-    breeds.
-    """
+    """Return the answer about a photo in a bucket, with the EVENT_TOP_K likeliest breeds."""
     start = time.monotonic()
     try:
         item = read_object(bucket, key)
@@ -170,27 +192,30 @@ def answer_object(log: dict, bucket: str, key: str, until: float) -> dict:
 def answer_one_of_several(
     item: Any, top_k: int | None, explain: bool, log: dict, until: float, noted: dict | None = None
 ) -> dict:
-    """Return the answer to one picture of several. Log it on a line of its own, with `noted`."""
+    """Return the answer about one image of several.
+
+    Log the answer on a line of its own, which also has the entries of `noted`.
+    """
     log["photos"] = number = log.get("photos", 0) + 1
     entry = {"request_id": log["request_id"], "photo": number} | (noted or {})
-    answer = answer_picture(item, top_k, explain, entry, until)
+    answer = answer_image(item, top_k, explain, entry, until)
     print(json.dumps(entry | {"photo_outcome": outcome_of(answer)}), flush=True)
     return answer
 
 
-def answer_picture(item: Any, top_k: int | None, explain: bool, log: dict, until: float) -> dict:
-    """Return the answer to a picture: to its base64 text, its bytes, or the exception that its
-    download ended with.
+def answer_image(item: Any, top_k: int | None, explain: bool, log: dict, until: float) -> dict:
+    """Return the answer about an image.
 
-    It is to be decoded before `until`, a time of time.monotonic(), after which there are no further
-    attempts.
+    `item` is the image's base64 text, its bytes, or the exception that ended its download. `until`
+    is a time of time.monotonic(). Decoding stops at this time, and no further attempt starts after
+    it.
     """
     try:
         if isinstance(item, Exception):
             raise item
         start = time.monotonic()
         data = item if isinstance(item, bytes) else decode_base64(item, "image")
-        pixels = read_picture(data, MODEL.size, MODEL.share, log, until)
+        pixels = read_image(data, MODEL.size, MODEL.share, log, until)
         log["decode_ms"] = milliseconds_since(start)
         start = time.monotonic()
         best, attempts = best_prediction(run_model, pixels, MODEL.threshold, until)
@@ -200,12 +225,13 @@ def answer_picture(item: Any, top_k: int | None, explain: bool, log: dict, until
         log["unknown"] = int(not answer["known"])  # a number, of which CloudWatch can take the mean
         if explain:
             if attempts > 1:
-                run_model(best.pixels)  # the best attempt need not have been the last one
+                # The interpreter holds the last attempt, which need not be the best one
+                run_model(best.pixels)
             cells = class_activation_map(
-                MODEL.interpreter, MODEL.explaining, MODEL.classes.index(top_class)
+                MODEL.interpreter, MODEL.explanation_tensors, MODEL.classes.index(top_class)
             )
             answer |= {
-                "explanation": on_picture(cells, best.box, best.turned),
+                "explanation": place_in_image(cells, best.box, best.turned),
                 "explanation_share": MODEL.share,
             }
         return answer
@@ -219,7 +245,7 @@ def outcome_of(answer: dict) -> str:
 
 
 def error_answer(error: RequestError) -> dict:
-    """Return the answer that takes the place of a prediction."""
+    """Return the answer that a client gets instead of a prediction."""
     return {"error": {"code": error.args[0], "message": error.args[1]}}
 
 
@@ -236,26 +262,28 @@ class Model(NamedTuple):
 
     interpreter: Any
     classes: list[str]  # in the order of the probabilities
-    size: int  # of the input: pixels a side
-    share: float  # of both sides of a photo, around its centre: what the model is shown
-    threshold: float  # of the score for unknown breeds: from here on, a breed counts as known
-    likely: float | None  # probability that makes a class a candidate; None: no candidates
-    tensors: list[int]  # indices of pixels, probabilities, that score, and upright
-    facts: dict  # what the file says of itself
-    explaining: list[int]  # indices of the tensors that tell where it looked; empty if it has none
+    size: int  # height and width of the input, in pixels
+    share: float  # the central share of both sides of an image that the model sees
+    threshold: float  # lowest score of an image that counts as known
+    candidate_threshold: float | None  # lowest probability of a candidate; None: no candidates
+    tensors: list[int]  # indices of the tensors pixels, probabilities, score and upright
+    facts: dict  # metadata.json inside the file
+    explanation_tensors: list[
+        int
+    ]  # indices of the tensors for an explanation; empty if one is missing
 
 
 def load_model(path: Path) -> Model:
-    """Load a .tflite file and the facts in the zip archive at its end; ValueError if the two do not
-    make a model.
+    """Load a .tflite file and the facts inside it.
+
+    Raises ValueError if the network and the facts do not match.
     """
     facts = read_facts(path)
     try:
         classes, size, share = facts["classes"], facts["input"]["height"], facts["photo_share"]
         rule = facts["unknown_rule"]
-        likely = float(facts["candidates"]["threshold"]) if "candidates" in facts else None
-        # Only one of the two runtimes may be in a process, and no TensorFlow beside it: together
-        # they crash.
+        candidates = float(facts["candidates"]["threshold"]) if "candidates" in facts else None
+        # A process may load only one of the runtimes, and no TensorFlow: two of them crash.
         default = "ai_edge_litert" if find_spec("ai_edge_litert") else "tflite_runtime"
         runtime = importlib.import_module(
             os.environ.get("DOG_BREEDS_RUNTIME", default) + ".interpreter"
@@ -263,7 +291,7 @@ def load_model(path: Path) -> Model:
         interpreter = runtime.Interpreter(str(path), num_threads=cpu_count())
         interpreter.allocate_tensors()
         outputs = {detail["name"]: detail for detail in interpreter.get_output_details()}
-        names = "probabilities", rule["score"], "upright"  # the score is an output of the file
+        names = "probabilities", rule["score"], "upright"  # the rule names an output as its score
         details = interpreter.get_input_details() + [outputs[name] for name in names]
         shapes = [tuple(detail["shape"].tolist()) for detail in details]
         expected = [(1, size, size, 3), (1, len(classes)), (1, 1), (1, 1)]
@@ -271,11 +299,11 @@ def load_model(path: Path) -> Model:
             shapes != expected
             or {detail["dtype"] for detail in details} != {np.float32}
             or not 0 < share <= 1
-            or not (likely is None or 0 < likely < 1)
+            or not (candidates is None or 0 < candidates < 1)
         ):
             raise ValueError(
                 f"tensors of the shapes {shapes}, photo_share {share}, threshold of candidates "
-                f"{likely}, not float32 {expected}, a share and a probability"
+                f"{candidates}, not float32 {expected}, a share and a probability"
             )
         indices = [detail["index"] for detail in details]
         return Model(
@@ -284,10 +312,10 @@ def load_model(path: Path) -> Model:
             size,
             share,
             float(rule["threshold"]),
-            likely,
+            candidates,
             indices,
             facts,
-            explaining(interpreter),
+            explanation_tensors(interpreter),
         )
     except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise ValueError(
@@ -296,8 +324,10 @@ def load_model(path: Path) -> Model:
 
 
 def run_model(pixels: np.ndarray) -> tuple[np.ndarray, float, float]:
-    """Return probabilities, float32 [N], the score for unknown breeds, and uprightness of pixels,
-    float32 (size, size, 3) in 0..255.
+    """Run the model on pixels, float32 [size, size, 3] in 0..255.
+
+    Return the probabilities, float32 [N], the score of the rule for unknown breeds, and the score
+    of upright images, which is below 0 for an image that seems turned.
     """
     interpreter, (inputs, *outputs) = MODEL.interpreter, MODEL.tensors
     interpreter.set_tensor(inputs, pixels[None])
@@ -307,13 +337,15 @@ def run_model(pixels: np.ndarray) -> tuple[np.ndarray, float, float]:
 
 
 def answer_for(best: Prediction, top_k: int | None) -> dict:
-    """Return the answer that a prediction about a picture gives."""
+    """Return the answer for a prediction, with the `top_k` likeliest breeds (None: all)."""
     values = best.probabilities.tolist()
     ranking = sorted(zip(MODEL.classes, values, strict=True), key=lambda item: -item[1])[:top_k]
     prediction = {breed: round(probability, 6) for breed, probability in ranking}
     answer = {"prediction": prediction, "known": best.known}
-    if best.known and MODEL.likely is not None:
-        answer["candidates"] = likely_classes(best.probabilities, MODEL.classes, MODEL.likely)
+    if best.known and MODEL.candidate_threshold is not None:
+        answer["candidates"] = likely_classes(
+            best.probabilities, MODEL.classes, MODEL.candidate_threshold
+        )
     if best.box:
         answer["cropped"] = True
     return answer | ({"turned": best.turned} if best.turned else {})
@@ -321,17 +353,17 @@ def answer_for(best: Prediction, top_k: int | None) -> dict:
 
 # --- Start ----------------------------------------------------------------------------------------
 
-Image.preinit()  # Pillow's usual formats, which the first picture would load otherwise
-warnings.filterwarnings("ignore", module="PIL")  # remarks on odd pictures, a line for each odd tag
-logging.getLogger("urllib3").setLevel(logging.CRITICAL)  # remarks on odd servers, with their names
+Image.preinit()  # loads Pillow's usual formats now, and not at the first request
+# Pillow warns about each odd tag of an image, and urllib3 logs the names of odd servers
+warnings.filterwarnings("ignore", module="PIL")
+logging.getLogger("urllib3").setLevel(logging.CRITICAL)
 MODEL_PATH = Path(os.environ.get("MODEL_FILE") or Path(__file__).with_name("model.tflite"))
 MODEL = load_model(MODEL_PATH)
 cached_digest = functools.cache(model_digest)
 if sys.platform == "linux":
-    # Freed memory is to return, so that limited_memory counts right: blocks of 128 kB and more
-    # always get pages of their own (M_MMAP_THRESHOLD), and there is one heap (M_ARENA_MAX), else a
-    # full one is left for another.
+    # limited_memory counts right only if freed memory returns to the system. So blocks of 128 kB
+    # and more get pages of their own (M_MMAP_THRESHOLD), and there is only one heap (M_ARENA_MAX).
     ctypes.CDLL(None).mallopt(-3, 2**17)
     ctypes.CDLL(None).mallopt(-8, 1)
-if "AWS_LAMBDA_RUNTIME_API" in os.environ:  # a function, and not a script that imports this module
+if "AWS_LAMBDA_RUNTIME_API" in os.environ:  # in the service, not in a script that imports this
     print(json.dumps(start_log(MODEL.interpreter)), flush=True)

@@ -125,9 +125,7 @@ def answers_of(model: Path, folder: Path, names: list[str]) -> list[tuple[str, d
         import lambda_function
 
     def classify(content: bytes) -> dict:
-        return lambda_function.answer_picture(
-            content, top_k=1, explain=False, log={}, until=math.inf
-        )
+        return lambda_function.answer_image(content, top_k=1, explain=False, log={}, until=math.inf)
 
     answers = []
     for name in names:

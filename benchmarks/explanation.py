@@ -64,7 +64,7 @@ def measure(model: Path, data_dir: Path, split_file: Path) -> Iterator[Figure]:
         inferences.append(time.perf_counter() - start)
         start = time.perf_counter()
         model, breed = handler.MODEL, int(probabilities.argmax())
-        cells = np.array(class_activation_map(model.interpreter, model.explaining, breed))
+        cells = np.array(class_activation_map(model.interpreter, model.explanation_tensors, breed))
         maps.append(time.perf_counter() - start)
         xml = annotation_dir(data_dir) / image.removesuffix(".jpg")
         inside = cells_in_boxes(xml, handler.MODEL.share, len(cells))

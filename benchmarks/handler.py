@@ -124,7 +124,7 @@ def warm_calls(model: str, *files: str) -> dict[str, float]:
         lambda_function.MODEL.interpreter,
         lambda_function.MODEL.tensors,
     )
-    pixels = lambda_function.read_picture(
+    pixels = lambda_function.read_image(
         Path(files[0]).read_bytes(), lambda_function.MODEL.size, 1.0, {}
     )[None]
 

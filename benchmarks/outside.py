@@ -74,7 +74,7 @@ def answers_of(model: Path, photos: Sequence[tuple[str, Path]]) -> list[Answer |
     answers = []
     for folder, path in photos:
         log = {}
-        given = lambda_function.answer_picture(path.read_bytes(), None, False, log, math.inf)
+        given = lambda_function.answer_image(path.read_bytes(), None, False, log, math.inf)
         if "error" in given:
             answers.append(f"{path}: {given['error']['message']}")
             continue

@@ -152,7 +152,7 @@ def answer(model: Path, data: bytes, until: float) -> Answer:
     """Return the handler's answer to an image. The handler may make more attempts until a time of
     time.monotonic()."""
     log = {}
-    answer = handler(model).answer_picture(data, 1, False, log, until)
+    answer = handler(model).answer_image(data, 1, False, log, until)
     [(breed, probability)] = answer["prediction"].items()
     return Answer(breed, probability, answer["known"], log["looks"])
 

@@ -33,7 +33,7 @@ PLATFORMS = ("manylinux_2_28_aarch64", "manylinux_2_27_aarch64", "manylinux2014_
 SCORES = """
 import json, pathlib, sys, lambda_function
 from dog_breeds.serving.cpus import start_log
-from dog_breeds.serving.safe_images import read_picture
+from dog_breeds.serving.safe_images import read_image
 model, size = lambda_function.MODEL, int(sys.argv[1]) or lambda_function.MODEL.size
 started = start_log(model.interpreter)
 if size != model.size:
@@ -42,7 +42,7 @@ if size != model.size:
 outputs = {output["name"]: output["index"] for output in model.interpreter.get_output_details()}
 rows = []
 for path in sys.argv[2:]:
-    pixels = read_picture(pathlib.Path(path).read_bytes(), size, model.share, {}, float("inf"))
+    pixels = read_image(pathlib.Path(path).read_bytes(), size, model.share, {}, float("inf"))
     probabilities, *scores = lambda_function.run_model(pixels)
     features = model.interpreter.get_tensor(outputs["features"])
     scores = [*probabilities.tolist(), *scores]

@@ -181,7 +181,7 @@ def forbidden():
         ("--file large.jpg", "large.jpg is no picture that can be read"),
         ("--file empty.jpg", "empty.jpg is no picture that can be read"),
         ("--file half.heic", "half.heic is damaged"),
-        ("--file half.jpg", "the picture is cut off: its last part is missing"),
+        ("--file half.jpg", "the image is cut off: its last part is missing"),
         ("--file photo.jpg --explain out.jpg", "test.py: this model file cannot explain"),
         ("--url http://10.0.0.1/dog.jpg", NOT_PUBLIC),
         pytest.param(

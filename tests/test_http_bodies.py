@@ -130,7 +130,7 @@ def test_forms_of_all_kinds(ask):
         (parts(photo, ('name="top_k"', b"all")), "top_k must be a whole number"),
         (parts(one), "the request must have one of url, image, urls, images"),
         (parts(), "the request must have one of url, image, urls, images"),
-        (parts(('name="file"; filename="a.jpg"', b"")), "the picture is empty"),
+        (parts(('name="file"; filename="a.jpg"', b"")), "the image is empty"),
     ):
         assert message in ask_form(body)["error"]["message"], body[:200]
 
@@ -321,7 +321,7 @@ NO_IMAGES = {
         b'\xef\xbb\xbf<?xml version="1.0"?><Error><Code>BlobNotFound</Code>',
         "the error BlobNotFound",
     ),
-    "nothing": (b"", "the picture is empty, it has 0 bytes"),
+    "nothing": (b"", "the image is empty: it has 0 bytes"),
     "blanks": (b"\r\n\r\n", "nothing but blanks"),
     "base64": (TEXT.encode(), "base64 within base64; encode the file only once"),
     "URL-safe base64 in lines": (
@@ -343,7 +343,7 @@ NO_IMAGES = {
     "TIFF": (b"II*\0\x08\0\0\0", "it is a TIFF"),
     "read as text": (JPEG[:2000].decode(errors="replace").encode(), "changed into text on its way"),
     "text": (b"a dog", "it is text"),
-    "something": (b"\x07\x99\x01\x02" * 9, "the picture is none of JPEG, PNG, WEBP, GIF, BMP"),
+    "something": (b"\x07\x99\x01\x02" * 9, "the image is none of JPEG, PNG, WEBP, GIF, BMP"),
 }
 
 

@@ -181,7 +181,7 @@ def test_what_takes_too_long_is_given_up(colour_model):
     largest = base64.b64encode(odd_images.named("50_megapixels_3.png")).decode()
     with handler_process(colour_model, with_little_time, 0.1) as ask:
         assert ask({"image": largest}).answer == error(
-            "too_large", "the picture takes too long to decode; send it smaller, or as JPEG"
+            "too_large", "the image takes too long to decode; send it smaller, or as JPEG"
         )
         assert "prediction" in ask({"image": TEXT}).answer, "the next image is answered"
 

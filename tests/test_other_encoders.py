@@ -115,9 +115,7 @@ def test_what_is_cut_off_of_a_blank_jpeg_is_refused_unless_it_makes_no_differenc
 
 def test_everybody_who_reads_a_cut_off_jpeg_says_so(ask, tmp_path):
     data = jpeg(picture(500, 375))[:-500]
-    assert answer(ask, data) == {
-        "error": {"code": "invalid_image", "message": f"the picture {CUT}"}
-    }
+    assert answer(ask, data) == {"error": {"code": "invalid_image", "message": f"the image {CUT}"}}
     file = tmp_path / "photo.jpg"
     file.write_bytes(data)
     assert inspect_image(file) == f"it {CUT}"

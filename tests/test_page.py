@@ -113,7 +113,7 @@ def test_page_for_classes_of_ones_own_does_not_speak_of_dogs(colour_model, tmp_p
             r"<style>.*?</style>|<script id.*?</script>|//[^\n]*|<[^>]*>", "", html, flags=re.S
         )
         assert bool(re.search(r"\bdog\b|\bbreeds\b", text.replace("facts.breeds", ""))) == speaks
-        assert ("What does this picture show?" in html) != speaks
+        assert ("What does this photo show?" in html) != speaks
 
 
 # --- Explanation ----------------------------------------------------------------------------------

@@ -243,7 +243,7 @@ def test_what_is_wrong_is_said(visit, pictures, stack):
     for file in (damaged, {"name": "dog.jpg", "mimeType": "image/jpeg", "buffer": b"a dog"}):
         page.set_input_files("#file", file)
         assert (
-            problem(page) == "This file is damaged, or is not a picture that the browser can open."
+            problem(page) == "This file is damaged, or the browser cannot open images of its type."
         )
     heic = {"name": "IMG_1.HEIC", "mimeType": "", "buffer": b"\0\0\0\x18ftypheic" + bytes(99)}
     for file in (heic, heic | {"name": "photo"}, heic | {"buffer": b"?"}):

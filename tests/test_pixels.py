@@ -142,7 +142,7 @@ import numpy as np
 import lambda_function
 for file in sorted(pathlib.Path(sys.argv[1]).iterdir()):
     for size, share in ((299, 0.875), (150, 1.0)):
-        pixels = lambda_function.read_picture(file.read_bytes(), size, share, {})
+        pixels = lambda_function.read_image(file.read_bytes(), size, share, {})
         assert pixels.dtype == np.float32 and pixels.shape == (size, size, 3)
         assert (pixels == pixels.astype(np.uint8)).all()
         print(file.name, size, zlib.crc32(pixels.astype(np.uint8)))

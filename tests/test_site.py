@@ -285,7 +285,7 @@ def test_turns_and_places_of_cells_are_alike(ready):
         assert np.array_equal(np.reshape(turned, image.shape), np.rot90(image, -turns))
     for box in (None, (0.1, 0.25, 0.8, 0.75), (0.0, 0.5, 1.0, 0.9)):
         for turned in (0, 90, 180, 270):
-            expected = explanation.on_picture(cells.tolist(), box, turned)
+            expected = explanation.place_in_image(cells.tolist(), box, turned)
             found = call(ready, "onPicture", cells.ravel().tolist(), box, turned)
             assert np.allclose(found, expected)
     weights = random.normal(size=2048).astype(np.float32)
@@ -548,7 +548,7 @@ def test_second_visit_needs_no_network_and_a_new_model_replaces_the_old(
     port = int(address.rpartition(":")[2])
     with host(tmp_path / "site", port=port):
         page = visit(address, context)
-        assert page.inner_text("h1") == "What does this picture show?"
+        assert page.inner_text("h1") == "What does this photo show?"
         page.set_input_files("#file", DOG)
         assert shown(page) == "Leo"
         assert kept(page) == names

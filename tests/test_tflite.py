@@ -18,7 +18,7 @@ from dog_breeds.learning.tflite import (
     load_file,
     read_head,
 )
-from dog_breeds.serving.explanation import explaining
+from dog_breeds.serving.explanation import explanation_tensors
 from dog_breeds.serving.facts import append_facts
 
 
@@ -180,7 +180,7 @@ def test_a_joined_file_answers_as_numpy_and_its_features_are_the_backbones(
     interpreter = Interpreter(str(file))
     assert set(interpreter.get_signature_list()["serving_default"]["outputs"]) == set(outputs)
     interpreter.allocate_tensors()
-    assert bool(explaining(interpreter)) == (inner_size == 0)
+    assert bool(explanation_tensors(interpreter)) == (inner_size == 0)
 
 
 @pytest.mark.parametrize(("old", "new"), [(0, 0), (0, 30), (30, 0), (30, 20)])

@@ -189,7 +189,7 @@ import lambda_function
 print(json.dumps(lambda_function.lambda_handler({"url": "https://example.org/dog.jpg"})))
 """
     answer = run_python(code, MODEL_FILE=str(colour_model)).stdout.splitlines()[-1]
-    message = "URLs need Python 3.11 or later, with microsoft-antissrf; send the picture itself"
+    message = "URLs need Python 3.11 or later, with microsoft-antissrf; send the image itself"
     assert json.loads(answer) == {"error": {"code": "url_refused", "message": message}}
 
 
@@ -327,7 +327,7 @@ def test_requests_name_what_is_read_and_who_asks(odd_server, colour_model):
     assert "the variable CONTACT" in odd_server("/403")["error"]["message"]
     assert "CONTACT" not in odd_server("/404")["error"]["message"]
     headers = OddServer.asked[0][1]
-    assert headers["User-Agent"] == "dog-breeds/1.0 (classifies a picture that its user named)"
+    assert headers["User-Agent"] == "dog-breeds/1.0 (classifies an image that its user named)"
     for name in ("jpeg", "png", "webp", "gif", "bmp"):
         assert f"image/{name}" in headers["Accept"]
     assert "avif" not in headers["Accept"] and "image/*" not in headers["Accept"]
@@ -367,11 +367,11 @@ def test_a_contact_is_named_and_cannot_break_the_header(colour_model, contact, s
         ("example.org/dog.jpg", "the URL must begin with http:// or https://"),
         ("data:image/png;base64,iVBOR", "a data URL belongs in the field image"),
         ("s3://bucket/dog.jpg", "make a pre-signed URL of the object"),
-        ("http://user:word@a.example/", "must not hold a user name or password"),
+        ("http://user:word@a.example/", "must not contain a user name or password"),
         ("http://a.example:8080/", "must not name a port"),
-        ("http://a b.example/", "holds a blank, a backslash or another character in a wrong place"),
-        ("http://a.example/\\b", "holds a blank, a backslash"),
-        ("http://a.example/\0", "holds a blank, a backslash"),
+        ("http://a b.example/", "has a blank, a backslash or another character in a wrong place"),
+        ("http://a.example/\\b", "has a blank, a backslash"),
+        ("http://a.example/\0", "has a blank, a backslash"),
         ("http://a.example/" + "b" * 8192, "the URL has 8,209 characters, more than 8,192"),
         ("http://[::1/", "the URL is not a valid http or https URL"),
     ],

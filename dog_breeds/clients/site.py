@@ -23,7 +23,7 @@ from ai_edge_litert.interpreter import Interpreter
 
 from dog_breeds.console import one_line_errors, quiet, script_parser
 from dog_breeds.recipe import MODEL
-from dog_breeds.serving.explanation import explaining
+from dog_breeds.serving.explanation import explanation_tensors
 from dog_breeds.serving.facts import read_facts
 from dog_breeds.serving.page import digest, page_html
 
@@ -44,7 +44,7 @@ LITERT = "litert-2.5.3"  # folder of the site
 VARIANTS = ("litert_wasm_threaded", "litert_wasm", "litert_wasm_compat")
 OUTPUTS = {"probabilities", "upright"}  # and the score that the facts name
 WORDS = {  # of page.html, which do not hold without a service
-    "Pictures are made smaller in the browser before they are sent, and are not kept.": (
+    "The browser makes your photo smaller before it sends it. The service does not keep it.": (
         "Pictures stay on this device: the model runs in your browser. After the first visit, it "
         "also works without a network."
     ),
@@ -122,7 +122,7 @@ def inspect_model(path: Path, content: bytes) -> tuple[dict, dict]:
         size, number = rules["size"], len(rules["classes"])
         if shapes != [(1, size, size, 3), (1, number), (1, 1), (1, 1)]:
             raise ValueError(f"its tensors have the shapes {shapes}")
-        tensors, kernel = explaining(interpreter), None
+        tensors, kernel = explanation_tensors(interpreter), None
         if tensors:
             weights = interpreter.get_tensor(tensors[1])
             kernel = {"offset": content.index(weights.tobytes()), "length": weights.size}

@@ -1,5 +1,7 @@
-"""Choose the answer about a picture: the model knows upright photos without borders, and people
-send others.
+"""Choose the answer about an image: other attempts for images with borders, and for turned ones.
+
+The model has learned from upright photos without borders, but people also send screenshots and
+photos that lie on their side.
 """
 
 import math
@@ -10,59 +12,69 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-BORDER_TOLERANCE = 16  # of 255: how far a border's pixels may be from its most frequent colour
-# Of a row or column of pixels in that colour, from which it is border: text may stand in it
+BORDER_TOLERANCE = 16  # of 255: largest distance of a border's pixels from the border's colour
+# A row or column belongs to the border if this share of it has the border's colour. The rest may
+# be text.
 BORDER_SHARE = 0.75
-# Of a side, of the area: else there is no border, or nothing but border
+# The inside must have at least this share of each side, and at most this share of the area.
+# Otherwise the image has no border, or is nothing but border.
 SMALLEST_INSIDE, LARGEST_INSIDE = 1 / 6, 0.8
 
-Frame = tuple[float, float, float, float]  # left, top, right, bottom in shares of both sides, 0..1
-Run = Callable[[np.ndarray], tuple[np.ndarray, float, float]]  # pixels -> as in Prediction
+Frame = tuple[float, float, float, float]  # left, top, right, bottom as shares of the sides, 0..1
+# From pixels to the probabilities, the score and the upright score of a Prediction
+Run = Callable[[np.ndarray], tuple[np.ndarray, float, float]]
 
 
 class Prediction(NamedTuple):
-    """What the model says about a picture, or about one view of it."""
+    """The model's output for an image, or for one view of it."""
 
     pixels: np.ndarray  # float32 RGB [size, size, 3], 0..255: the view
     probabilities: np.ndarray  # float32 [N]
-    score: float  # of the rule for unknown breeds: low for a picture of no known breed
-    upright: float  # below 0 where the view seems to be turned
-    known: bool  # the picture seems to show a known breed
-    box: Frame | None = None  # of what the view shows, where borders were cut off
-    turned: int = 0  # degrees clockwise by which it was then turned
+    score: float  # of the rule for unknown breeds; low if the view shows no known breed
+    upright: float  # below 0 if the view seems turned
+    known: bool  # whether the view seems to show a known breed
+    box: Frame | None = None  # the part of the image that the view shows; None: all of it
+    turned: int = 0  # degrees clockwise by which this part was turned
 
 
 def end_of(context: Any) -> float:
-    """Return the time of time.monotonic() at which Lambda ends a request; infinity where there is
-    no Lambda.
+    """Return the time of time.monotonic() at which Lambda ends a request.
+
+    Outside Lambda there is no such time, and the result is infinity.
     """
     remaining = getattr(context, "get_remaining_time_in_millis", None)
     return time.monotonic() + remaining() / 1000 if remaining else math.inf
 
 
-def half_way(end: float, pictures: int = 1) -> float:
-    """Return the time until which the next of so many pictures may take: half of its share of what
-    is left.
+def half_way(end: float, images: int = 1) -> float:
+    """Return the time until which the next image may take.
+
+    The `images` that remain share the time until `end` equally. The result is half of the next
+    image's share. The other half is for its inference and its answer.
     """
     now = time.monotonic()
-    return now + (end - now) / pictures / 2
+    return now + (end - now) / images / 2
 
 
 def best_prediction(
     run: Run, pixels: np.ndarray, threshold: float, until: float = math.inf
 ) -> tuple[Prediction, int]:
-    """Return the prediction with the highest score of all attempts if that one is known, else the
-    first; and the number of attempts.
+    """Return the best prediction about an image, and the number of attempts that it took.
 
-    The first attempt shows the model the picture as it is. If no breed is recognised, the next one
-    shows the picture without its borders, if it has any. If the picture seems to be turned, known
-    or not, three attempts show the other quarter turns. One of these counts only if it seems to be
-    upright: most pictures of something else, such as cats, seem to be turned whichever way they
-    are shown. Nearly all pictures of dogs take one inference; none takes more than five. After the
-    first attempt, none starts that would hardly end before `until`, a time of time.monotonic().
+    1. The first attempt shows the whole image to the model.
+    2. If no breed is recognised and the image has borders, the next attempt shows the image without
+       them.
+    3. If the image seems turned, three more attempts show the other quarter turns. Each of them
+       counts only if it seems upright itself. Images of something else, such as cats, seem turned
+       in every direction.
+
+    The attempt with the highest score wins if it is known. Otherwise the first attempt's prediction
+    is returned. Nearly all photos of dogs take one inference, and no image takes more than five.
+    After the first attempt, no attempt starts that would hardly end before `until`, a time of
+    time.monotonic().
     """
     attempts: list[Prediction] = []
-    seconds = 0.0  # that the first attempt takes
+    seconds = 0.0  # duration of the first attempt
 
     def attempt(view: np.ndarray, box: Frame | None = None, turned: int = 0) -> None:
         if not attempts or time.monotonic() + 2 * seconds < until:
@@ -79,9 +91,10 @@ def best_prediction(
     last = attempts[-1]
     if last.upright < 0:
         for turned in (90, 180, 270):
-            clockwise = np.rot90(last.pixels, k=-(turned // 90))  # rot90 itself turns anticlockwise
+            # np.rot90 turns anticlockwise, hence the minus
+            clockwise = np.rot90(last.pixels, k=-(turned // 90))
             attempt(clockwise, last.box, turned)
-    counting = [one for one in attempts if not one.turned or one.upright >= 0]
+    counting = [view for view in attempts if not view.turned or view.upright >= 0]
     best = max(counting, key=lambda prediction: prediction.score)
     return best if best.known else attempts[0], len(attempts)
 
@@ -89,24 +102,26 @@ def best_prediction(
 def likely_classes(
     probabilities: np.ndarray, classes: Sequence[str], threshold: float
 ) -> list[str]:
-    """Return the names of the classes with at least this probability, likeliest first; always the
-    first one.
+    """Return the names of the classes with at least this probability, likeliest first.
 
-    The threshold comes from split conformal prediction (heads.fit_candidates).
+    The result always includes the likeliest class. The threshold comes from split conformal
+    prediction (learning/rules.py).
     """
     ranking = np.argsort(-probabilities, kind="stable").tolist()
     return [classes[i] for i in ranking if i == ranking[0] or probabilities[i] >= threshold]
 
 
 def inside_borders(pixels: np.ndarray) -> Frame | None:
-    """Return the box of what stands within plain borders, as on screenshots and scans; None without
-    such borders.
+    """Return the box inside plain borders, such as those of screenshots and scans.
+
+    `pixels` are float32 RGB [size, size, 3], 0..255. The result is None without such borders.
     """
     size = len(pixels)
+    # The border's colour is the median of the edge pixels in the most frequent coarse colour
     edge = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
     coarse = edge.astype(int) // BORDER_TOLERANCE @ (256, 16, 1)
     colour = np.median(edge[coarse == np.bincount(coarse).argmax()], axis=0)
-    # Apart: six times as fast
+    # Channel by channel, which is six times as fast as all three at once
     near = [abs(pixels[..., i] - colour[i]) <= BORDER_TOLERANCE for i in range(3)]
     border = near[0] & near[1] & near[2]
     top, bottom = longest_run(border.mean(axis=1) < BORDER_SHARE)
@@ -118,14 +133,15 @@ def inside_borders(pixels: np.ndarray) -> Frame | None:
 
 
 def cut_out(pixels: np.ndarray, box: Frame) -> np.ndarray:
-    """Return what is in a box, scaled to the whole size."""
+    """Return the pixels inside a box, scaled to the whole size."""
     left, top, right, bottom = (round(share * len(pixels)) for share in box)
     inside = Image.fromarray(pixels[top:bottom, left:right].astype(np.uint8))
     return np.asarray(inside.resize(pixels.shape[:2], Image.Resampling.BILINEAR), dtype=np.float32)
 
 
 def longest_run(flags: np.ndarray) -> tuple[int, int]:
-    """Return start and end of the longest run of true values; (0, 0) if there are none."""
+    """Return start and end of the longest run of true values, or (0, 0) if there is none."""
+    # A run starts and ends where the value changes; the zeros close runs at both ends
     changes = np.flatnonzero(np.diff(np.concatenate([[0], flags, [0]]))).tolist()
     return max(
         zip(changes[::2], changes[1::2], strict=True),

@@ -1,9 +1,11 @@
-"""Events of services that wait for no answer: photos that land in a bucket of S3, as S3 notifies of
-them directly or through SNS, SQS and EventBridge.
+"""Answer events about photos that land in a bucket of S3.
 
-An error that is returned counts as success there: SQS deletes the message, nothing tries again, no
-alarm fires. So what gets no answer is raised, or named as a failure of a batch of SQS. Where the
-variable RESULTS_PREFIX is set, each answer becomes an object of the photo's bucket below that
+S3 sends these events directly or through SNS, SQS and EventBridge. None of these services reads the
+answer. If the function returned an error, the event would count as done: SQS would delete the
+message, nothing would try again, and no alarm would go off. So if a photo gets no answer, the
+handler raises an exception, or names the message as a failure of an SQS batch.
+
+If the variable RESULTS_PREFIX is set, each answer is written to the photo's bucket below that
 prefix.
 """
 
@@ -20,9 +22,9 @@ from dog_breeds.serving.limits import RequestError, Unanswered, UnknownEvent
 from dog_breeds.serving.s3_images import write_object
 
 Photo = tuple[str, str]  # bucket and key
-Answer = Callable[[str, str, float], dict]  # of (bucket, key, time until which it may take)
+Answer = Callable[[str, str, float], dict]  # (bucket, key, latest time) -> the answer
 
-# Fields that events of AWS have and requests have not
+# Fields of AWS's events. No request has them.
 SERVICE_FIELDS = (
     "Records",
     "records",
@@ -37,14 +39,15 @@ SERVICE_FIELDS = (
 )
 REQUEST_FIELDS = {"url", "urls", "image", "images", "key", "Records"}
 WARM_UP_FIELDS = ("warmer", "warmup", "warm_up", "keep_warm", "keepwarm", "ping")
-CREATED = ("Object Created", "Object Restore Completed")  # detail-type of EventBridge
-WRITING_CALLS = ("PutObject", "CopyObject", "CompleteMultipartUpload", "PostObject")  # CloudTrail
-MAX_DEPTH = 5  # of messages within messages: EventBridge or S3, within SNS, within SQS
+CREATED = ("Object Created", "Object Restore Completed")  # values of EventBridge's detail-type
+# Calls that create objects, as CloudTrail names them
+WRITING_CALLS = ("PutObject", "CopyObject", "CompleteMultipartUpload", "PostObject")
+MAX_DEPTH = 5  # of nested messages, such as an S3 event inside an SNS message inside SQS
 
 
 def is_service_event(event: Any) -> bool:
-    """Return whether an event comes from a service that waits for no answer."""
-    if isinstance(event, list):  # as EventBridge Pipes hand over a batch
+    """Return whether an event comes from a service that does not read the answer."""
+    if isinstance(event, list):  # EventBridge Pipes send a batch as a list
         return bool(event) and all(is_service_event(record) for record in event)
     if not isinstance(event, dict):
         return False
@@ -53,9 +56,7 @@ def is_service_event(event: Any) -> bool:
 
 
 def is_warm_up(event: Any) -> bool:
-    """Return whether an event asks nothing: a schedule, or the ping of a plugin that keeps the
-    function warm.
-    """
+    """Return whether an event only keeps the function warm: a schedule, or a plugin's ping."""
     if not isinstance(event, dict) or event.keys() & REQUEST_FIELDS:
         return False
     scheduled = event.get("detail-type") == "Scheduled Event"
@@ -64,10 +65,11 @@ def is_warm_up(event: Any) -> bool:
 
 
 def answer_service_event(event: Any, answer: Answer, log: dict, end: float) -> dict:
-    """Return what the service expects, after all photos of the event are answered.
+    """Answer all photos of an event, and return the result that the service expects.
 
-    Raises Unanswered if a photo got no answer, or, of a batch of SQS, all of them. `end` is the
-    time of time.monotonic() at which Lambda ends the request. Notes in `log` what happened.
+    `end` is the time of time.monotonic() at which Lambda ends the request. Notes in `log` what
+    happened. Raises Unanswered if a photo got no answer. For an SQS batch, raises it only if all
+    messages failed, because the result can name single messages.
     """
     if is_warm_up(event):
         log["source"] = "warm_up"
@@ -84,21 +86,23 @@ def answer_service_event(event: Any, answer: Answer, log: dict, end: float) -> d
     for number, (bucket, key) in enumerate(photos):
         try:
             answers.append(_answer_photo(bucket, key, answer, end, len(photos) - number))
-        except Unanswered as fault:  # the others are answered first
+        except Unanswered as fault:  # raised after the other photos are answered
             faults.append(fault)
     if faults:
         log["failed"] = len(faults)
         raise faults[0]
-    return {"answers": [one for one in answers if one]}
+    return {"answers": [result for result in answers if result]}
 
 
 def _answer_batch(records: list[dict], answer: Answer, log: dict, end: float) -> dict:
-    """Return the messages of SQS that failed, in the form of a partial batch failure, and the
-    answers; raise the first fault if all failed.
+    """Answer the messages of an SQS batch.
+
+    Return the answers, and the failed messages in the form of a partial batch failure. Raise the
+    first exception if all messages failed.
     """
     answers: list[dict | None] = []
     failed: dict[str, Exception] = {}
-    longest = 0.0
+    longest = 0.0  # seconds of the slowest message so far
     ordered = str(records[0].get("eventSourceARN")).endswith(".fifo")
     for number, record in enumerate(records):
         start = time.monotonic()
@@ -108,8 +112,8 @@ def _answer_batch(records: list[dict], answer: Answer, log: dict, end: float) ->
             if number and start + 2 * longest > end:
                 raise Unanswered("too little time is left; the next invocation answers it")
             for bucket, key in photos_in(record):
-                left = len(records) - number
-                answers.append(_answer_photo(bucket, key, answer, end, left))
+                remaining = len(records) - number
+                answers.append(_answer_photo(bucket, key, answer, end, remaining))
         except Exception as fault:
             if not isinstance(fault, Unanswered):
                 log["traceback"] = traceback.format_exc()
@@ -121,19 +125,22 @@ def _answer_batch(records: list[dict], answer: Answer, log: dict, end: float) ->
         raise next(iter(failed.values()))
     return {
         "batchItemFailures": [{"itemIdentifier": name} for name in failed],
-        "answers": [one for one in answers if one],
+        "answers": [result for result in answers if result],
     }
 
 
-def _answer_photo(bucket: str, key: str, answer: Answer, end: float, left: int) -> dict | None:
-    """Return the answer to a photo, and store it where that is wanted; None for what is no photo:
-    the answers themselves, and the marks of folders. `left`: photos that share the time.
+def _answer_photo(bucket: str, key: str, answer: Answer, end: float, remaining: int) -> dict | None:
+    """Return the answer about a photo, and store it if RESULTS_PREFIX is set.
+
+    `remaining` photos share the time until `end`. The result is None for objects that are no
+    photos: the stored answers themselves, and the markers of folders.
     """
     prefix = os.environ.get("RESULTS_PREFIX", "")
     if key.endswith("/") or (prefix and key.startswith(prefix)):
         return None
     now = time.monotonic()
-    until = now + (end - now) / left / 2 if end < math.inf else end
+    # Half of the photo's share of the time; the other half is for inference and storing
+    until = now + (end - now) / remaining / 2 if end < math.inf else end
     result = {"bucket": bucket, "key": key} | answer(bucket, key, until)
     if prefix:
         try:
@@ -147,21 +154,21 @@ def _answer_photo(bucket: str, key: str, answer: Answer, end: float, left: int) 
 
 
 def photos_in(event: Any) -> Iterator[Photo]:
-    """Yield bucket and key of each photo that an event names. UnknownEvent if it is of another
-    form.
+    """Yield bucket and key of each photo that an event names.
 
-    Events on objects that were removed, tagged or archived name no photo.
+    Events about removed, tagged or archived objects name no photo. Raises UnknownEvent if the event
+    has another form.
     """
     try:
         yield from _photos_in(event, 0)
     except (AttributeError, LookupError, TypeError, ValueError, RecursionError):
         raise UnknownEvent(
-            "the event is none of S3, SNS, SQS or EventBridge about an object of S3"
+            "the event is not one of S3, SNS, SQS or EventBridge about an object in a bucket"
         ) from None
 
 
 def _photos_in(event: Any, depth: int) -> Iterator[Photo]:
-    """Yield as photos_in does, from an event, a record of one, or the JSON text of a message."""
+    """Yield the photos of an event, of one of its records, or of a message's JSON text."""
     if depth > MAX_DEPTH:
         raise ValueError
     if isinstance(event, str):
@@ -183,18 +190,18 @@ def _photos_in(event: Any, depth: int) -> Iterator[Photo]:
         yield from _photos_in(event.get("body") or event["Body"], depth + 1)
     elif source == "aws:sns":
         yield from _photos_in(event["Sns"]["Message"], depth + 1)
-    elif event.get("Type") == "Notification":  # of SNS, within a message of SQS
+    elif event.get("Type") == "Notification":  # an SNS message inside an SQS message
         yield from _photos_in(event["Message"], depth + 1)
     elif "detail-type" in event:
         yield from _photos_of_event_bus(event["source"], event["detail-type"], event["detail"])
-    elif "bucket" in event and "key" in event:  # a request that somebody put into a queue
+    elif "bucket" in event and "key" in event:  # a user put a request into a queue
         yield _photo(event["bucket"], event["key"])
-    elif event.get("Event") != "s3:TestEvent":  # which S3 sends when a notification is set up
+    elif event.get("Event") != "s3:TestEvent":  # S3 sends a test event for each new notification
         raise ValueError
 
 
 def _photos_of_event_bus(source: str, name: str, detail: dict) -> Iterator[Photo]:
-    """Yield the photo of an event of EventBridge, where keys are plain."""
+    """Yield the photo of an EventBridge event, whose keys are not percent-encoded."""
     if source != "aws.s3":
         raise ValueError
     if name in CREATED:
@@ -205,7 +212,7 @@ def _photos_of_event_bus(source: str, name: str, detail: dict) -> Iterator[Photo
 
 
 def _photo(bucket: Any, key: Any) -> Photo:
-    """Return bucket and key; ValueError unless both are text."""
+    """Return bucket and key. Raises ValueError unless both are texts."""
     if not (isinstance(bucket, str) and isinstance(key, str) and bucket and key):
         raise ValueError
     return bucket, key

@@ -1,4 +1,4 @@
-"""The CPUs: how many this process may use, their names, and whether inference is fast."""
+"""Find out about the CPU: how many cores this process may use, its name, and if it is fast."""
 
 import contextlib
 import os
@@ -11,20 +11,20 @@ from typing import Any
 import numpy as np
 
 CPU_INFO = Path("/proc/cpuinfo")
-# Linux gives no name for a CPU of Arm, only this number ("CPU part", of implementer 0x41)
+# For Arm CPUs, Linux gives a number instead of a name ("CPU part", with the implementer 0x41)
 ARM_PARTS = {
     "0xd0c": "Neoverse N1",  # Graviton2
     "0xd40": "Neoverse V1",  # Graviton3
     "0xd4f": "Neoverse V2",  # Graviton4
 }
-# Dot products of int8 in one instruction, by the names that Linux gives them. XNNPACK uses them.
+# Linux' names of instructions that compute dot products of int8, which XNNPACK uses
 INT8 = {"avx512_vnni": "vnni", "avx_vnni": "vnni", "asimddp": "dotprod"}
 
-_processes = 1  # that share the CPUs
+_processes = 1  # how many processes share the CPUs
 
 
 def cpu_count() -> int:
-    """Return how many CPUs this process may use: all, or its share after `share_cpus`."""
+    """Return how many CPUs this process may use: all, or its share after a call of `share_cpus`."""
     has_affinity = hasattr(os, "sched_getaffinity")
     cpus = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
     return max(1, cpus // _processes)
@@ -51,28 +51,28 @@ def cpu_name() -> str:
 def int8_instructions() -> str:
     """Return which dot products of int8 the CPU has: "vnni", "dotprod", "none" or "unknown".
 
-    "vnni" is of x86-64, "dotprod" of arm64; "unknown" where the system does not say it.
+    x86-64 has "vnni" and arm64 has "dotprod". "unknown" means that the system does not tell.
     """
     if sys.platform == "darwin" and platform.machine() == "arm64":
         return "dotprod"  # all CPUs of Apple's Macs have them
     text = _cpu_info()
     if not text:
         return "unknown"
-    words = set(text.split())
-    return next((kind for flag, kind in INT8.items() if flag in words), "none")
+    flags = set(text.split())
+    return next((name for flag, name in INT8.items() if flag in flags), "none")
 
 
 def is_accelerated(interpreter: Any) -> bool:
     """Return whether XNNPACK runs the network of an interpreter whose tensors are allocated.
 
-    Where XNNPACK does not know the CPU, the runtime leaves it out without a word. Its own kernels
-    take six times as long and round differently, so that the features are not the same.
+    If XNNPACK does not recognise the CPU, LiteRT uses its own kernels and reports nothing. These
+    take six times as long and round differently, so the features are not the same.
     """
     return any(operator["op_name"] == "DELEGATE" for operator in interpreter._get_ops_details())
 
 
 def start_log(interpreter: Any) -> dict:
-    """Return what the handler logs once at its start."""
+    """Return the line that the handler logs once at its start."""
     return {
         "event": "start",
         "accelerated": is_accelerated(interpreter),
@@ -82,24 +82,24 @@ def start_log(interpreter: Any) -> dict:
 
 
 def why_slow(interpreter: Any) -> str:
-    """Return a sentence for the user if inference is going to be slow, and why; else ""."""
+    """Return a sentence that says why inference is slow here, or "" if it is fast."""
     if not is_accelerated(interpreter):
         return (
-            f"Inference is slow on this CPU ({cpu_name()}), and its results differ: the runtime "
-            "does not use XNNPACK here. DEPLOY.md says why, and what to do, under Graviton."
+            f"Inference is slow on this CPU ({cpu_name()}), and its results differ, because the "
+            "runtime does not use XNNPACK. The section Graviton of DEPLOY.md explains what to do."
         )
     is_int8 = any(tensor["dtype"] == np.int8 for tensor in interpreter.get_tensor_details())
     if is_int8 and int8_instructions() == "none":
         return (
-            f"Inference is slow on this CPU ({cpu_name()}): it has no dot products of int8 (VNNI "
-            "or dotprod), with which an inference is up to eight times as fast. Results are the "
+            f"Inference is slow on this CPU ({cpu_name()}), because it lacks dot products of int8 "
+            "(VNNI or dotprod). CPUs with them are up to eight times as fast. The results are the "
             "same."
         )
     return ""
 
 
 def _cpu_info() -> str:
-    """Return what Linux says of the CPUs; "" on other systems."""
+    """Return the text of Linux' /proc/cpuinfo, or "" on other systems."""
     with contextlib.suppress(OSError):
         return CPU_INFO.read_text(errors="replace")
     return ""

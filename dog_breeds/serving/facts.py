@@ -1,5 +1,6 @@
-"""What a model file says about itself: labels and metadata in a zip archive at its end, as TFLite's
-own metadata.
+"""Read and write the facts in a model file: labels and metadata in a zip archive at its end.
+
+TFLite's own metadata have the same form, and TFLite ignores bytes after the network.
 """
 
 import hashlib
@@ -9,8 +10,9 @@ from pathlib import Path
 
 
 def append_facts(file: Path, facts: dict) -> None:
-    """Append labels.txt and metadata.json to a .tflite file; they also bind the facts to the bytes
-    before them.
+    """Append labels.txt and metadata.json to a .tflite file.
+
+    The fact "model_sha256" is the digest of the network, so a later change of its bytes is noticed.
     """
     facts = facts | {"model_sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
     with zipfile.ZipFile(file, "a") as archive:
@@ -19,14 +21,15 @@ def append_facts(file: Path, facts: dict) -> None:
 
 
 def read_facts(file: Path) -> dict:
-    """Return the metadata of a .tflite file; ValueError if it carries none, or none that belongs to
-    it.
+    """Return the metadata of a .tflite file.
+
+    Raises ValueError if the file has none, or if they belong to another network.
     """
     try:
         with zipfile.ZipFile(file) as archive:
             labels = archive.read("labels.txt").decode().splitlines()
             facts = json.loads(archive.read("metadata.json"))
-            length = min(entry.header_offset for entry in archive.infolist())
+            length = min(entry.header_offset for entry in archive.infolist())  # of the network
         classes, digest = facts["classes"], facts.get("model_sha256")
         if digest and digest != hashlib.sha256(file.read_bytes()[:length]).hexdigest():
             raise ValueError("its bytes have changed since it was made")

@@ -1,6 +1,6 @@
-"""What an HTTP request asks for: fields of its query and of its body.
+"""Read the fields of an HTTP request from its query and its body.
 
-The content of a body decides what it is, since clients often name it wrongly or not at all.
+The content of a body decides its type, because clients often send a wrong Content-Type or none.
 """
 
 import base64
@@ -17,10 +17,10 @@ from dog_breeds.serving.limits import RequestError
 SOURCES = ("url", "urls", "image", "images")
 FIELDS = (*SOURCES, "top_k", "explain")  # of a request over HTTP
 MAX_FORM_FIELDS = 50
-# What stands for characters of base64 and of data URLs where a form or an address was encoded
+# Percent-encoded characters of base64 and data URLs, as forms and addresses contain them
 ESCAPES = {"%3D": "=", "%2B": "+", "%2F": "/", "%3A": ":", "%3B": ";", "%2C": ","}
 ESCAPES |= {"%0A": "\n", "%0D": "\r", "%20": " "}
-# Patterns are compiled at their first use: a cold start need not wait for them.
+# Strings, because `re` then compiles them at their first use and not during a cold start
 DATA_URL = r"(?i)[\s\ufeff]*data:[^,]{0,1000},"
 URL_SAFE = str.maketrans("-_", "+/")
 BINARY = "[\0\x80-\x9f]"
@@ -30,10 +30,10 @@ PART_FILE = rb'(?i)[;\s]filename\*?="?([^";\r\n]*)'
 
 
 def fields_of(request: HttpRequest) -> Any:
-    """Return the direct invocation that an HTTP request stands for, any JSON; None for a method of
-    NO_WORK. An image may also be bytes.
+    """Return the fields of an HTTP request, in the form of a direct invocation.
 
-    Where query and body both say something, the body wins.
+    The result is any JSON value, in which an image may also be bytes. It is None for a method of
+    NO_WORK. If query and body have the same field, the body's counts.
     """
     check_route(request)
     if request.method in NO_WORK:
@@ -56,8 +56,7 @@ def fields_of(request: HttpRequest) -> Any:
 
 
 def typed(texts: dict[str, Any]) -> dict[str, Any]:
-    """Return the fields of a query or form with numbers and truth values in place of their
-    text."""
+    """Convert the texts of a query or form to numbers and truth values where fields need them."""
     fields = dict(texts)
     if "top_k" in fields:
         with contextlib.suppress(TypeError, ValueError):
@@ -68,7 +67,10 @@ def typed(texts: dict[str, Any]) -> dict[str, Any]:
 
 
 def body_fields(request: HttpRequest) -> Any:
-    """Return the fields in the body of a request, any JSON; RequestError if it holds none."""
+    """Return the fields in the body of a request, which are any JSON value.
+
+    Raises RequestError if the body has no fields.
+    """
     if request.is_base64:
         data = decode_base64(request.body, "the body")
     elif isinstance(request.body, str):
@@ -79,7 +81,7 @@ def body_fields(request: HttpRequest) -> Any:
         raise RequestError(
             "invalid_request", "the body is empty; send an image, or JSON with url or image"
         )
-    kind = request.content_type.partition(";")[0].strip().lower()
+    media_type = request.content_type.partition(";")[0].strip().lower()
     if starts_as_image(data):
         if b"\xef\xbf\xbd" in data[:4096] and not request.is_base64:
             raise RequestError(*MANGLED)
@@ -87,24 +89,26 @@ def body_fields(request: HttpRequest) -> Any:
     if boundary := boundary_of(data, request.content_type):
         return multipart_fields(data, boundary)
     text = text_of(data)
-    if text is None:  # some other file, or a damaged one: its reader says which
+    if text is None:  # another type of file; the image reader's message names it
         return {"image": data}
     if text[:1] in ("{", "[", '"'):
         return parse_json(text)
     if image := base64_image(text):
         return {"image": image}
-    if kind == "application/json" or kind.endswith("+json"):
+    if media_type == "application/json" or media_type.endswith("+json"):
         return parse_json(text)
     if re.match("https?://", text, re.IGNORECASE):
         return {"url": text}
-    if kind == "application/x-www-form-urlencoded" or re.match("(url|image)=", text):
+    if media_type == "application/x-www-form-urlencoded" or re.match("(url|image)=", text):
         return form_fields(text)
     return {"image": data}
 
 
 def bytes_of(text: str) -> bytes:
-    """Return the bytes of a body that a gateway took for text. Some, as serverless-offline, make a
-    character of each byte; NUL and C1 controls, which no text has, show that.
+    """Return the bytes of a body that a gateway took for text.
+
+    Some gateways, such as serverless-offline, turn each byte into one character. NUL and C1 control
+    characters show this, because texts do not contain them.
     """
     if re.search(BINARY, text):
         with contextlib.suppress(UnicodeEncodeError):
@@ -113,18 +117,20 @@ def bytes_of(text: str) -> bytes:
 
 
 def parse_json(text: str) -> Any:
-    """Return the value of a JSON text, in whose strings raw line breaks may be."""
+    """Return the value of a JSON text. Its strings may contain raw line breaks."""
     try:
         return json.loads(text, strict=False)
     except json.JSONDecodeError as error:
         detail = f" ({error.msg}, column {error.colno})"
-    except (ValueError, RecursionError):  # a number of too many digits, too many brackets
+    except (ValueError, RecursionError):  # a number with too many digits, too many brackets
         detail = ""
     raise RequestError("invalid_request", f"the body is not JSON{detail}")
 
 
 def text_of(data: bytes) -> str | None:
-    """Return data as text without byte order mark and blanks around it; None if it is no text."""
+    """Return data as text without a byte order mark and blanks around it, or None if they are not
+    text.
+    """
     try:
         text = data.decode(json.detect_encoding(data))  # UTF-8, or what PowerShell writes
     except UnicodeDecodeError:
@@ -141,7 +147,7 @@ def form_fields(text: str) -> dict[str, Any]:
     for pair in text.split("&", MAX_FORM_FIELDS):
         name, _, value = pair.partition("=")
         name = unquote_plus(name[:100])
-        # decode_base64 reads the image: a plus in it means no blank
+        # An image is base64, in which a plus is no blank; decode_base64 reads it
         values.setdefault(name, []).append(
             value if name.startswith("image") else unquote_plus(value[:100_000])
         )
@@ -149,10 +155,10 @@ def form_fields(text: str) -> dict[str, Any]:
 
 
 def boundary_of(data: bytes, content_type: str) -> bytes | None:
-    """Return the boundary between the parts of a multipart form; None if data are no such form.
+    """Return the boundary between the parts of a multipart form, or None for other data.
 
-    The first line is the boundary. Clients name another in the header, or none, where a user wrote
-    the header by hand.
+    The first line of the form is the boundary. The header may name another boundary or none, if a
+    user wrote it by hand.
     """
     if data.startswith(b"--") and b"content-disposition: form-data" in data[:1000].lower():
         return data[:200].partition(b"\n")[0].rstrip()
@@ -162,18 +168,19 @@ def boundary_of(data: bytes, content_type: str) -> bytes | None:
 
 
 def multipart_fields(data: bytes, boundary: bytes) -> dict[str, Any]:
-    """Return the fields of a multipart form. Each file in it is an image, whatever its name."""
+    """Return the fields of a multipart form. Each file in it counts as an image."""
     values: dict[str, list] = {}
     for part in data.split(boundary, MAX_FORM_FIELDS)[1:]:
         end = re.search(PART_END_OF_HEAD, part[:10_000])
         head = part[: end.start()] if end else b""
         name = re.search(PART_NAME, head)
         if not end or not name:
-            continue  # the two hyphens after the last
+            continue  # the two hyphens after the last boundary
         file = re.search(PART_FILE, head)
         content = part[end.end() :].removesuffix(b"\n").removesuffix(b"\r")
         if file or starts_as_image(content):
-            if content or (file and file[1]):  # not an empty choice of a browser
+            # A browser sends an empty file without a name if the user chose no file
+            if content or (file and file[1]):
                 text = text_of(content)
                 image = base64_image(text) if text else None
                 values.setdefault("image", []).append(image or content)
@@ -184,16 +191,16 @@ def multipart_fields(data: bytes, boundary: bytes) -> dict[str, Any]:
 
 
 def gathered(values: dict[str, list]) -> dict[str, Any]:
-    """Return the fields of a form, in which several of one name make a list."""
+    """Return the fields of a form. Several values of "url" or "image" become a list."""
     fields = {}
-    for name, several in values.items():
+    for name, items in values.items():
         name = name.removesuffix("[]")
         if name in ("urls", "images"):
-            fields[name] = several
-        elif name in ("url", "image") and len(several) > 1:
-            fields[name + "s"] = several
+            fields[name] = items
+        elif name in ("url", "image") and len(items) > 1:
+            fields[name + "s"] = items
         else:
-            fields[name] = several[-1]
+            fields[name] = items[-1]
     return typed(fields)
 
 
@@ -201,7 +208,7 @@ def gathered(values: dict[str, list]) -> dict[str, Any]:
 
 
 def base64_image(text: str) -> bytes | None:
-    """Return the image in a base64 text or data URL; None if the text holds none."""
+    """Return the image in a base64 text or data URL, or None if the text has none."""
     try:
         data = decode_base64(text, "the body")
     except RequestError:
@@ -210,10 +217,10 @@ def base64_image(text: str) -> bytes | None:
 
 
 def decode_base64(text: Any, name: str) -> bytes:
-    """Return the bytes of the field of this name, which holds base64 text or a data URL.
+    """Return the bytes of a base64 text or data URL. `name` is the field's name in messages.
 
-    Takes what other decoders take: no padding, the URL-safe alphabet, white space of any kind,
-    percent-encoding. Raises RequestError for other characters and for a remainder of one.
+    Like other decoders, this one accepts missing padding, the URL-safe alphabet, white space and
+    percent-encoding. Raises RequestError for other characters and for a wrong length.
     """
     hint = ""
     try:

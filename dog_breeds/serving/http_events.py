@@ -1,5 +1,6 @@
-"""HTTP as AWS hands it to a function: events of API Gateway, function URLs and load balancers, and
-their answers.
+"""Read HTTP requests from events of API Gateway, function URLs and load balancers.
+
+The module also puts answers into the form that each of these services expects.
 """
 
 import http
@@ -12,7 +13,7 @@ from urllib.parse import unquote, unquote_plus
 from dog_breeds.serving.limits import RequestError
 
 METHODS = ("GET", "HEAD", "OPTIONS", "POST")
-NO_WORK = ("HEAD", "OPTIONS")  # get an answer without a body
+NO_WORK = ("HEAD", "OPTIONS")  # methods that get an answer without a body
 STATUS = {  # HTTP status of each error code
     "invalid_request": 400,
     "url_refused": 400,
@@ -29,32 +30,32 @@ USAGE = {
     "usage": "POST an image, or JSON with url or image (base64), or GET /predict?url=ADDRESS;"
     " a browser gets a page"
 }
-HEADER_NAMES = r"[A-Za-z0-9,\- ]{1,1000}"  # a list of names that is echoed
+HEADER_NAMES = r"[A-Za-z0-9,\- ]{1,1000}"  # names in a preflight that the response repeats
 
 
 class HttpRequest(NamedTuple):
-    """What matters of an HTTP event."""
+    """The fields of an HTTP event that the service uses."""
 
     # The form of event and response: "alb", "2.0" (HTTP API, function URL) or "1.0" (REST API)
     service: str
     method: str
-    # What the last segment of the path asks for: "predict", "" (the service below whatever base
-    # path stands in front of it), or None for a file, which is not here
+    # What the last segment of the path asks for: "predict", "" for the service itself, or None for
+    # a file. The service has no files.
     target: str | None
     content_type: str
     accept: str
     query: dict[str, str]
     body: Any
     is_base64: bool
-    lists: bool  # a load balancer that wants headers as lists
-    origin: str  # of the page that a browser asks for, where it is another site's
-    # The headers for which a browser asks leave; None if this is no preflight
+    lists: bool  # whether a load balancer expects each header's values as a list
+    origin: str  # the site of the page from which a browser asks; "" if the browser names none
+    # The headers that a CORS preflight asks to send; None if the request is no preflight
     preflight: str | None
-    answers_cors: bool  # the service in front does: a function URL, whose headers must not double
+    answers_cors: bool  # whether the service in front adds CORS headers, as a function URL does
 
 
 def http_request(event: Any) -> HttpRequest | None:
-    """Return the HTTP request in an event; None if it is a direct invocation."""
+    """Return the HTTP request in an event, or None for a direct invocation."""
     event = as_dict(event)
     context = as_dict(event.get("requestContext"))
     if not context and "httpMethod" not in event:
@@ -75,11 +76,11 @@ def http_request(event: Any) -> HttpRequest | None:
             for key, values in headers.items()
             if isinstance(values, list) and values
         }
-    if service == "alb":  # it passes the query as it came
+    if service == "alb":  # a load balancer does not decode the query
         query = {unquote_plus(key): unquote_plus(str(value)) for key, value in query.items()}
     headers = {key.lower(): str(value) for key, value in headers.items()}
     method = str(v2.get("method") if v2 else event.get("httpMethod")).upper()
-    asks_leave = method == "OPTIONS" and "access-control-request-method" in headers
+    is_preflight = method == "OPTIONS" and "access-control-request-method" in headers
     return HttpRequest(
         service=service,
         method=method,
@@ -91,22 +92,22 @@ def http_request(event: Any) -> HttpRequest | None:
         is_base64=event.get("isBase64Encoded") is True,
         lists=lists,
         origin=headers.get("origin", ""),
-        preflight=headers.get("access-control-request-headers", "") if asks_leave else None,
+        preflight=headers.get("access-control-request-headers", "") if is_preflight else None,
         answers_cors=".lambda-url." in str(context.get("domainName")),
     )
 
 
 def as_dict(value: Any) -> dict:
-    """Return the value if it is a dict, else an empty one."""
+    """Return the value if it is a dict, and an empty dict otherwise."""
     return value if isinstance(value, dict) else {}
 
 
 def target_of(path: Any) -> str | None:
     """Return what a path asks for: "predict", "" for the service, None for a file.
 
-    AWS hands over the whole path, with the stage and the base path of a domain, an API, a
-    distribution or a balancer in front. Only the last segment says what is wanted. One with a dot
-    is a file (/favicon.ico), and so is everything below a hidden folder (/.git/config).
+    The path begins with the stage and with the base path of a domain, API, distribution or load
+    balancer. So only the last segment counts. A segment with a dot is a file (/favicon.ico), and so
+    is everything below a hidden folder (/.git/config).
     """
     segments = unquote(path if isinstance(path, str) else "").strip("/").split("/")
     if "." in segments[-1] or any(segment.startswith(".") for segment in segments):
@@ -123,8 +124,7 @@ def check_route(request: HttpRequest) -> None:
 
 
 def asks_nothing(request: HttpRequest) -> bool:
-    """Return whether a GET names no image and no field, as health checks of AWS and of monitors
-    do."""
+    """Return whether a GET has no image and no field, like the health checks of monitors."""
     named = request.query.keys() & {"url", "top_k", "explain"}
     return request.method == "GET" and request.target == "" and not named
 
@@ -133,8 +133,9 @@ def asks_nothing(request: HttpRequest) -> bool:
 
 
 def http_response(request: HttpRequest, outcome: str, answer: dict | None) -> dict:
-    """Return the response to an HTTP request, in the form that its service expects; `outcome` is an
-    error code or "ok".
+    """Return the response to an HTTP request in the form that its service expects.
+
+    `outcome` is an error code or "ok".
     """
     headers = {"Content-Type": "application/json"}
     if request.method == "OPTIONS" or outcome == "method_not_allowed":
@@ -144,9 +145,7 @@ def http_response(request: HttpRequest, outcome: str, answer: dict | None) -> di
 
 
 def text_response(request: HttpRequest, status: int, headers: dict[str, str], body: str) -> dict:
-    """Return a response with these headers, those of CORS and, unless the method is HEAD, this
-    body.
-    """
+    """Return a response with the headers, the CORS headers, and, except for HEAD, the body."""
     body = body if request.method != "HEAD" else ""
     shared = cors_headers(request)
     if "Vary" in headers and "Vary" in shared:
@@ -163,10 +162,10 @@ def text_response(request: HttpRequest, status: int, headers: dict[str, str], bo
 
 
 def cors_headers(request: HttpRequest) -> dict[str, str]:
-    """Return the headers that let pages of other sites ask.
+    """Return the CORS headers, which let pages of other sites use the service.
 
-    The variable ALLOWED_ORIGIN holds their origins, separated by commas, or *. Without it there are
-    no such headers, and none for a function URL, which adds its own.
+    The variable ALLOWED_ORIGIN holds the origins of these sites, separated by commas, or *. Without
+    it there are no such headers. A function URL adds its own, and a second set would be wrong.
     """
     allowed = [
         origin.strip().rstrip("/").lower()
@@ -186,5 +185,5 @@ def cors_headers(request: HttpRequest) -> dict[str, str]:
         headers["Access-Control-Allow-Methods"] = ", ".join(METHODS)
         asked = re.fullmatch(HEADER_NAMES, request.preflight)
         headers["Access-Control-Allow-Headers"] = request.preflight if asked else "Content-Type"
-        headers["Access-Control-Max-Age"] = "3600"  # seconds for which the browser need not ask
+        headers["Access-Control-Max-Age"] = "3600"  # seconds until the browser asks again
     return headers

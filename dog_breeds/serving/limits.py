@@ -1,31 +1,30 @@
-"""What the service accepts at most, and the errors that say why a request gets no prediction."""
+"""The limits of the service, and the exceptions for requests that get no prediction."""
 
-MAX_BYTES = 10_000_000  # of an image file, however it arrives
-MAX_PIXELS = 50_000_000  # of an image that the handler or teach.py takes
+MAX_BYTES = 10_000_000  # size of an image file, in a request or on the web
+MAX_PIXELS = 50_000_000  # of an image that the handler or teach.py reads
 MAX_IMAGES = 10  # in one request
 
 
 class RequestError(Exception):
-    """Raised where a request gets no prediction.
+    """RequestError(code, message), raised if a request gets no prediction.
 
-    RequestError(code, message): `code` is one of `http_events.STATUS`; the person who asked reads
-    the message.
+    `code` is a key of `http_events.STATUS`. The message is shown to the person who asked.
     """
 
 
 class Unanswered(Exception):
-    """Raised to the caller in place of an answer.
+    """Raised instead of an answer, so that the invocation fails.
 
-    Services that invoke the function without waiting for its answer try again, or report the event,
-    only where an exception ends the invocation. Step Functions reads the name of the class as
+    Some services invoke the function and do not read its answer. They try again, or report the
+    event, only if an exception ends the invocation. Step Functions sees the name of the class as
     `errorType`.
     """
 
-    code = "unanswered"  # in the log
+    code = "unanswered"  # the outcome in the log
 
 
 class PassingFault(Unanswered):
-    """S3 fails now, by overload, throttling or a broken connection. Another try may succeed."""
+    """S3 is overloaded, throttles, or loses the connection. Another try may succeed."""
 
     code = "passing_fault"
 
@@ -37,6 +36,6 @@ class NotAllowed(Unanswered):
 
 
 class UnknownEvent(Unanswered):
-    """An event of a service that names no image in a form that is read."""
+    """An event of a service has a form that the handler does not know."""
 
     code = "unknown_event"

@@ -1,5 +1,6 @@
-"""A picture as the model sees it: upright, RGB, its central part, squared. The same lines train and
-serve.
+"""Turn an image into the model's input: upright, RGB, its central part, resized to a square.
+
+Training and serving both use this module, so the model sees the same pixels in both.
 """
 
 import io
@@ -13,25 +14,31 @@ from PIL import Image, ImageFile, ImageOps, PngImagePlugin
 
 from dog_breeds.serving.jpegs import jpeg_without_end, load_without_end
 
-# Modes of Pillow that hold colours, beside those of 16 bits a pixel, "I;16..."
+# Pillow's modes of colour images. Those of 16 bits, "I;16...", are accepted too.
 COLOURS = ["1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV"]
-BITS, PHOTOMETRIC, MAX_VALUE = 258, 262, 281  # tags of TIFF
+# TIFF tags: BitsPerSample, PhotometricInterpretation, MaxSampleValue
+BITS, PHOTOMETRIC, MAX_VALUE = 258, 262, 281
 
 
 class NoColours(ValueError):
-    """Raised for an image whose numbers are no colours. The message goes on after its name."""
+    """Raised for an image whose numbers are not colours, such as depths.
+
+    The message continues a sentence that begins with the file's name.
+    """
 
 
 def read_pixels(file: str | Path | IO[bytes], size: int, share: float = 1.0) -> np.ndarray:
-    """Return the central `share` of both sides of a picture: uint8 RGB [size, size, 3], 0..255.
-    Raises OSError.
+    """Return the central `share` of both sides of an image file: uint8 RGB [size, size, 3], 0..255.
+
+    Raises OSError if the image cannot be read. Pillow raises other exceptions for some damaged
+    files.
     """
     with Image.open(file) as image:
         return model_pixels(image, size, share)
 
 
 def model_pixels(image: Image.Image, size: int, share: float = 1.0) -> np.ndarray:
-    """Decode an opened picture; return it as the model sees it, as `read_pixels` does."""
+    """Decode an opened image and return its pixels as `read_pixels` does."""
     scale_down(image, math.ceil(size / share))
     load(image)
     turn_upright(image)
@@ -39,8 +46,10 @@ def model_pixels(image: Image.Image, size: int, share: float = 1.0) -> np.ndarra
 
 
 def load(image: Image.Image) -> None:
-    """Decode an opened picture in full. Raises OSError if it is damaged, jpegs.CutOff if only a
-    JPEG's last part is missing, NoColours.
+    """Decode an opened image completely.
+
+    Raises OSError if it is damaged, jpegs.CutOff if the last part of a JPEG is missing, and
+    NoColours if its numbers are not colours.
     """
     file = getattr(image, "fp", None)
     data = jpeg_without_end(file) if image.format == "JPEG" and file else None
@@ -56,19 +65,20 @@ def load(image: Image.Image) -> None:
 
 
 def scale_down(image: Image.Image, side: int, mode: str | None = None) -> None:
-    """Let an opened JPEG be decoded at a smaller scale, if it has one at which both sides have
-    `side` pixels.
+    """Let an opened JPEG be decoded at a smaller scale, which is faster.
 
-    `mode` "L": and in grey. A lossless JPEG keeps its scale: Pillow crashed at another.
+    Both sides keep at least `side` pixels. With the mode "L" the image is decoded in grey. Other
+    images stay as they are.
     """
-    # A lossless JPEG has no quantization tables.
+    # A lossless JPEG has no quantization tables. Pillow crashed when it was scaled down.
     if getattr(image, "quantization", None):
         image.draft(mode, (side, side))
 
 
 def resize(image: Image.Image, size: int, share: float = 1.0) -> Image.Image:
-    """Return the central `share` of both sides, squashed to a square, bilinear, antialiased: the
-    one resize.
+    """Return the central `share` of both sides, resized to a square of `size` pixels.
+
+    The resize is bilinear and antialiased, and it is the only one on the way to the model.
     """
     left, top = image.width * (1 - share) / 2, image.height * (1 - share) / 2
     box = (left, top, image.width - left, image.height - top)
@@ -76,7 +86,7 @@ def resize(image: Image.Image, size: int, share: float = 1.0) -> Image.Image:
 
 
 def turn_upright(image: Image.Image) -> None:
-    """Turn a picture in place as its EXIF data say; damaged data say nothing."""
+    """Turn an image in place by its EXIF orientation. Damaged EXIF data are ignored."""
     try:
         ImageOps.exif_transpose(image, in_place=True)
     except MemoryError:
@@ -86,13 +96,12 @@ def turn_upright(image: Image.Image) -> None:
 
 
 def opaque(image: Image.Image) -> Image.Image:
-    """Return any picture as RGB or L, transparency over white. In strips: whole, it would take 16
-    bytes a pixel.
-    """
+    """Return any image as RGB or L, with transparent parts over white."""
     if image.mode in ("RGB", "L") and not image.has_transparency_data:
         return image
     whole = Image.new("RGB", image.size)
     grey = grey_scale(image)
+    # In strips, because the whole image would take 16 bytes a pixel
     for top in range(0, image.height, 256):
         strip = image.crop((0, top, image.width, min(top + 256, image.height)))
         if strip.mode.startswith("I;16"):
@@ -105,9 +114,10 @@ def opaque(image: Image.Image) -> Image.Image:
 
 
 def grey_scale(image: Image.Image) -> Callable:
-    """Return what makes 8 bits of an image's 16: the upper byte, as Pillow itself reads 16-bit RGB.
+    """Return the function that maps an image's 16-bit values to 8 bits.
 
-    A TIFF may say that its largest value is less, or that 0 is white.
+    Usually it takes the upper byte, as Pillow does for 16-bit RGB. A TIFF file may state a smaller
+    largest value, or that 0 is white.
     """
     tags = getattr(image, "tag_v2", {})
     (bits,) = tags.get(BITS, (16,))[:1]
@@ -119,21 +129,20 @@ def grey_scale(image: Image.Image) -> Callable:
     return lambda value: value * factor
 
 
-# --- What Pillow reads ----------------------------------------------------------------------------
+# --- Changes to Pillow's PNG reader ---------------------------------------------------------------
 
 
 class BriefPngStream(PngImagePlugin.PngStream):
-    """The parts of a PNG file, of which compressed texts and colour profiles are not unpacked:
-    Pillow refuses files that have more than a megabyte of them.
+    """A reader of PNG chunks that does not decompress texts and colour profiles.
 
-    Only texts that may say how the picture is turned are read, and passed over if they are too
-    long.
+    Pillow decompresses them, and refuses files with more than a megabyte of them. This reader only
+    reads texts that may contain the orientation, and skips those that are too long.
     """
 
     TEXTS = b"Raw profile type exif\0", b"XML:com.adobe.xmp\0"
 
     def chunk_iCCP(self, pos: int, length: int) -> bytes:
-        """Return a colour profile's content, from which its checksum is made."""
+        """Return a colour profile's bytes, of which Pillow then checks the CRC."""
         return ImageFile._safe_read(self.fp, length)
 
     def chunk_zTXt(self, pos: int, length: int) -> bytes:
@@ -150,12 +159,12 @@ class BriefPngStream(PngImagePlugin.PngStream):
             self.fp = io.BytesIO(content)
             try:
                 read(pos, length)
-            except ValueError:  # too long
+            except ValueError:  # the text is too long
                 pass
             finally:
                 self.fp = file
         return content
 
 
-# Pillow makes one of these for each PNG file.
+# Pillow creates a PngStream for each PNG file, under this name
 PngImagePlugin.PngStream = BriefPngStream  # type: ignore[misc]

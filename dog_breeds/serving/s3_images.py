@@ -1,5 +1,4 @@
-"""Images from a bucket of S3: for batches and events, which name objects that the function's role
-may read."""
+"""Read images from buckets of S3 and write answers to them, for batches and events."""
 
 import contextlib
 import functools
@@ -8,7 +7,7 @@ from typing import Any
 
 from dog_breeds.serving.limits import MAX_BYTES, NotAllowed, PassingFault, RequestError
 
-# Faults that pass though their HTTP status is below 500 and is not 429
+# Error codes of passing faults. Their HTTP status may be below 500 and other than 429.
 PASSING_CODES = (
     "BandwidthLimitExceeded",
     "OperationAborted",
@@ -22,15 +21,15 @@ PASSING_CODES = (
     "ThrottlingException",
     "ThrottledException",
 )
-# Missing rights whose HTTP status is not 403: the role's credentials are old or wrong.
+# Error codes of missing rights. Their HTTP status may be other than 403.
 RIGHTS_CODES = ("AccessDenied", "ExpiredToken", "InvalidToken", "TokenRefreshRequired")
 
 
 def read_object(bucket: Any, key: Any) -> bytes:
-    """Return the image in an object.
+    """Return the bytes of an object.
 
-    Raises RequestError where this object gives no image however often it is tried, PassingFault
-    where another try may succeed, NotAllowed where the function's role may not read it.
+    Raises RequestError if no further try can succeed, PassingFault if another try may succeed, and
+    NotAllowed if the function's role may not read the object.
     """
     if not isinstance(bucket, str) or not isinstance(key, str):
         raise RequestError("invalid_request", "bucket and key must be text")
@@ -38,19 +37,19 @@ def read_object(bucket: Any, key: Any) -> bytes:
         found = s3_client().get_object(Bucket=bucket, Key=key)
         with contextlib.closing(found["Body"]) as body:
             if found["ContentLength"] > MAX_BYTES:
-                raise RequestError("too_large", f"the picture has more than {MAX_BYTES:,} bytes")
+                raise RequestError("too_large", f"the image has more than {MAX_BYTES:,} bytes")
             return body.read()
 
 
 def write_object(bucket: str, key: str, content: bytes) -> None:
-    """Write a JSON object. Raises as read_object does."""
+    """Write an object with JSON content. Raises the same exceptions as read_object."""
     with s3_errors():
         s3_client().put_object(Bucket=bucket, Key=key, Body=content, ContentType="application/json")
 
 
 @functools.cache
 def s3_client() -> Any:
-    """Return the client, made at the first image: it takes half a second."""
+    """Return the S3 client. It is made at the first image, because this takes half a second."""
     import boto3
     from botocore.config import Config
 
@@ -71,7 +70,7 @@ def s3_errors() -> Iterator[None]:
         yield
     except botocore.ClientError as error:
         raise fault_of(error.response) from None
-    except (  # no connection, a broken one, or none in time
+    except (  # no connection, a lost connection, or a time-out
         OSError,
         botocore.HTTPClientError,
         botocore.ConnectionError,
@@ -89,26 +88,26 @@ def s3_errors() -> Iterator[None]:
         botocore.CredentialRetrievalError,
     ):
         raise NotAllowed("the function has no credentials; give it a role") from None
-    except (botocore.BotoCoreError, ValueError):  # no name of a bucket, no key, no region
+    except (botocore.BotoCoreError, ValueError):  # an impossible bucket name, no key, no region
         raise RequestError(
-            "download_failed", "S3 cannot be asked so; check bucket, key and region"
+            "download_failed", "the request to S3 is invalid; check bucket, key and region"
         ) from None
 
 
 def fault_of(response: dict) -> Exception:
-    """Return the exception for an error response of S3."""
+    """Return the exception for an error response of S3. `response` is botocore's."""
     code = str(response.get("Error", {}).get("Code", ""))[:50]
     status = response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
     if status >= 500 or status == 429 or code in PASSING_CODES:
         return PassingFault(f"S3 answered {code}; try again")
     if code in ("NoSuchKey", "NoSuchBucket", "404"):
         return RequestError("not_found", "there is no such object in the bucket, or no such bucket")
-    if code == "InvalidObjectState":  # also with the status 403
+    if code == "InvalidObjectState":  # its status is 403, too
         return RequestError(
             "download_failed", "the object is in an archive of S3; restore it first"
         )
     if status == 403 or code in RIGHTS_CODES:
-        # S3 answers so, too, where an object is missing and the role may not list the bucket.
+        # S3 also answers 403 if an object is missing and the role may not list the bucket
         return NotAllowed(
             f"S3 answered {code}: the function's role lacks a right on the object (s3:GetObject or"
             " s3:PutObject, and those on its KMS key), or the object is missing and the role lacks"

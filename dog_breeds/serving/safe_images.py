@@ -1,6 +1,4 @@
-"""Pictures that strangers send: read as the model sees them, or refused before they cost time or
-memory.
-"""
+"""Read images that strangers send, or refuse them before they cost much time or memory."""
 
 import contextlib
 import io
@@ -20,33 +18,36 @@ from dog_breeds.serving.jpegs import END, PART, SCAN, CutOff, without_trailer
 from dog_breeds.serving.limits import MAX_BYTES, MAX_PIXELS, RequestError
 from dog_breeds.serving.pixels import NoColours, model_pixels
 
-# Bytes that decoding a picture may take: 50 megapixels of plain RGB, and a little
+# Bytes of memory to decode an image: enough for 50 megapixels of plain RGB
 MAX_MEMORY = 240_000_000
-MAX_SECONDS = 1.5  # of a CPU that decoding a picture may take: 50 megapixels take half a second
-# Of a JPEG with MAX_PIXELS, what encoders of progressive ones write; smaller ones may have more
+# CPU seconds to decode an image: 50 megapixels take half a second
+MAX_SECONDS = 1.5
+# Scans of a JPEG with MAX_PIXELS, as many as encoders of progressive JPEGs write. A smaller JPEG
+# may have more.
 MAX_SCANS = 10
-# Of a picture's file: Pillow, and check_jpeg, go through them in Python, and there can be millions
+# Segments or chunks of an image file. Python loops go through them, and a file can have millions.
 MAX_PARTS = 5_000
-MAX_EXIF = 2**16  # bytes that are read of EXIF data, as many as a JPEG's segment has
-# The parts of a usual JPEG, each of which states its length. All others are refused: a lossless
-# JPEG has ended the process, an arithmetic one has kept it busy.
+MAX_EXIF = 2**16  # bytes of EXIF data that are read, as many as a JPEG segment can have
+# Markers of the segments of a usual JPEG, each of which states its length. All others are refused:
+# a lossless JPEG has crashed the process, and an arithmetic-coded one has kept it busy.
 USUAL = {
     bytes([marker])
     for marker in (0xC0, 0xC1, 0xC2, 0xC4, *range(0xDA, 0xDE), *range(0xE0, 0xF0), 0xFE)
 }
 
 
-def read_picture(
+def read_image(
     data: bytes, size: int, share: float, log: dict, until: float = math.inf
 ) -> np.ndarray:
-    """Return a picture as the model takes it: float32 RGB (size, size, 3) in 0..255. Notes in `log`
-    what it was.
+    """Return an image as the model takes it: float32 RGB [size, size, 3] in 0..255.
 
-    Raises RequestError if it is none, or not read before `until`, a time of time.monotonic().
+    `share` is the central share of both sides that the model sees. Notes bytes and size of the
+    image in `log`. Raises RequestError if `data` are not an image that is read, if it costs too
+    much, or if it is not decoded before `until`, a time of time.monotonic().
     """
     log["bytes"] = len(data)
     if len(data) > MAX_BYTES:
-        raise RequestError("too_large", f"the picture has more than {MAX_BYTES:,} bytes")
+        raise RequestError("too_large", f"the image has more than {MAX_BYTES:,} bytes")
     if not starts_as_image(data):
         raise RequestError("unsupported_type", describe(data))
     data = without_trailer(data)
@@ -59,45 +60,43 @@ def read_picture(
     except RequestError:
         raise
     except Image.DecompressionBombError:
-        raise RequestError(
-            "too_large", f"the picture has more than {MAX_PIXELS:,} pixels"
-        ) from None
+        raise RequestError("too_large", f"the image has more than {MAX_PIXELS:,} pixels") from None
     except MemoryError:
         raise RequestError(
-            "too_large", "the picture needs too much memory; send it smaller, or as JPEG"
+            "too_large", "the image needs too much memory; send it smaller, or as JPEG"
         ) from None
     except TooSlow:
         raise RequestError(
-            "too_large", "the picture takes too long to decode; send it smaller, or as JPEG"
+            "too_large", "the image takes too long to decode; send it smaller, or as JPEG"
         ) from None
     except (CutOff, NoColours) as error:
-        raise RequestError("invalid_image", f"the picture {error}") from None
+        raise RequestError("invalid_image", f"the image {error}") from None
     except Exception as error:  # Pillow raises nearly anything for a damaged file
         log["detail"] = repr(error)[:200]
         raise RequestError(
-            "invalid_image", "the picture is damaged, incomplete or too large to decode"
+            "invalid_image", "the image is damaged, incomplete or too large to decode"
         ) from None
 
 
 def check_costs(image: Image.Image, data: bytes) -> None:
-    """Raise RequestError if an opened picture is going to be too much work."""
+    """Raise RequestError if it would cost too much to decode an opened image."""
     pixels = image.width * image.height
     if pixels > MAX_PIXELS:
-        raise RequestError("too_large", f"the picture has more than {MAX_PIXELS:,} pixels")
+        raise RequestError("too_large", f"the image has more than {MAX_PIXELS:,} pixels")
     if image.format in ("JPEG", "MPO"):
-        # It is decoded in blocks of 8 x 8
+        # JPEG decodes whole blocks of 8 x 8 pixels
         check_jpeg(data, max(image.width, 8) * max(image.height, 8))
-    # Pillow decodes it in Python, byte by byte
+    # Pillow decodes run-length encoded BMP in Python, byte by byte
     if image.format == "BMP" and image.info.get("compression") in (1, 2):
         raise RequestError("unsupported_type", "run-length encoded BMP is not read; send a JPEG")
 
 
 def check_jpeg(data: bytes, pixels: int) -> None:
-    """Raise RequestError for a JPEG of an unusual kind, or of more scans than so many pixels may
-    have.
+    """Raise RequestError for a JPEG of an unusual type, or with too many scans.
 
-    Goes from part to part as the decoder does, by the lengths that they state: what looks like a
-    scan, or like the end of the picture, within a comment is none. Each scan visits all pixels.
+    Each scan visits all `pixels`, so a large image may have fewer scans than a small one. The loop
+    goes from segment to segment by their lengths, as the decoder does. It is therefore not misled
+    by bytes inside a comment that look like a scan or like the end of the image.
     """
     scans, start = 0, 2
     for _ in range(MAX_PARTS):
@@ -112,34 +111,38 @@ def check_jpeg(data: bytes, pixels: int) -> None:
         if scans * pixels > MAX_SCANS * MAX_PIXELS:
             break
         start = part.end() + int.from_bytes(data[part.end() : part.end() + 2], "big")
-    raise RequestError("too_large", "the picture has too many scans; send it as a plain JPEG")
+    raise RequestError("too_large", "the image has too many scans; send it as a plain JPEG")
 
 
 # --- Limits ---------------------------------------------------------------------------------------
 
 
 class ShortExif(Image.Exif):
-    """EXIF data, of which MAX_EXIF bytes are read: longer data have taken seconds."""
+    """EXIF data that are read up to MAX_EXIF bytes, because longer data have taken seconds."""
 
     def load(self, data: bytes) -> None:
-        """Read as usual, but no more."""
+        """Read the first MAX_EXIF bytes as usual."""
         super().load(data[:MAX_EXIF])
 
 
-# Pillow makes one of these wherever it reads EXIF data.
+# Pillow creates an Exif object under this name wherever it reads EXIF data
 Image.Exif = ShortExif  # type: ignore[misc]
 
 
 class TooSlow(BaseException):
-    """Decoding takes too long. No Exception: Pillow catches those here and there."""
+    """Raised if decoding takes too long.
+
+    It is not an Exception, because Pillow catches all Exceptions in several places.
+    """
 
 
 @contextlib.contextmanager
 def limited_time(until: float) -> Iterator[None]:
-    """Raise TooSlow in what runs here, after MAX_SECONDS of a CPU, or at a time of
-    time.monotonic().
+    """Raise TooSlow in the block after MAX_SECONDS of CPU time, or at a time of time.monotonic().
 
-    It ends loops of Python, as Pillow has around what it decodes; not C. Does nothing in a thread.
+    A signal does this. It ends loops in Python, such as Pillow's loops over the parts of a file,
+    but no call into C. The function does nothing outside the main thread, where Python allows no
+    signal handlers.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -161,11 +164,12 @@ def limited_time(until: float) -> Iterator[None]:
     try:
         try:
             for timer, _, seconds in timers:
-                # And again: what is raised in a finaliser is lost
+                # Repeat each second, because an exception raised in a finaliser is lost
                 signal.setitimer(timer, seconds, 1)
             yield
         finally:
-            # In a block of its own: whenever a signal comes, the one below is reached
+            # An inner block of its own. Wherever a late signal raises TooSlow, the outer block
+            # still resets the timers.
             active = False
     finally:
         for timer, _, _ in timers:
@@ -175,14 +179,15 @@ def limited_time(until: float) -> Iterator[None]:
 
 
 class CountedReads(io.BytesIO):
-    """A file in memory that fails after MAX_PARTS reads, before a file of a million parts costs
-    seconds.
+    """A file in memory that fails after MAX_PARTS reads.
+
+    Without this limit, a file with a million parts would take seconds.
     """
 
     reads = 0
 
     def read(self, size: int | None = -1, /) -> bytes:
-        """Read as usual; OSError once there were too many reads."""
+        """Read as usual. Raises OSError after too many reads."""
         self.reads += 1
         if self.reads > MAX_PARTS:
             raise OSError("too many parts")
@@ -191,11 +196,11 @@ class CountedReads(io.BytesIO):
 
 @contextlib.contextmanager
 def limited_memory() -> Iterator[None]:
-    """Let the process have at most MAX_MEMORY bytes more than it has now; past that, it gets a
-    MemoryError.
+    """Let the process use at most MAX_MEMORY bytes more than now, and raise MemoryError beyond.
 
-    Not every picture says what it will cost: WebP, for instance, takes 16 bytes a pixel. Works on
-    Linux, as Lambda is, and does nothing elsewhere.
+    The header of an image does not always tell how much memory it needs: WebP, for example, takes
+    16 bytes a pixel. The limit works on Linux, and so on Lambda. Elsewhere the function does
+    nothing.
     """
     if sys.platform != "linux":
         yield
@@ -203,8 +208,9 @@ def limited_memory() -> Iterator[None]:
     import resource
 
     limits = resource.getrlimit(resource.RLIMIT_DATA)
+    # The sixth field of statm counts the pages of data and stack, which RLIMIT_DATA limits
     used = int(Path("/proc/self/statm").read_text().split()[5]) * resource.getpagesize()
-    # Lower limits, such as those of ulimit -d, stay
+    # Keep a lower limit, such as one set by ulimit -d
     lower = [limit for limit in limits if limit != resource.RLIM_INFINITY]
     lowest = min([used + MAX_MEMORY, *lower])
     resource.setrlimit(resource.RLIMIT_DATA, (lowest, limits[1]))

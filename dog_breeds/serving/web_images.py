@@ -1,5 +1,4 @@
-"""Pictures from URLs that strangers name: only from the public internet, in bounded time and
-size."""
+"""Download images from URLs that strangers send: only public hosts, in limited time and size."""
 
 import concurrent.futures as futures  # its thread pools are loaded only when used
 import contextlib
@@ -14,52 +13,56 @@ from urllib.parse import urljoin, urlsplit
 from dog_breeds.serving.file_types import starts_as_image
 from dog_breeds.serving.limits import MAX_BYTES, RequestError
 
-MAX_SECONDS = 8  # for the downloads of a request, all together
+MAX_SECONDS = 8  # for all downloads of a request together
 MAX_REDIRECTS = 10
 MAX_URL = 8192  # characters: a pre-signed URL holds a session token of 2,000 to 4,000
 PORTS = {"http": 80, "https": 443}
 ACCEPT = "image/jpeg, image/png, image/webp, image/gif, image/bmp;q=0.9, */*;q=0.1"
-# Content codings that exist. Servers also name others by mistake, or none: an empty value after
-# `aws s3 sync`, "aws-chunked", "utf-8", "image/jpeg".
+# All real content codings. Some servers send other values by mistake, such as "aws-chunked",
+# "utf-8" and "image/jpeg", and an empty value after `aws s3 sync`. These are ignored.
 COMPRESSIONS = ("gzip", "x-gzip", "deflate", "br", "zstd", "compress", "x-compress", "dcb", "dcz")
-WINDOW_BITS = {"gzip": (31,), "x-gzip": (31,), "deflate": (15, -15)}  # of zlib, in turn
-INVISIBLE = "\u200b\u200c\u200d\u200e\u200f\u202a\u202c\u2060\ufeff"  # that are copied along
+# Values of zlib's wbits to try in turn: servers send "deflate" with and without a zlib header
+WINDOW_BITS = {"gzip": (31,), "x-gzip": (31,), "deflate": (15, -15)}
+# Invisible characters that people copy together with an address
+INVISIBLE = "\u200b\u200c\u200d\u200e\u200f\u202a\u202c\u2060\ufeff"
 LATE = ("download_timeout", f"the download took more than {MAX_SECONDS} seconds")
 
 NO_URLS = (
     "url_refused",
-    "URLs need Python 3.11 or later, with microsoft-antissrf; send the picture itself",
+    "URLs need Python 3.11 or later, with microsoft-antissrf; send the image itself",
 )
 
 
 def download_all(urls: list) -> list[bytes | BaseException]:
-    """Download side by side; return bytes, or what went wrong, for each URL.
+    """Download all URLs at once. Return the bytes, or the exception, for each URL.
 
-    What is not there after MAX_SECONDS is given up, whatever it is waiting for.
+    After MAX_SECONDS, unfinished downloads are abandoned, whatever they wait for.
     """
     deadline, sockets = time.monotonic() + MAX_SECONDS, []
     pool = futures.ThreadPoolExecutor(len(urls))
-    downloads = [pool.submit(download, url, deadline, sockets) for url in urls]
+    tasks = [pool.submit(download, url, deadline, sockets) for url in urls]
     pool.shutdown(wait=False)
-    done, _ = futures.wait(downloads, MAX_SECONDS)
-    # Ends the threads that still read: a server that trickles outlasts all other time-outs
+    done, _ = futures.wait(tasks, MAX_SECONDS)
+    # Shut the sockets to end threads that still read. No other time-out ends a download from a
+    # server that sends a byte now and then.
     for sock in sockets:
         with contextlib.suppress(OSError):
             sock.shutdown(socket.SHUT_RDWR)
     return [
-        (one.exception() or one.result()) if one in done else RequestError(*LATE)
-        for one in downloads
+        (task.exception() or task.result()) if task in done else RequestError(*LATE)
+        for task in tasks
     ]
 
 
 def download(url: Any, deadline: float, sockets: list) -> bytes:
-    """Return the picture at a URL on the public internet. Appends the sockets that it opens to
-    `sockets`.
+    """Return the bytes at a URL on the public internet.
+
+    `deadline` is a time of time.monotonic(). Appends each socket that it opens to `sockets`. Raises
+    RequestError if the URL is refused or the download fails.
     """
     try:
-        from AntiSSRF import (
-            AntiSSRFError,  # imported here, with requests: 0.2 s that other requests need not wait
-        )
+        # Imported here, because this takes 0.2 s, also for `requests`. Only URLs need it.
+        from AntiSSRF import AntiSSRFError
     except ModuleNotFoundError:
         raise RequestError(*NO_URLS) from None
     try:
@@ -67,8 +70,8 @@ def download(url: Any, deadline: float, sockets: list) -> bytes:
             for _ in range(MAX_REDIRECTS + 1):
                 request = checked_request(url)
                 seconds = max(deadline - time.monotonic(), 0.001)
-                # The adapter alone: the session would follow redirects by its own rules, keep
-                # cookies, and use proxies of the environment.
+                # Use the adapter rather than the session. The session would follow redirects by its
+                # own rules, keep cookies, and use the proxies of the environment.
                 with session.get_adapter(request.url).send(
                     request, stream=True, timeout=seconds
                 ) as response:
@@ -78,7 +81,7 @@ def download(url: Any, deadline: float, sockets: list) -> bytes:
         raise RequestError(
             "download_failed", f"the URL leads through more than {MAX_REDIRECTS} redirects"
         )
-    # Alike, so that nobody learns which names exist inside
+    # One message for both cases, so that nobody learns which internal names exist
     except (AntiSSRFError, socket.gaierror, UnicodeError):
         raise RequestError(
             "url_refused", "the host of the URL is not found, or not public"
@@ -92,18 +95,21 @@ def download(url: Any, deadline: float, sockets: list) -> bytes:
 
 
 def checked_request(url: Any) -> Any:
-    """Return a GET request for a plain http(s) URL: no credentials, default port; else raise
-    RequestError.
+    """Return a GET request for an http or https URL without credentials and with the default port.
+
+    Raises RequestError for other URLs.
     """
     from requests import Request
 
     url = cleaned_url(url)
     try:
         request = Request("GET", url, request_headers()).prepare()
-        # requests repairs odd URLs: what comes before and after must do
+        # `requests` repairs odd URLs, so check the URL before and after
         for parts in (urlsplit(url), urlsplit(str(request.url))):
             if "@" in parts.netloc:
-                raise RequestError("url_refused", "the URL must not hold a user name or password")
+                raise RequestError(
+                    "url_refused", "the URL must not contain a user name or password"
+                )
             if parts.port not in (None, PORTS[parts.scheme]):
                 raise RequestError(
                     "url_refused", "the URL must not name a port, other than 80 or 443 by default"
@@ -114,8 +120,10 @@ def checked_request(url: Any) -> Any:
 
 
 def cleaned_url(url: Any) -> str:
-    """Return a URL as a browser reads it: without white space around it, without tabs and line ends
-    within, and with %20 for a blank in its path or query. RequestError if it cannot be one.
+    """Return a URL as a browser reads it.
+
+    White space around it, tabs and line ends disappear; a blank in its path or query becomes %20.
+    Raises RequestError if the text cannot be a URL.
     """
     if not isinstance(url, str):
         raise RequestError("url_refused", "the URL must be text")
@@ -133,17 +141,19 @@ def cleaned_url(url: Any) -> str:
     if not url.isprintable() or "\\" in url or " " in authority:
         raise RequestError(
             "url_refused",
-            "the URL holds a blank, a backslash or another character in a wrong place",
+            "the URL has a blank, a backslash or another character in a wrong place",
         )
     return url.replace(" ", "%20")
 
 
 def request_headers() -> dict[str, str]:
-    """Return the headers of a download. The variable CONTACT holds an address, by mail or on the
-    web, of who runs this service: some servers refuse requests that name none.
+    """Return the headers of a download.
+
+    The User-Agent contains the contact of the variable CONTACT: the e-mail or web address of the
+    person who runs this service. Some servers refuse requests without a contact.
     """
     contact = re.sub("[^ -~]|[()]", "", contact_address())[:200]
-    purpose = "classifies a picture that its user named" + (f"; {contact}" if contact else "")
+    purpose = "classifies an image that its user named" + (f"; {contact}" if contact else "")
     return {
         "User-Agent": f"dog-breeds/1.0 ({purpose})",
         "Accept": ACCEPT,
@@ -152,23 +162,24 @@ def request_headers() -> dict[str, str]:
 
 
 def contact_address() -> str:
-    """Return the contact that requests name; empty for none."""
+    """Return the contact for the User-Agent, or "" if there is none."""
     return os.environ.get("CONTACT", "").strip()
 
 
 def public_session(deadline: float, sockets: list) -> Any:
-    """Return a requests session for public addresses only. Collects its sockets, opens none after
-    the deadline.
+    """Return a session of `requests` that connects to public addresses only.
 
-    AntiSSRF resolves a name, refuses it unless all its addresses are public, and connects to one of
-    these addresses.
+    AntiSSRF resolves a name, refuses it unless all of its addresses are public, and connects to one
+    of these addresses. The session appends its sockets to `sockets` and connects to nothing after
+    the deadline.
     """
     from AntiSSRF import AntiSSRFPolicy, PolicyConfigOptions
 
     policy = AntiSSRFPolicy(PolicyConfigOptions.EXTERNAL_ONLY_LATEST)
-    policy.add_denied_addresses(["::/96", "::ffff:0:0:0/96"])  # these hold IPv4 addresses
+    # These ranges of IPv6 contain IPv4 addresses
+    policy.add_denied_addresses(["::/96", "::ffff:0:0:0/96"])
     policy.allow_plain_text_http = True
-    policy.add_xff_header = False  # it would make the request a proxy's
+    policy.add_xff_header = False  # with X-Forwarded-For, the request would look like a proxy's
     session = policy.get_antissrf_session()
 
     def watched(pool: Any) -> type:
@@ -181,7 +192,8 @@ def public_session(deadline: float, sockets: list) -> Any:
 
             def getresponse(self) -> Any:
                 response = super().getresponse()
-                for name in ("Set-Cookie", "Set-Cookie2"):  # to read cookies has taken seconds
+                # Nobody needs the cookies, and reading many of them has taken seconds
+                for name in ("Set-Cookie", "Set-Cookie2"):
                     del response._original_response.msg[name]
                 return response
 
@@ -196,8 +208,10 @@ def public_session(deadline: float, sockets: list) -> Any:
 
 
 def read_body(response: Any, deadline: float) -> bytes:
-    """Return the body of an answer, of at most MAX_BYTES as it comes and unpacked; TimeoutError
-    after the deadline.
+    """Return the body of a response, with at most MAX_BYTES both before and after decompression.
+
+    Raises RequestError for a status other than 200 and for a body that is too large, and
+    TimeoutError after the deadline.
     """
     status = response.status_code
     if status != 200:
@@ -210,23 +224,24 @@ def read_body(response: Any, deadline: float) -> bytes:
         raise RequestError(
             "download_failed", f"the server of the URL answered with status {status}{hint}"
         )
-    response.raw.headers.pop("Content-Encoding", None)  # unpacked below, up to MAX_BYTES
+    # `unpacked` decompresses with a limit; without this header, urllib3 does not decompress
+    response.raw.headers.pop("Content-Encoding", None)
     body = bytearray()
     for block in response.iter_content(2**16):
         body += block
         if len(body) > MAX_BYTES:
-            raise RequestError("too_large", f"the picture has more than {MAX_BYTES:,} bytes")
-        if time.monotonic() > deadline:  # buffers may hold more when the socket is shut
+            raise RequestError("too_large", f"the image has more than {MAX_BYTES:,} bytes")
+        if time.monotonic() > deadline:  # buffers can have more data after the socket is shut
             raise TimeoutError
     return unpacked(bytes(body), response.headers.get("Content-Encoding", ""))
 
 
 def unpacked(body: bytes, encoding: str) -> bytes:
-    """Return a body without the compression that its Content-Encoding names; RequestError if it
-    cannot be undone.
+    """Decompress a body whose Content-Encoding is `encoding`.
 
-    The content decides: an image that is not compressed is taken as it is, whatever the server
-    calls it, and what begins as gzip is undone also where the server does not name it.
+    The content decides. An uncompressed image is returned unchanged, even if the header names a
+    compression. A body that begins like gzip is decompressed, even if the header names none. Raises
+    RequestError if the body cannot be decompressed.
     """
     codings = [name.strip().lower() for name in encoding.split(",")]
     codings = [name for name in codings if name in COMPRESSIONS]
@@ -245,7 +260,7 @@ def unpacked(body: bytes, encoding: str) -> bytes:
         except zlib.error:
             continue
         if len(data) > MAX_BYTES:
-            raise RequestError("too_large", f"the picture has more than {MAX_BYTES:,} bytes")
+            raise RequestError("too_large", f"the image has more than {MAX_BYTES:,} bytes")
         return data
     raise RequestError(
         "download_failed", f"the server says that its answer is {codings[0]}, which it is not"
