@@ -1,5 +1,4 @@
-"""A local HTTP server that serves files badly, one fault per request, for the tests of
-downloads."""
+"""A local HTTP server for tests of downloads, with one fault for each request."""
 
 import hashlib
 import threading
@@ -10,23 +9,23 @@ from http.server import ThreadingHTTPServer
 from handler_process import Silent
 
 FAULTS = [
-    "cut",  # sends a part, then closes the connection
-    "cut at once",  # closes it before any byte of the file
-    "drop",  # closes it without any answer
-    "stall",  # sends a part, then nothing more
-    "ignore range",  # answers 200 with the whole file whatever was asked
+    "cut",  # sends the beginning, then closes the connection
+    "cut at once",  # closes the connection before any byte of the file
+    "drop",  # closes the connection without a response
+    "stall",  # sends the beginning, then nothing more
+    "ignore range",  # answers 200 with the whole file, whatever range was requested
     "ignore range, cut",
-    "wrong range",  # answers 206 with another range than was asked
-    "shifted range",  # says it sends the range that was asked, but has another total size
-    "too short",  # Content-Length states less than the file has
-    "too long",  # Content-Length states more than the file has
-    "petabyte",  # Content-Length states more than any disk has
-    # Neither Content-Length nor chunks: the end of the connection is the end of the file
+    "wrong range",  # answers 206 with another range than requested
+    "shifted range",  # claims to send the requested range, but with another total size
+    "too short",  # Content-Length is smaller than the file
+    "too long",  # Content-Length is larger than the file
+    "petabyte",  # Content-Length is larger than any disk
+    # Neither Content-Length nor chunks, so the connection's end is the end of the file
     "no length",
     "no length, cut",
     "no validators",  # neither ETag nor Last-Modified
     "weak validators, cut",
-    "change",  # the file is another from now on
+    "change",  # serves another version of the file from now on
     "change, cut",
     "change, ignore range",
     "redirect",
@@ -41,10 +40,9 @@ FAULTS = [
 
 
 class FlakyServer:
-    """Serves `versions`, a list of {name: bytes}, at `url`; `faults` are used up, one a request for
-    an archive.
+    """Serves `versions`, a list of {name: bytes}, at `url`, with the next fault for each archive.
 
-    Once the faults are used up the server is a good one: ranges, ETag, If-Range. `log` lists (name,
+    After the last fault the server works well, with ranges, ETag and If-Range. `log` lists (name,
     range header, fault, bytes sent). `delay` is the pause in seconds after every 16 KiB.
     """
 
@@ -92,9 +90,9 @@ class FlakyHandler(Silent):
     def send_file(self, name, body, fault):
         flaky, total, start = self.flaky, len(body), 0
         tag = f'"{hashlib.sha256(body).hexdigest()[:16]}"'
-        asked = self.headers.get("Range")
-        if asked and "ignore range" not in fault and self.headers.get("If-Range", tag) == tag:
-            start = int(asked.removeprefix("bytes=").removesuffix("-"))
+        requested = self.headers.get("Range")
+        if requested and "ignore range" not in fault and self.headers.get("If-Range", tag) == tag:
+            start = int(requested.removeprefix("bytes=").removesuffix("-"))
             if start >= total:
                 self.send_error(416)
                 return
@@ -117,7 +115,9 @@ class FlakyHandler(Silent):
             self.send_header("Content-Length", str(lengths.get(fault, len(body))))
         if fault == "weak validators, cut":
             self.send_header("ETag", f"W/{tag}")
-            self.send_header("Last-Modified", formatdate(usegmt=True))  # too fresh to count
+            self.send_header(
+                "Last-Modified", formatdate(usegmt=True)
+            )  # too recent to identify a version
         elif fault != "no validators":
             self.send_header("ETag", tag)
         self.end_headers()
@@ -134,7 +134,7 @@ class FlakyHandler(Silent):
             if fault == "stall":
                 self.wfile.flush()
                 time.sleep(30)
-        except OSError:  # the client is gone
+        except OSError:  # the client has closed the connection
             pass
-        flaky.log.append((name, asked, fault, sent))
+        flaky.log.append((name, requested, fault, sent))
         self.close_connection = True

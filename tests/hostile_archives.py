@@ -1,6 +1,4 @@
-"""Archives that are refused: broken, or with names, kinds and sizes of files that are not those of
-the dataset.
-"""
+"""Archives that make_dataset.py must refuse: damaged ones, and some with wrong files."""
 
 import io
 import tarfile
@@ -9,15 +7,17 @@ FOLDER = "n02085936-Maltese_dog"
 JPG = f"Images/{FOLDER}/n02085936_99.jpg"
 
 
-def member(name, content=b"x", kind=tarfile.REGTYPE, **fields):
+def member(name, content=b"x", file_type=tarfile.REGTYPE, **fields):
+    """Return a member of a tar archive: its TarInfo and its content."""
     info = tarfile.TarInfo(name)
-    info.type, info.size = kind, len(content)
+    info.type, info.size = file_type, len(content)
     for key, value in fields.items():
         setattr(info, key, value)
     return info, content
 
 
 def make_tar(members, format=tarfile.GNU_FORMAT):
+    """Return a tar archive as bytes."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=format) as tar:
         for info, content in members:
@@ -26,29 +26,37 @@ def make_tar(members, format=tarfile.GNU_FORMAT):
 
 
 def good_members(top, suffix="", number=5, size=700):
+    """Return members as the real archives have them."""
     return [
         member(f"{top}/{FOLDER}/n02085936_{k}{suffix}", bytes([k]) * size) for k in range(number)
     ]
 
 
 def images(*extra, **options):
+    """Return a good images.tar with further members."""
     return make_tar([*good_members("Images", ".jpg"), *extra], **options)
 
 
 def annotations(number=5, *extra):
+    """Return a good annotation.tar with further members."""
     return make_tar([*good_members("Annotation", number=number), *extra])
 
 
 def pax(headers):
-    """Images, one of which has these headers of its own."""
+    """Return an images.tar with one further member, which has these pax headers."""
     return images(member(JPG, pax_headers=headers), format=tarfile.PAX_FORMAT)
 
 
-def header(name=JPG, size=b"%011o\0" % 1, kind=b"0", magic=b"ustar\x0000"):
-    """A raw header with a right checksum and fields that tarfile would not write."""
+def raw_header(name=JPG, size=b"%011o\0" % 1, file_type=b"0", magic=b"ustar\x0000"):
+    """Return a raw header with a correct checksum and fields that tarfile would not write."""
     block = bytearray(512)
     block[: len(name)] = name.encode()
-    block[100:108], block[124:136], block[156:157], block[257:265] = b"0000644\0", size, kind, magic
+    block[100:108], block[124:136], block[156:157], block[257:265] = (
+        b"0000644\0",
+        size,
+        file_type,
+        magic,
+    )
     block[148:156] = b" " * 8
     block[148:156] = b"%06o\0 " % sum(block)
     return bytes(block)
@@ -56,13 +64,13 @@ def header(name=JPG, size=b"%011o\0" % 1, kind=b"0", magic=b"ustar\x0000"):
 
 def hostile_archives():
     """Return {what it is: (images.tar, annotation.tar)}."""
-    good, notes, whole = images(), annotations(), good_members("Images", ".jpg")
-    body = make_tar(whole).rstrip(b"\0")
-    body += bytes(-len(body) % 512)  # the members without the end mark
+    good, good_annotations, members = images(), annotations(), good_members("Images", ".jpg")
+    body = make_tar(members).rstrip(b"\0")
+    body += bytes(-len(body) % 512)  # the members without the zero blocks at the end
     end = bytes(1024)
     link = tarfile.SYMTYPE
     bad = {
-        # out of the folder
+        # names that lead out of the folder
         "absolute": images(member("/tmp/dogs_outside.jpg")),
         "absolute in layout": images(member("/Images/n02085936-Maltese_dog/n02085936_99.jpg")),
         "parent": images(member("../outside.jpg")),
@@ -89,39 +97,39 @@ def hostile_archives():
             member(f"Images/{FOLDER}/{'a' * 5000}/x.jpg"), format=tarfile.PAX_FORMAT
         ),
         "pax path": pax({"path": "../../outside.jpg"}),
-        # not plain files
+        # other than regular files
         "symbolic link": images(member(JPG, b"", link, linkname="/dog.jpg")),
         "link to folder": images(
             member(f"Images/{FOLDER}x", b"", link, linkname="/tmp"),
             member(f"Images/{FOLDER}x/1.jpg"),
         ),
-        "link for top": make_tar([member("Images", b"", link, linkname="/tmp"), *whole]),
+        "link for top": make_tar([member("Images", b"", link, linkname="/tmp"), *members]),
         "link for breed": make_tar(
-            [member(f"Images/{FOLDER}", b"", link, linkname="../.."), *whole]
+            [member(f"Images/{FOLDER}", b"", link, linkname="../.."), *members]
         ),
         "hard link": images(member(JPG, b"", tarfile.LNKTYPE, linkname="/dog.jpg")),
-        "hard link inside": images(member(JPG, b"", tarfile.LNKTYPE, linkname=whole[0][0].name)),
+        "hard link inside": images(member(JPG, b"", tarfile.LNKTYPE, linkname=members[0][0].name)),
         "character device": images(member(JPG, b"", tarfile.CHRTYPE, devmajor=1, devminor=5)),
         "block device": images(member(JPG, b"", tarfile.BLKTYPE, devmajor=8, devminor=0)),
         "fifo": images(member(JPG, b"", tarfile.FIFOTYPE)),
         "unknown kind": images(member(JPG, b"x", b"Z")),
-        "sparse, old": body + header(kind=b"S", magic=b"ustar  \0") + end,
+        "sparse, old": body + raw_header(file_type=b"S", magic=b"ustar  \0") + end,
         "sparse, pax": pax(
             {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.realsize": "9"}
         ),
         "sparse map, pax": pax({"GNU.sparse.map": "0,1", "GNU.sparse.size": "9"}),
-        # sizes
-        "8 GB in a header": body + header(size=b"77777777777\0") + b"x" * 512 + end,
-        "size is no number": body + header(size=b"zzzzzzzzzzz\0") + end,
+        # impossible sizes
+        "8 GB in a header": body + raw_header(size=b"77777777777\0") + b"x" * 512 + end,
+        "size is no number": body + raw_header(size=b"zzzzzzzzzzz\0") + end,
         "huge real member": images(member(JPG, bytes(65 * 2**20))),
         "folder with content": body
-        + header(f"Images/{FOLDER}/", kind=b"5", size=b"%011o\0" % 512)
+        + raw_header(f"Images/{FOLDER}/", file_type=b"5", size=b"%011o\0" % 512)
         + b"x" * 512
         + end,
-        # twice
-        "same name twice": images(whole[0]),
-        "same name in capitals": images(member(whole[0][0].name.replace("Maltese", "MALTESE"))),
-        "same name with ./": images(member("./" + whole[0][0].name)),
+        # duplicates
+        "same name twice": images(members[0]),
+        "same name in capitals": images(member(members[0][0].name.replace("Maltese", "MALTESE"))),
+        "same name with ./": images(member("./" + members[0][0].name)),
         "two archives in one": body + good,
         # cut off or not an archive
         "empty": b"",
@@ -147,12 +155,12 @@ def hostile_archives():
         "file as folder": images(member(f"Images/{FOLDER}", b"x")),
         "only folders": make_tar([member("Images", b"", tarfile.DIRTYPE)]),
     }
-    archives = {what: (content, notes) for what, content in bad.items()}
+    archives = {what: (content, good_annotations) for what, content in bad.items()}
     for packed in ("gz", "bz2", "xz"):
         buffer = io.BytesIO()
         with tarfile.open(fileobj=buffer, mode=f"w:{packed}") as tar:
-            tar.addfile(whole[0][0], io.BytesIO(whole[0][1]))
-        archives[f"compressed, {packed}"] = (buffer.getvalue(), notes)
+            tar.addfile(members[0][0], io.BytesIO(members[0][1]))
+        archives[f"compressed, {packed}"] = (buffer.getvalue(), good_annotations)
     archives["an annotation too few"] = (good, annotations(4))
     archives["an annotation too many"] = (good, annotations(6))
     linked = member(f"Annotation/{FOLDER}/n02085936_4", b"", link, linkname="/dog.xml")

@@ -53,7 +53,7 @@ def test_breed_names(tmp_path):
         dataset.choose_breeds(tmp_path, ["cat"])
 
 
-def test_every_breed_has_a_name_for_people():
+def test_every_breed_has_a_display_name():
     breeds = read_facts(ROOT / "models/dog_breeds_120.tflite")["classes"]
     shown = [dataset.display_name(breed) for breed in breeds]
     assert len(set(shown)) == len(breeds) == 120
@@ -86,7 +86,7 @@ def test_every_breed_has_a_name_for_people():
         ("", ""),
     ],
 )
-def test_names_for_people(breed, name):
+def test_display_names(breed, name):
     assert dataset.display_name(breed) == name
 
 
@@ -99,8 +99,8 @@ def test_split_is_stratified_seeded_and_complete():
     split = dataset.split_images(images, 33)
     assert sorted(split) == sorted(images["pug"] + images["akita"])
     for breed, (train, validation, test) in {"pug": (140, 30, 30), "akita": (42, 9, 9)}.items():
-        parts = [split[image] for image in images[breed]]
-        assert [parts.count(part) for part in ("train", "validation", "test")] == [
+        subsets = [split[image] for image in images[breed]]
+        assert [subsets.count(subset) for subset in ("train", "validation", "test")] == [
             train,
             validation,
             test,
@@ -110,7 +110,7 @@ def test_split_is_stratified_seeded_and_complete():
     assert dataset.split_images({"pug": images["pug"]} | {"akita": images["akita"]}, 33) == split
 
 
-def test_two_folders_of_a_breed_are_named_and_hidden_ones_passed_over(tmp_path):
+def test_two_folders_of_a_breed_are_named_and_hidden_folders_are_ignored(tmp_path):
     for folder in ("n02012849-crane", ".ipynb_checkpoints"):
         (dataset.images_dir(tmp_path) / folder).mkdir(parents=True)
     assert dataset.breed_folders(tmp_path) == {"crane": "n02012849-crane"}
@@ -143,10 +143,12 @@ def test_validation_images_come_from_the_train_rows_of_a_given_split():
         sum(split[i] == "validation" for i in images[breed] if i in split) for breed in images
     ] == [11, 4]
     assert dataset.apply_split(images, given, 33) == split
-    assert dataset.apply_split(images, split, 1) == split  # with validation rows: as given
+    assert (
+        dataset.apply_split(images, split, 1) == split
+    )  # a file with validation rows is followed exactly
 
 
-def test_a_split_of_a_spreadsheet_is_read(tmp_path):
+def test_a_split_file_of_a_spreadsheet_is_read(tmp_path):
     path = tmp_path / "split.csv"
     path.write_text("\ufeffimage,split,remark\na/1.jpg,train,\na/2.jpg,test,x\n", encoding="utf-8")
     assert dataset.read_split(path) == {"a/1.jpg": "train", "a/2.jpg": "test"}
@@ -175,7 +177,7 @@ def test_an_image_in_two_splits_is_refused_with_counts(tmp_path):
     path.write_text("\n".join(["image,split", *rows]))
     with pytest.raises(ValueError, match=r"split\.csv lists 2 images in two splits, such as a/1"):
         dataset.read_split(path)
-    path.write_text("\n".join(["image,split", *rows[:2], rows[0]]))  # twice the same is no fault
+    path.write_text("\n".join(["image,split", *rows[:2], rows[0]]))  # the same row twice is allowed
     assert dataset.read_split(path) == {"a/1.jpg": "train", "a/2.jpg": "test"}
 
 
@@ -192,7 +194,7 @@ def test_images_of_a_split_that_do_not_exist_are_refused_with_counts(tmp_path, c
         dataset.check_split(path, base | dict.fromkeys(more, "test"), tmp_path, breeds)
 
     check([], ["pug", "akita"])
-    missing = [f"{folder}/gone.jpg", f"{folder}/more.jpg"]
+    missing = [f"{folder}/missing.jpg", f"{folder}/more.jpg"]
     with pytest.raises(ValueError, match="2 of 8 images of these breeds do not exist"):
         check(missing, ["akita", "pug"])
     check(missing, ["akita"])  # of a breed that is not chosen
@@ -222,8 +224,8 @@ def test_only_first_boxes_of_photos_that_have_a_crop_are_listed(tmp_path):
 def test_a_task_knows_its_images_and_their_labels(tmp_path):
     split = {"n1-b/2.jpg": "train", "n1-b/1.jpg": "test", "n0-a/3.jpg": "train"}
     split = {
-        name.replace("n1", "n00000001").replace("n0-", "n00000000-"): part
-        for name, part in split.items()
+        name.replace("n1", "n00000001").replace("n0-", "n00000000-"): subset
+        for name, subset in split.items()
     }
     task = dataset.Task(tmp_path, ["a", "b"], split)
     assert task.images("train") == ["n00000000-a/3.jpg", "n00000001-b/2.jpg"]

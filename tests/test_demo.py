@@ -1,4 +1,4 @@
-"""The demo set: whole, labelled as the real data are, and the same every time."""
+"""The demo dataset is complete, annotated like the real dataset, and the same every time."""
 
 import random
 import xml.etree.ElementTree as ElementTree
@@ -19,7 +19,7 @@ def test_demo_has_ten_breeds_of_different_numbers(demo):
     assert 10 <= min(counts.values()) < max(counts.values()) <= 20
 
 
-def test_demo_annotations_describe_the_pictures(demo):
+def test_demo_annotations_describe_the_photos(demo):
     sizes, two_dogs = set(), 0
     for path in images_dir(demo).rglob("*.jpg"):
         with Image.open(path) as image:
@@ -47,6 +47,6 @@ def test_demo_annotations_describe_the_pictures(demo):
 def test_demo_is_the_same_every_time(demo, name):
     wnid = name.split("-")[0]
     image, _ = draw_photo(DEMO_BREEDS[name], random.Random(f"{wnid}_3"))
-    # Such a number has no photo of the data set
+    # No real photo has such a number
     drawn = images_dir(demo) / name / f"{wnid}_900003.jpg"
     assert drawn.read_bytes() == saved(image, format="JPEG", quality=92)

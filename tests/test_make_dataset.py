@@ -1,7 +1,7 @@
-"""make_dataset.py against bad servers, bad archives, kills.
+"""make_dataset.py with bad servers, hostile archives and killed runs.
 
-DOGS_THOROUGH=1 runs the random campaigns at full size: 200 bad servers, 30 kills of a download, 30
-of an extraction.
+With DOGS_THOROUGH=1, the random tests use 200 bad servers and kill 30 downloads and 30
+extractions.
 """
 
 import contextlib
@@ -38,7 +38,7 @@ SHORT_WAITS = "archives.TIMEOUT = (30, 2); archives.RETRY_DELAYS = (0.01, 0.02, 
 
 
 def start(*args, settings=SHORT_WAITS, **environment):
-    """Start make_dataset.py as a process of its own, with `settings` made in its modules first."""
+    """Start make_dataset.py in its own process. `settings` is code that runs before it."""
     code = f"import sys; sys.argv = {['make_dataset.py', *map(str, args)]!r}\n"
     code += (
         f"import make_dataset; from dog_breeds.data import archives; {settings}; "
@@ -52,21 +52,21 @@ def start(*args, settings=SHORT_WAITS, **environment):
 
 
 def run(*args, **options):
-    """Run make_dataset.py to its end; returns (exit status, stdout, stderr)."""
+    """Run make_dataset.py and return its exit status, stdout and stderr."""
     process = start(*args, **options)
     out, err = process.communicate(timeout=900)
     return process.returncode, out, err
 
 
 def refusal(*args, **options):
-    """Run make_dataset.py to its end, which is status 1 and one line; return that."""
+    """Run make_dataset.py, expect an error of one line, and return that line."""
     status, _, err = run(*args, **options)
     assert status == 1 and one_line(err), err
     return err
 
 
 def data_dir(folder):
-    """Make a data folder in which the weights, which these tests do not need, are already there."""
+    """Make a data folder that seems to have the weights, so that they are not fetched."""
     path = weights_path(folder)
     path.parent.mkdir(parents=True)
     path.write_bytes(b"weights")
@@ -74,12 +74,12 @@ def data_dir(folder):
 
 
 def tree(folder):
-    """What a run extracted: path -> SHA-256."""
+    """Return the SHA-256 of each file that a run extracted, by path."""
     return {path: digest for path, digest in digests(folder).items() if path != ".complete.json"}
 
 
 def random_archives(seed, breeds=6, each=12, size=6000):
-    """Return images.tar and annotation.tar with the same names for every seed but other content."""
+    """Return both archives. The file names are the same for every seed, the contents differ."""
     rng, tars = random.Random(seed), {}
     for name, (top, suffix) in ARCHIVES.items():
         tars[name] = make_tar(
@@ -94,7 +94,7 @@ def random_archives(seed, breeds=6, each=12, size=6000):
 
 
 def tree_of(archives):
-    """The same of what archives hold, read by the standard library."""
+    """Return the same as `tree` for archives, read by the standard library."""
     files = {}
     for content in archives.values():
         with tarfile.open(fileobj=io.BytesIO(content)) as tar:
@@ -105,6 +105,7 @@ def tree_of(archives):
 
 
 def mirror(folder, archives):
+    """Write archives into a new folder."""
     folder.mkdir(parents=True)
     for name, content in archives.items():
         (folder / name).write_bytes(content)
@@ -112,11 +113,12 @@ def mirror(folder, archives):
 
 
 def one_line(err):
+    """Return whether the output is a single error message of make_dataset.py."""
     return err.startswith("make_dataset.py: ") and err.count("\n") == 1 and "Traceback" not in err
 
 
 def leftovers(data):
-    """Return what a run that is over has no business to leave in the data folder."""
+    """Return the files in a data folder that a finished run should have removed."""
     return sorted(p.name for p in data.iterdir() if p.name not in ("raw", "weights", ".lock"))
 
 
@@ -129,11 +131,11 @@ def tars():
 
 
 def stamps(folder: Path) -> dict[Path, tuple[int, int]]:
-    """Which file each name is, and when it was written."""
+    """Return the inode and the modification time of each file."""
     return {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in folder.rglob("*")}
 
 
-def test_folder_is_extracted_and_left_as_it_is(tmp_path, tars):
+def test_archives_in_a_folder_are_extracted_and_stay(tmp_path, tars):
     source, data = mirror(tmp_path / "mirror", tars), data_dir(tmp_path / "data")
     before = tree(source)
     status, out, err = run("--base-url", source, "--data-dir", data)
@@ -163,7 +165,7 @@ def test_file_url_and_variable_name_a_folder(tmp_path, tars):
         assert len(list(images_dir(data).rglob("*.jpg"))) == 72
 
 
-def test_data_of_another_source_or_with_files_missing_is_not_taken(tmp_path, tars):
+def test_data_of_another_source_or_with_missing_files_are_refused(tmp_path, tars):
     source, other = (
         mirror(tmp_path / "mirror", tars),
         mirror(tmp_path / "other", random_archives(2)),
@@ -178,7 +180,7 @@ def test_data_of_another_source_or_with_files_missing_is_not_taken(tmp_path, tar
     assert "71 files instead of 72" in refusal("--base-url", source, "--data-dir", data)
 
 
-def test_folder_that_is_not_of_this_script_is_not_touched(tmp_path, tars):
+def test_a_folder_that_the_script_did_not_make_is_not_changed(tmp_path, tars):
     source, data = mirror(tmp_path / "mirror", tars), data_dir(tmp_path / "data")
     mine = data / "raw" / "Images" / "mine.jpg"
     mine.parent.mkdir(parents=True)
@@ -199,17 +201,17 @@ def files_of(archives: dict[str, bytes]) -> dict[str, bytes]:
     return files
 
 
-def unpack(folder: Path, files: dict[str, bytes], images="", annotations="", ending="") -> Path:
-    """Write files into a folder, with other folders around the two."""
+def unpack(folder: Path, files: dict[str, bytes], images="", annotations="", suffix="") -> Path:
+    """Write the files of both archives into a folder, below prefixes; annotations get a suffix."""
     for name, content in files.items():
-        place = f"{images}{name}" if name.startswith("Images") else f"{annotations}{name}{ending}"
+        place = f"{images}{name}" if name.startswith("Images") else f"{annotations}{name}{suffix}"
         (folder / place).parent.mkdir(parents=True, exist_ok=True)
         (folder / place).write_bytes(content)
     return folder
 
 
 def zipped(file: Path, folder: Path, *extra: tuple[str, bytes]) -> Path:
-    """Pack a folder as Kaggle does, with further files."""
+    """Pack a folder into a zip file as Kaggle does, with further files."""
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
         for path in sorted(folder.rglob("*")):
             archive.write(path, path.relative_to(folder))
@@ -219,13 +221,13 @@ def zipped(file: Path, folder: Path, *extra: tuple[str, bytes]) -> Path:
 
 
 def kaggle(tmp_path: Path, tars: dict[str, bytes]) -> Path:
-    """Return the folder that Kaggle's archive is unpacked to."""
+    """Return an unpacked copy of Kaggle's archive."""
     return unpack(tmp_path / "kaggle", files_of(tars), "images/", "annotations/")
 
 
 JUNK = [
     ("__MACOSX/images/Images/n02000000-breed_0/._n02000000_0.jpg", b"junk"),
-    ("../n02000000-breed_0/up", b"no way out: it gets a plain name"),
+    ("../n02000000-breed_0/up", b"the file gets a name inside data/raw"),
 ]
 
 
@@ -240,11 +242,13 @@ def test_copies_of_other_forms_are_taken(tmp_path, tars, form):
         source = kaggle(tmp_path, tars)
         (source / "images/Images/n02000000-breed_0/._n02000000_0.jpg").write_bytes(b"junk")
         (source / "images/Images/.DS_Store").write_bytes(b"junk")
-        zipped(source / "archive.zip", source / "annotations")  # which it was unpacked from
+        zipped(
+            source / "archive.zip", source / "annotations"
+        )  # the archive that the copy was unpacked from
     elif form == "plain":
         unpack(source, files)
     elif form == "xml":
-        unpack(source, files, ending=".xml")
+        unpack(source, files, suffix=".xml")
     elif form == "one folder":
         unpack(source, files, "stanford dogs/", "stanford dogs/")
     elif form == "zip":
@@ -287,7 +291,7 @@ def test_copies_of_other_forms_are_taken(tmp_path, tars, form):
         ("outside", "only one of them has n02000000-breed_0/up"),
     ],
 )
-def test_copies_that_are_not_whole_are_refused(tmp_path, tars, fault, said):
+def test_incomplete_and_damaged_copies_are_refused(tmp_path, tars, fault, said):
     data, source = data_dir(tmp_path / "data"), kaggle(tmp_path, tars)
     photo = source / "images/Images/n02000000-breed_0/n02000000_0.jpg"
     if fault == "no annotations":
@@ -314,7 +318,7 @@ def test_copies_that_are_not_whole_are_refused(tmp_path, tars, fault, said):
     assert not list(tmp_path.rglob("up"))
 
 
-def test_pictures_that_were_put_into_raw_by_hand_stay_and_weights_are_made(tmp_path, tars):
+def test_photos_that_the_user_put_into_raw_stay_and_weights_are_fetched(tmp_path, tars):
     data = data_dir(tmp_path / "data")
     unpack(data / "raw", files_of(tars))
     before = stamps(data / "raw")
@@ -341,7 +345,7 @@ def test_pictures_that_were_put_into_raw_by_hand_stay_and_weights_are_made(tmp_p
         ("http://127.0.0.1:9/", "127.0.0.1 cannot be reached"),
     ],
 )
-def test_source_that_cannot_be_had(tmp_path, source, said):
+def test_an_unreachable_source_is_named(tmp_path, source, said):
     data = data_dir(tmp_path / "data")
     err = refusal("--base-url", source, "--data-dir", data)
     assert said in err and "--demo" in err
@@ -359,7 +363,7 @@ def test_cut_download_continues_where_it_stopped(tmp_path, tars):
     assert (status, err) == (0, "")
     assert tree(data / "raw") == tree_of(tars)
     assert all(asked for _, asked, _, _ in log[1:])
-    # What is lost is a chunk a cut
+    # Each broken connection loses at most one chunk
     assert sum(sent for *_, sent in log) < len(tars["images.tar"]) + 3 * 16384
     assert leftovers(data) == []
 
@@ -373,20 +377,20 @@ def test_changed_file_is_fetched_from_its_start(tmp_path, tars):
 
 
 @pytest.mark.parametrize(("seconds", "settled"), [(0, False), (1, True)])
-def test_a_date_tells_versions_apart_once_it_is_settled(seconds, settled):
+def test_a_date_identifies_a_version_once_it_is_a_second_old(seconds, settled):
     response = requests.Response()
     modified, sent = (formatdate(1e9 + later, usegmt=True) for later in (0, seconds))
     response.headers.update({"Last-Modified": modified, "Date": sent})
     assert strong_validator(response) == (modified if settled else None)
 
 
-def test_sha256sums_are_believed(tmp_path, tars):
+def test_sha256sums_are_checked(tmp_path, tars):
     sums = "".join(
         f"{hashlib.sha256(content).hexdigest()}  {name}\n" for name, content in tars.items()
     ).encode()
-    spoiled = bytearray(tars["images.tar"])
-    spoiled[1000] ^= 1
-    for number, content in enumerate((tars["images.tar"], bytes(spoiled))):
+    damaged = bytearray(tars["images.tar"])
+    damaged[1000] ^= 1
+    for number, content in enumerate((tars["images.tar"], bytes(damaged))):
         files = {**tars, "images.tar": content, "SHA256SUMS": sums}
         source = mirror(tmp_path / f"mirror{number}", files)
         with FlakyServer([files]) as server:
@@ -401,7 +405,7 @@ def test_sha256sums_are_believed(tmp_path, tars):
                 )
 
 
-def test_official_size_and_number_are_demanded(tmp_path, tars):
+def test_the_official_size_and_number_of_images_are_checked(tmp_path, tars):
     sums = {
         name: (len(content), hashlib.sha256(content).hexdigest()) for name, content in tars.items()
     }
@@ -425,20 +429,20 @@ def test_official_size_and_number_are_demanded(tmp_path, tars):
             assert said in err
 
 
-def test_full_disk_is_foreseen(tmp_path, tars):
+def test_a_full_disk_is_noticed_before_the_download(tmp_path, tars):
     data = data_dir(tmp_path / "data")
     with FlakyServer([tars], ["petabyte"]) as server:
         assert "needs 2000000.0 GB" in refusal("--base-url", server.url, "--data-dir", data)
     assert not (data / "raw").exists()
 
 
-def test_archives_are_kept_on_demand_and_used_again(tmp_path, tars):
+def test_archives_are_kept_on_request_and_reused(tmp_path, tars):
     data = data_dir(tmp_path / "data")
     with FlakyServer([tars]) as server:
         assert run("--base-url", server.url, "--data-dir", data, "--keep-archives")[0] == 0
         assert (data / "archives" / "images.tar").read_bytes() == tars["images.tar"]
         run("--base-url", server.url, "--data-dir", data)
-        # A later run does not throw away what was asked to be kept
+        # A later run without the option does not remove archives that an earlier run kept
         assert (data / "archives" / "images.tar").exists()
         (data / "raw").rename(tmp_path / "raw")
         server.log.clear()
@@ -448,7 +452,7 @@ def test_archives_are_kept_on_demand_and_used_again(tmp_path, tars):
     assert leftovers(data) == []
 
 
-def test_archives_that_are_not_its_own_stay(tmp_path, tars):
+def test_archives_of_the_user_stay(tmp_path, tars):
     kept, data = tmp_path / "data" / "archives" / "images.tar", data_dir(tmp_path / "data")
     kept.parent.mkdir()
     kept.write_bytes(b"kept")
@@ -458,11 +462,11 @@ def test_archives_that_are_not_its_own_stay(tmp_path, tars):
         )
     assert run("--base-url", mirror(tmp_path / "mirror", tars), "--data-dir", data)[0] == 0
     assert kept.read_bytes() == b"kept"
-    (data / "raw" / "Images" / ".directory").touch()  # of a file manager
+    (data / "raw" / "Images" / ".directory").touch()  # a file that file managers make
     assert "already there" in run("--base-url", tmp_path / "mirror", "--data-dir", data)[1]
 
 
-def test_a_link_in_the_place_of_raw_is_told_first(tmp_path, tars):
+def test_a_link_named_raw_is_refused_before_the_download(tmp_path, tars):
     data = data_dir(tmp_path / "data")
     (tmp_path / "large").mkdir()
     (data / "raw").symlink_to(tmp_path / "large")
@@ -487,24 +491,24 @@ def test_bar_on_a_terminal(tmp_path, tars):
     data = data_dir(tmp_path / "data")
     with FlakyServer([tars], delay=0.02) as server:
         master, slave = pty.openpty()
-        words = command("make_dataset.py", "--base-url", server.url, "--data-dir", data)
-        process = subprocess.Popen(words, stdout=slave, stderr=slave)
+        arguments = command("make_dataset.py", "--base-url", server.url, "--data-dir", data)
+        process = subprocess.Popen(arguments, stdout=slave, stderr=slave)
         os.close(slave)
-        shown = b""
+        output = b""
         try:
             while piece := os.read(master, 65536):
-                shown += piece
+                output += piece
         except OSError:  # the terminal is closed
             pass
         assert process.wait() == 0
     assert re.search(
-        rb"images\.tar: +\d+%\|.+\| [\d.]+k/\d+k \[00:\d\d<00:\d\d, [\d.]+[kM]B/s\]", shown
+        rb"images\.tar: +\d+%\|.+\| [\d.]+k/\d+k \[00:\d\d<00:\d\d, [\d.]+[kM]B/s\]", output
     )
-    assert re.search(rb"extracting images\.tar: 100%.+ files/s\]", shown)
+    assert re.search(rb"extracting images\.tar: 100%.+ files/s\]", output)
 
 
 def random_run(number, folder):
-    """One run of the campaign; returns what happened, after checks that hold for every run."""
+    """Run make_dataset.py with random faults, check the result, and return the exit status."""
     rng = random.Random(number)
     old, new = random_archives(1), random_archives(2)
     checked = rng.random() < 0.5  # the mirror has SHA256SUMS, of the old version
@@ -528,7 +532,7 @@ def random_run(number, folder):
         assert one_line(err), what
         assert not (data / "raw").exists(), what
         assert set(leftovers(data)) <= {"archives"}, what
-        # What is left does no harm to a later run; another address: starts over
+        # The remains do not disturb a later run, which has another address and starts anew
         with FlakyServer(versions) as server:
             assert run("--base-url", server.url, "--data-dir", data)[0] == 0, what
         assert tree(data / "raw") == tree_of(old), what
@@ -536,16 +540,17 @@ def random_run(number, folder):
 
 
 def test_random_bad_servers(tmp_path):
-    """Exact bytes, or one clear line and status 1; never a wrong tree."""
+    """Each run ends with the exact files or with one clear line, never with wrong files."""
     with ThreadPoolExecutor(3) as pool:
-        ends = list(
+        statuses = list(
             pool.map(lambda number: random_run(number, tmp_path), range(200 if THOROUGH else 16))
         )
     print(
-        f"{ends.count(0)} of {len(ends)} runs ended in the exact bytes, {ends.count(1)} in one line"
+        f"{statuses.count(0)} of {len(statuses)} runs extracted the exact files, "
+        f"{statuses.count(1)} ended in one line"
     )
-    assert 0 in ends
-    assert 1 in ends
+    assert 0 in statuses
+    assert 1 in statuses
 
 
 # --- Kills ----------------------------------------------------------------------------------------
@@ -572,7 +577,7 @@ def test_kill_at_any_moment(tmp_path, where):
                 break
             data = data_dir(tmp_path / f"data{number}")
             began, process = time.monotonic(), start("--base-url", base, "--data-dir", data)
-            with contextlib.suppress(subprocess.TimeoutExpired):  # faster than the undisturbed one
+            with contextlib.suppress(subprocess.TimeoutExpired):  # the run may end before the kill
                 process.wait(rng.uniform(0.1, 1) * seconds)
                 seconds = min(seconds, time.monotonic() - began)
             process.kill()
@@ -591,23 +596,21 @@ def test_kill_at_any_moment(tmp_path, where):
 # --- Hostile archives -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("what", HOSTILE)
-def test_hostile_archive(tmp_path, monkeypatch, what):
-    contents = dict(zip(("images.tar", "annotation.tar"), HOSTILE[what], strict=True))
+@pytest.mark.parametrize("fault", HOSTILE)
+def test_hostile_archive(tmp_path, monkeypatch, fault):
+    contents = dict(zip(("images.tar", "annotation.tar"), HOSTILE[fault], strict=True))
     source, data = mirror(tmp_path / "mirror", contents), data_dir(tmp_path / "data")
     before = sorted(tmp_path.rglob("*"))
-    said = exit_message(monkeypatch, make_dataset, "--base-url", source, "--data-dir", data)
-    assert (
-        len(said) < 500
-        and ("do not belong together" if what.startswith("an annotation") else "cannot be used")
-        in said
-    )
+    message = exit_message(monkeypatch, make_dataset, "--base-url", source, "--data-dir", data)
+    unmatched = fault.startswith("an annotation")  # each archive alone is good
+    assert ("do not belong together" if unmatched else "cannot be used") in message
+    assert len(message) < 500
     assert sorted(tmp_path.rglob("*")) == sorted([*before, data / ".lock"])
     assert not Path("/tmp/dogs_outside.jpg").exists()
     assert not list(Path(tmp_path).parent.glob("outside*"))
 
 
-def test_hostile_download_is_not_taken_up_again(tmp_path):
+def test_a_hostile_download_is_not_reused(tmp_path):
     data = data_dir(tmp_path / "data")
     with FlakyServer(
         [{"images.tar": images(member("../outside.jpg")), "annotation.tar": annotations(6)}]
@@ -647,7 +650,7 @@ def test_exchanged_archives_in_a_folder_are_told_apart_by_their_content(tmp_path
 
 # --- Weights --------------------------------------------------------------------------------------
 
-NO_HOSTS = {  # nothing listens there: Keras' own address and the package index cannot be reached
+NO_HOSTS = {  # proxies where nothing listens: Keras' address and the package index are unreachable
     "https_proxy": "http://127.0.0.1:9",
     "HTTPS_PROXY": "http://127.0.0.1:9",
     "PIP_CONFIG_FILE": os.devnull,
@@ -658,13 +661,13 @@ NO_HOSTS = {  # nothing listens there: Keras' own address and the package index 
 
 
 def test_weights_are_those_of_imagenet(demo, in_keras_process):
-    """Those that make_weights has made for all tests."""
+    """The weights are those of the fixture `demo`, which all tests share."""
     path = weights_path(demo)
     assert in_keras_process("keras_side", "weights_digest", path) == make_dataset.WEIGHTS_SHA256
     assert [p.name for p in path.parent.iterdir() if "int8" not in p.name] == [path.name]
 
 
-def test_no_weights_but_the_dataset_stays(tmp_path, tars):
+def test_without_weights_the_dataset_stays(tmp_path, tars):
     source, data = mirror(tmp_path / "mirror", tars), tmp_path / "data"
     home = {"HOME": str(tmp_path), "KERAS_HOME": str(tmp_path / "keras")}
     status, out, err = run("--base-url", source, "--data-dir", data, **NO_HOSTS, **home)
@@ -678,7 +681,7 @@ def test_no_weights_but_the_dataset_stays(tmp_path, tars):
 
 
 def test_without_tensorflow_the_weights_are_left_out(tmp_path, monkeypatch, capsys):
-    """As in .venv-serving."""
+    """The environment .venv-serving has no TensorFlow."""
     monkeypatch.setattr(make_dataset, "find_spec", lambda name: None)
     data = tmp_path / "data"
     assert exit_message(monkeypatch, make_dataset, "--demo", "--data-dir", data) is None

@@ -1,4 +1,4 @@
-"""make_dataset.py --pets: bad servers, bad archives, a host that cannot be reached."""
+"""make_dataset.py --pets with bad servers, bad archives and an unreachable host."""
 
 import io
 import random
@@ -20,10 +20,10 @@ PHOTOS = {
 
 
 def packed(*extra, seed=0):
-    """A .tar.gz in the form of the official one, with more members if wanted."""
+    """Return an archive like the official one, with further members."""
     rng, buffer = random.Random(seed), io.BytesIO()
     names = [name for group in PHOTOS.values() for name in group]
-    members = [member("images", kind=tarfile.DIRTYPE, content=b"")]
+    members = [member("images", file_type=tarfile.DIRTYPE, content=b"")]
     members += [member(name, rng.randbytes(40_000)) for name in names]
     members.append(member("images/Maine_Coon_7.mat", b"no photo"))
     with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
@@ -40,16 +40,17 @@ def short_waits(monkeypatch):
 
 @pytest.fixture
 def make(monkeypatch, tmp_path):
-    """A function that runs --pets and returns the line with which it ends; None if all is well."""
+    """A function that runs --pets and returns its error message, or None if it succeeds."""
 
-    def run(*words):
-        words = ("--pets", "--data-dir", tmp_path / "data", *words)
-        return exit_message(monkeypatch, make_dataset, *words)
+    def run(*arguments):
+        arguments = ("--pets", "--data-dir", tmp_path / "data", *arguments)
+        return exit_message(monkeypatch, make_dataset, *arguments)
 
     return run
 
 
-def found(tmp_path):
+def files_made(tmp_path):
+    """Return the files in the data folder, sorted, without the lock."""
     files = (path for path in (tmp_path / "data").rglob("*") if path.is_file())
     names = (path.relative_to(tmp_path / "data").as_posix() for path in files)
     return sorted(name for name in names if name != ".lock")
@@ -65,17 +66,17 @@ EXPECTED = sorted(
 )
 
 
-def test_photos_lie_in_a_folder_for_each_breed_and_a_second_run_asks_nobody(make, tmp_path, capsys):
+def test_each_breed_gets_a_folder_and_a_second_run_needs_no_server(make, tmp_path, capsys):
     faults = ["drop", "cut", "503", "cut", "ignore range, cut"]
     content = packed()
     with FlakyServer([{"images.tar.gz": content}], faults, random.Random(1)) as server:
         assert make("--base-url", server.url) is None
         asked = len(server.log)
-        assert any(ranged for _, ranged, _, _ in server.log), "a broken download goes on"
+        assert any(ranged for _, ranged, _, _ in server.log), "a broken download continues"
         assert make("--base-url", server.url) is None
         assert len(server.log) == asked
     assert "3 photos of 2 breeds are already there" in capsys.readouterr().out
-    assert found(tmp_path) == EXPECTED
+    assert files_made(tmp_path) == EXPECTED
     with tarfile.open(fileobj=io.BytesIO(content)) as tar:
         for breed, names in PHOTOS.items():
             for name in names:
@@ -91,12 +92,12 @@ def test_the_official_archive_is_verified(make, tmp_path, monkeypatch):
         assert "offers" in make(), "another size"
         monkeypatch.setattr(pets, "SIZE", len(content))
         assert "is not the expected file: its SHA-256 differs" in make()
-        assert found(tmp_path) == ["archives/images.tar.gz.json"]
+        assert files_made(tmp_path) == ["archives/images.tar.gz.json"]
         path = tmp_path / "right"
         path.write_bytes(content)
         monkeypatch.setattr(pets, "SHA256", archives.file_sha256(path))
         assert make("--keep-archives") is None
-    assert {"archives/images.tar.gz", *EXPECTED} <= {*found(tmp_path)}
+    assert {"archives/images.tar.gz", *EXPECTED} <= {*files_made(tmp_path)}
 
 
 def test_one_line_if_the_host_cannot_be_reached(make, tmp_path, monkeypatch):
@@ -106,10 +107,10 @@ def test_one_line_if_the_host_cannot_be_reached(make, tmp_path, monkeypatch):
     monkeypatch.setattr(requests, "get", unreachable)
     line = make()
     assert "thor.robots.ox.ac.uk cannot be reached (4 tries without progress); run it again" in line
-    assert "--base-url" in line and found(tmp_path) == []
+    assert "--base-url" in line and files_made(tmp_path) == []
 
 
-def test_unsound_archives_leave_nothing_behind(make, tmp_path):
+def test_damaged_archives_leave_nothing_behind(make, tmp_path):
     whole = packed()
     damaged = bytearray(whole)
     damaged[len(whole) // 2] ^= 1
@@ -118,10 +119,10 @@ def test_unsound_archives_leave_nothing_behind(make, tmp_path):
     for content in (whole[: len(whole) // 2], bytes(damaged), empty.getvalue(), b"<html>"):
         with FlakyServer([{"images.tar.gz": content}]) as server:
             assert "images.tar.gz cannot be used: " in make("--base-url", server.url)
-            assert found(tmp_path) in ([], ["archives/images.tar.gz.json"])
+            assert files_made(tmp_path) in ([], ["archives/images.tar.gz.json"])
 
 
-def test_members_that_are_no_photos_of_a_breed_are_passed_over(make, tmp_path):
+def test_members_that_are_no_photos_of_a_breed_are_ignored(make, tmp_path):
     others = [
         member("../../outside_1.jpg"),
         member("/images/Birman_1.jpg"),
@@ -135,13 +136,13 @@ def test_members_that_are_no_photos_of_a_breed_are_passed_over(make, tmp_path):
     (tmp_path / "mirror/images.tar.gz").write_bytes(packed(*others))
     before = sorted(tmp_path.rglob("*"))
     assert make("--base-url", tmp_path / "mirror") is None
-    assert found(tmp_path) == EXPECTED
+    assert files_made(tmp_path) == EXPECTED
     new = {path.relative_to(tmp_path).parts[0] for path in {*tmp_path.rglob("*")} - {*before}}
     assert new == {"data"}
     assert make("--base-url", tmp_path / "mirror") is None, "a second run finds all photos"
 
 
-def test_a_folder_of_somebody_else_and_lost_photos_are_refused(make, tmp_path):
+def test_a_folder_of_the_user_and_missing_photos_are_refused(make, tmp_path):
     (tmp_path / "data/pets").mkdir(parents=True)
     (tmp_path / "data/pets/mine.txt").write_text("mine")
     assert "was not made by make_dataset.py" in make()

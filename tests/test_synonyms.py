@@ -1,4 +1,4 @@
-"""Which class the name of a folder of photos means."""
+"""Folder names are matched with the breeds that they mean."""
 
 import csv
 import os
@@ -11,7 +11,9 @@ from dog_breeds.data.dataset import breed_name
 from dog_breeds.data.synonyms import SYNONYMS, match_folders
 from dog_breeds.serving.facts import read_facts
 
-LISTED = Path(os.environ.get("PETS_PHOTOS", "pets"), "../photos.csv")  # a folder's other names
+PETS_TABLE = Path(
+    os.environ.get("PETS_PHOTOS", "pets"), "../photos.csv"
+)  # the class of each folder, named by hand
 CLASSES = read_facts(ROOT / "models/dog_breeds_120.tflite")["classes"]
 
 
@@ -34,14 +36,14 @@ def test_names_in_any_spelling():
 def test_no_name_means_two_classes():
     assert SYNONYMS.keys() <= {*CLASSES}
     for name in CLASSES:
-        meant = match_folders(SYNONYMS.get(name, ()), CLASSES)
-        assert set(meant.values()) <= {name}
+        matched = match_folders(SYNONYMS.get(name, ()), CLASSES)
+        assert set(matched.values()) <= {name}
         assert match_folders([name], CLASSES) == {name: name}
 
 
-@pytest.mark.skipif(not LISTED.is_file(), reason="no photos.csv beside the folder PETS_PHOTOS")
-def test_the_folders_of_the_pets_are_those_that_their_list_names():
-    with open(LISTED, newline="") as file:
+@pytest.mark.skipif(not PETS_TABLE.is_file(), reason="no photos.csv beside the folder PETS_PHOTOS")
+def test_folders_of_the_pets_match_the_classes_named_by_hand():
+    with open(PETS_TABLE, newline="") as file:
         listed = {row["file"].split("/")[0]: row["stanford_class"] for row in csv.DictReader(file)}
     expected = {folder: breed_name(name) if name else None for folder, name in listed.items()}
     assert match_folders(expected, CLASSES) == expected
