@@ -151,10 +151,14 @@ def ask(model: Path, make: Callable[..., bytes], *arguments: object) -> tuple[An
 def answer(model: Path, data: bytes, until: float) -> Answer:
     """Return the handler's answer to an image. The handler may make more attempts until a time of
     time.monotonic()."""
-    log = {}
-    answer = handler(model).answer_image(data, 1, False, log, until)
+    serving = handler(model)
+    loaded = serving.MODEL
+    # The handler's own steps one by one, because its decoder also stops at this time
+    pixels = serving.read_image(data, loaded.size, loaded.share, {}, math.inf)
+    best, attempts = serving.best_prediction(serving.run_model, pixels, loaded.threshold, until)
+    answer = serving.answer_for(best, 1)
     [(breed, probability)] = answer["prediction"].items()
-    return Answer(breed, probability, answer["known"], log["looks"])
+    return Answer(breed, probability, answer["known"], attempts)
 
 
 def changed(file: Path, change: str) -> bytes:
