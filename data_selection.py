@@ -13,7 +13,8 @@ Example
 
 Time      20 seconds on 2 cores for all 120 breeds. A second run takes less than 1 second.
 Expect    The numbers of crops, new and old. Photos and XML files are never changed. A crop newer
-          than its photo and XML file is kept, so the same command continues a stopped run."""
+          than its photo and XML file is kept, so the same command continues a stopped run.
+"""
 
 import csv
 import io
@@ -49,8 +50,8 @@ from dog_breeds.workers import map_in_processes
 # of real crops: 0.4 %, at 47 dB and 35 kB. With subsampling the share is 2.4 %, and at
 # quality 90 it is 1.8 %. Measured by jpeg_* in benchmarks/data.py.
 JPEG = {"format": "JPEG", "quality": 95, "subsampling": "4:4:4"}
-CHUNK = 32  # photos per task of a worker, about 0.1 s of work
-SHOWN = 10  # failures named in the terminal
+CHUNK_SIZE = 32  # photos in a task of a worker, about 0.1 s of work
+SHOWN = 10  # failures that the terminal lists
 Failure = tuple[str, str]  # file relative to data/raw, what is wrong with it
 
 
@@ -109,7 +110,8 @@ def crop_breeds(
 
     Crops have `size` pixels a side (default: recipe.SIZE). Returns {"done": photos cropped now,
     "skipped_existing": photos cropped before, "failed": [Failure, ...], "folder": of the crops}.
-    Every run tries failed photos again and reports them again."""
+    Every run tries failed photos again and reports them again.
+    """
     size = size or recipe.SIZE
     folders, crops = breed_folders(data_dir), processed_dir(data_dir, size)
     chunks, existing, failed = [], 0, []
@@ -119,19 +121,19 @@ def crop_breeds(
             annotation_dir(data_dir) / folders[breed],
         )
         target = crops / breed
-        missing, present, lonely = _take_stock(photos, annotations, target, objects)
+        missing, present, unpaired = _find_missing_crops(photos, annotations, target, objects)
         existing += present
-        failed += lonely
-        for start in range(0, len(missing), CHUNK):
-            ids = missing[start : start + CHUNK]
+        failed += unpaired
+        for start in range(0, len(missing), CHUNK_SIZE):
+            ids = missing[start : start + CHUNK_SIZE]
             chunks.append((photos, annotations, target, ids, objects, size))
-    seen = done = 0
+    processed = done = 0
     with progress("crops", sum(len(ids) for *_, ids, _, _ in chunks), unit="photos") as show:
         for number, failures in map_in_processes(_crop, chunks):
-            seen += number
+            processed += number
             done += number - len({file for file, _ in failures})
             failed += failures
-            show(seen)
+            show(processed)
     failed.sort()
     others = {folder for breed, folder in folders.items() if breed not in breeds}
     _write_skipped(crops / "skipped.csv", failed, others)
@@ -148,20 +150,25 @@ def describe_crops(summary: dict) -> str:
     return "\n".join(lines)
 
 
-def _take_stock(
+def _find_missing_crops(
     photos: Path, annotations: Path, target: Path, objects: str
 ) -> tuple[list[str], int, list[Failure]]:
-    """Return the ids that still need a crop, the number of photos cropped before, and the failures:
-    photos without an XML file and XML files without a photo."""
+    """Return the ids without a crop, the number of photos cropped before, and the failures.
+
+    These failures are photos without an XML file, and XML files without a photo.
+    """
     photo_ids, xml_ids = stems(photos, ".jpg"), stems(annotations, "")
-    lonely = [
+    unpaired = [
         (f"Images/{photos.name}/{stem}.jpg", "has no annotation") for stem in photo_ids - xml_ids
     ]
-    lonely += [(f"Annotation/{photos.name}/{stem}", "has no photo") for stem in xml_ids - photo_ids]
+    unpaired += [
+        (f"Annotation/{photos.name}/{stem}", "has no photo") for stem in xml_ids - photo_ids
+    ]
 
     target.mkdir(parents=True, exist_ok=True)
     remove_temporary_files(target)
     crops, ids = stems(target, ".jpg"), photo_ids & xml_ids
+    # A crop counts only if it is newer than its photo and annotation, which may have changed
     done = {
         stem
         for stem in ids & crops
@@ -170,12 +177,14 @@ def _take_stock(
     }
     if objects == "all":
         done = {stem for stem in done if _all_crops(stem, annotations / stem) <= crops}
-    return sorted(ids - done), len(done), lonely
+    return sorted(ids - done), len(done), unpaired
 
 
 def _all_crops(stem: str, xml_path: Path) -> set[str]:
-    """Return the file names of the crops of all boxes of a photo. If the XML is unusable, the only
-    name is one that no file has."""
+    """Return the names of the crops of all boxes of a photo, without .jpg.
+
+    If the XML is unusable, the only name is "", which no crop has. The photo is then tried again.
+    """
     try:
         return {
             _crop_name(stem, number)
@@ -193,6 +202,7 @@ def _crop(
     photos: Path, annotations: Path, target: Path, ids: list[str], objects: str, size: int
 ) -> tuple[int, list[Failure]]:
     """Crop photos of one breed in a worker process. Return how many, and the failures."""
+    # Pillow only warns about images with too many pixels; treat them as broken
     warnings.simplefilter("error", Image.DecompressionBombWarning)
     failed = []
     for stem in ids:
@@ -201,7 +211,7 @@ def _crop(
             crops = crop_dogs(photos / f"{stem}.jpg", annotations / stem, objects, size)
         except Exception as error:  # Pillow raises nearly anything for broken files
             failed.append((file, str(error) or type(error).__name__))
-            # Remove a crop older than the damage, or training would still use it
+            # Remove the crop from before the damage, or training would still use it
             (target / f"{stem}.jpg").unlink(missing_ok=True)
             continue
         for number, crop in enumerate(crops, 1):

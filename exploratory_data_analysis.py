@@ -6,10 +6,11 @@ Writes    plots/eda.png, the ten breeds with most images, and beside it images_p
           photo_sizes.png, box_coverage.png and boxes_per_photo.png.
 Example
 
-    python exploratory_data_analysis.py             # all 20,580 photos: some 15 seconds
+    python exploratory_data_analysis.py    # saves the plots and prints the facts
 
 Time      About 15 seconds for all 20,580 photos.
-Expect    A few lines on the terminal with the same facts as in the plots."""
+Expect    A few lines on the terminal with the same facts as in the plots.
+"""
 
 import math
 from collections import Counter
@@ -48,8 +49,9 @@ def read_statistics(data_dir: Path) -> dict:
     """Return statistics of the XML files as arrays, without opening a photo.
 
     The result has {"sizes": (N, 2) width and height in pixels, "boxes": (N,) number of boxes,
-    "coverage": (N,) share 0..1 of the photo inside its first box, "unusable": list of what is wrong
-    with the other XML files}. N is the number of usable XML files. Raises ValueError if N is 0."""
+    "coverage": (N,) share 0..1 of the photo inside its first box, "unusable": messages about the
+    other XML files}. N is the number of usable XML files. Raises ValueError if N is 0.
+    """
     sizes, boxes, coverage, unusable = [], [], [], []
     for folder in breed_folders(data_dir).values():
         for path in (annotation_dir(data_dir) / folder).glob("[!.]*"):
@@ -106,7 +108,8 @@ def describe_statistics(counts: dict[str, int], statistics: dict) -> str:
 def read_copies(data_dir: Path) -> list[tuple[str, str]]:
     """Return the photos that show the same as an earlier photo, each with that earlier photo.
 
-    Each pair is (<wnid-Name>/<id>.jpg, <wnid-Name>/<id>.jpg). The function opens every photo."""
+    Each pair is (<wnid-Name>/<id>.jpg, <wnid-Name>/<id>.jpg). The function opens every photo.
+    """
     photos = sorted(images_dir(data_dir).glob("*/[!.]*.jpg"))
     names = [f"{photo.parent.name}/{photo.name}" for photo in photos]
     return [(names[i], names[first]) for i, first in enumerate(find_copies(photos)) if first != i]
@@ -142,8 +145,10 @@ def plot_top_breeds(counts: dict[str, int]) -> Figure:
 
 
 def plot_images_per_breed(counts: dict[str, int]) -> Figure:
-    """Plot a thin bar for every breed, with the ten largest breeds in colour. `counts` comes from
-    count_images."""
+    """Plot a thin bar for each breed, with the ten largest breeds in colour.
+
+    `counts` comes from count_images.
+    """
     names, values = [display_name(name) for name in counts], np.array(list(counts.values()))
     columns = math.ceil(len(names) / ROWS)
     rows = math.ceil(len(names) / columns)
@@ -158,8 +163,8 @@ def plot_images_per_breed(counts: dict[str, int]) -> Figure:
     figure, all_axes = new_plot(0.17 * rows + 0.1, "Images per breed", note, columns)
     colors = [ACCENT if rank < TOP else "#b5bdb8" for rank in range(len(names))]
     for column, axes in enumerate(all_axes):
-        part = slice(column * rows, (column + 1) * rows)
-        bars = axes.barh(names[part], values[part], color=colors[part], height=0.72)
+        shown = slice(column * rows, (column + 1) * rows)
+        bars = axes.barh(names[shown], values[shown], color=colors[shown], height=0.72)
         axes.bar_label(bars, padding=3, size=8, color=GRAY)
         axes.set(xlim=(0, values.max() * 1.15), ylim=(rows - 0.5, -0.5))
         axes.xaxis.set_visible(False)
@@ -171,22 +176,23 @@ def plot_images_per_breed(counts: dict[str, int]) -> Figure:
 def plot_photo_sizes(sizes: np.ndarray) -> Figure:
     """Plot a disc for each photo size. The area of the disc is the number of photos.
 
-    `sizes` (N, 2) holds width and height in pixels."""
-    different, numbers = np.unique(sizes, axis=0, return_counts=True)
+    `sizes` (N, 2) holds width and height in pixels.
+    """
+    unique_sizes, numbers = np.unique(sizes, axis=0, return_counts=True)
     shares = numbers / len(sizes)
     note = (
-        f"{len(different):,} different sizes; the area of a disc is the number of photos. Dotted: "
-        f"the {recipe.SIZE} pixels that {recipe.BACKBONE} sees; "
+        f"{len(unique_sizes):,} different sizes; the area of a disc is the number of photos. "
+        f"Dotted: the {recipe.SIZE} pixels that {recipe.BACKBONE} sees; "
         f"{np.mean(sizes.min(1) < recipe.SIZE):.0%} of the photos have a shorter side."
     )
     figure, [axes] = new_plot(5.7, "Sizes of the photos", note)
-    axes.scatter(*different.T, s=6 + 1500 * shares, color=ACCENT, alpha=0.45, linewidth=0)
-    for (width, height), share in zip(different, shares, strict=True):
-        if share >= 0.1:
+    axes.scatter(*unique_sizes.T, s=6 + 1500 * shares, color=ACCENT, alpha=0.45, linewidth=0)
+    for (width, height), share in zip(unique_sizes, shares, strict=True):
+        if share >= 0.1:  # label only the most frequent sizes, so that labels do not overlap
             text = f"{width} x {height}: {share:.0%}"
-            clear = (5 + 20 * math.sqrt(share), 0)  # offset in points, to the right of the disc
+            offset = (5 + 20 * math.sqrt(share), 0)  # in points, to the right of the disc
             style = {"size": 9.5, "color": INK, "va": "center"}
-            axes.annotate(text, (width, height), clear, textcoords="offset points", **style)
+            axes.annotate(text, (width, height), offset, textcoords="offset points", **style)
     axes.axhline(recipe.SIZE, color=GRAY, linewidth=0.8, linestyle=":")
     axes.axvline(recipe.SIZE, color=GRAY, linewidth=0.8, linestyle=":")
     limits = min(sizes.min(), recipe.SIZE) * 0.8, max(sizes.max(), recipe.SIZE) * 1.25

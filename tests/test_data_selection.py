@@ -1,6 +1,4 @@
-"""Crops: right pixels, every kind of picture, broken files, killed runs, and what the command line
-says.
-"""
+"""Crops have the right pixels; broken files, killed runs and wrong arguments are handled."""
 
 import csv
 import os
@@ -44,16 +42,18 @@ def real(real_data, tmp_path_factory) -> Path:
     return data_dir
 
 
-def listed(data_dir: Path) -> dict[str, str]:
+def skipped(data_dir: Path) -> dict[str, str]:
+    """Return the reason for each file in skipped.csv."""
     with open(processed_dir(data_dir) / "skipped.csv", newline="") as file:
         return {row["file"]: row["reason"] for row in csv.DictReader(file)}
 
 
-def select(data_dir: Path, *words: str, **options) -> subprocess.CompletedProcess:
-    return run(SCRIPT, "--data-dir", data_dir, *words, **options)
+def select(data_dir: Path, *arguments: str, **options) -> subprocess.CompletedProcess:
+    """Run data_selection.py."""
+    return run(SCRIPT, "--data-dir", data_dir, *arguments, **options)
 
 
-# --- The real pictures ----------------------------------------------------------------------------
+# --- The real photos ------------------------------------------------------------------------------
 
 
 def test_all_real_photos_are_cropped_and_a_second_run_does_nothing(real):
@@ -62,7 +62,7 @@ def test_all_real_photos_are_cropped_and_a_second_run_does_nothing(real):
     assert "12 breeds, 2,535 photos cropped, 0 were cropped before, 0 skipped" in first.stdout
     crops = list(processed_dir(real).glob("*/*.jpg"))
     assert len(crops) == 2535
-    assert listed(real) == {}
+    assert skipped(real) == {}
     assert not list(processed_dir(real).rglob(".part-*"))
     with Image.open(crops[0]) as crop:
         assert (crop.format, crop.mode, crop.size) == ("JPEG", "RGB", (recipe.SIZE, recipe.SIZE))
@@ -91,7 +91,7 @@ def test_real_crops_equal_crops_made_by_hand(real):
 def test_ten_most_numerous_real_breeds(real):
     assert top_breeds(real) == choose_breeds(real, ["top10"]) == sorted(TEN)
     counts = count_images(real)
-    assert list(counts.items())[:10] == list(TEN.items())  # ties in the order of the alphabet
+    assert list(counts.items())[:10] == list(TEN.items())  # ties in alphabetical order
     assert sum(counts.values()) == 2535
 
 
@@ -100,7 +100,7 @@ def test_ten_most_numerous_real_breeds(real):
 
 @pytest.mark.parametrize("mode", ["RGBA", "L", "P"])
 def test_the_box_is_cut_out_and_resized_to_rgb(tmp_path, mode):
-    """tests/test_pixels.py has every mode; here it is the way through a box."""
+    """test_pixels.py tests every mode; this test adds the box."""
     photo, xml = plant(
         tmp_path, "a_1", encode(smooth_image().convert(mode), format="PNG"), annotation()
     )
@@ -110,11 +110,11 @@ def test_the_box_is_cut_out_and_resized_to_rgb(tmp_path, mode):
     assert crop.mode == "RGB" and ImageChops.difference(crop, expected).getbbox() is None
 
 
-# What turns a stored picture upright, by EXIF orientation
+# The transposition that turns a stored image upright, by EXIF orientation
 UPRIGHT = STORED | {6: STORED[8], 8: STORED[6]}
 
 
-# A size that fits both frames (orientations 1 to 4) is taken for the stored one.
+# A size that fits both frames (orientations 1 to 4) counts as that of the stored image
 @pytest.mark.parametrize(
     ("frame", "orientation"),
     [("stored", number) for number in range(1, 9)]
@@ -155,7 +155,7 @@ def test_saved_crops_lose_nothing_visible(tmp_path):
     crop_breeds(tmp_path, ["pug"])
     with Image.open(processed_dir(tmp_path) / "pug" / "a_1.jpg") as saved:
         error = np.asarray(saved, float) - np.asarray(crop_dogs(photo, xml)[0], float)
-    # DB; 40 at quality 90, 37 with colour subsampling
+    # Decibels; it would be 40 at quality 90, and 37 with colour subsampling
     assert 10 * np.log10(255**2 / np.mean(error**2)) > 42
 
 
@@ -212,11 +212,11 @@ BAD_BOXES = {
 }
 
 
-@pytest.mark.parametrize("kind", BROKEN_XML)
-def test_broken_annotation_is_named_and_costs_nothing(tmp_path, kind):
-    photo, xml = plant(tmp_path, "bad_1", encode(smooth_image()), BROKEN_XML[kind])
-    start = time.process_time()  # of the CPU: it counts what this process does
-    if kind in BAD_BOXES:
+@pytest.mark.parametrize("fault", BROKEN_XML)
+def test_a_broken_annotation_is_named_in_a_short_time(tmp_path, fault):
+    photo, xml = plant(tmp_path, "bad_1", encode(smooth_image()), BROKEN_XML[fault])
+    start = time.process_time()  # CPU time, which does not depend on other processes
+    if fault in BAD_BOXES:
         assert crop_dogs(photo, xml) == [None]
     else:
         with pytest.raises(ValueError, match=re.escape(str(xml))):
@@ -230,24 +230,24 @@ def test_broken_annotation_is_named_and_costs_nothing(tmp_path, kind):
 HUGE = png_file((10_000, 10_000, 1, 0, 0, 0, 0), chunk(b"IDAT", b""))  # announces 100 megapixels
 
 
-def break_picture(content: bytes, how: int, rng: random.Random) -> bytes:
-    """Damage that keeps a picture from being decoded in full."""
+def break_image(content: bytes, fault: int, rng: random.Random) -> bytes:
+    """Damage an image so that it cannot be decoded in full."""
     cut = rng.randrange(2, len(content) - 2)
     return [
         b"",
         content[:cut],
         content[: len(content) - 2],  # the end marker is missing
-        content[:cut] + bytes(len(content) - cut),  # a download that left a hole at its end
+        content[:cut] + bytes(len(content) - cut),  # an unfinished download, filled with zeros
         rng.randbytes(len(content)),
         b"<html><body>404 Not Found</body></html>",
         b"\xff\xd8\xff" + rng.randbytes(200),
         encode(smooth_image(), format="PNG")[: cut // 2],
         encode(smooth_image(), format="GIF")[:40],
         HUGE,
-    ][how % 10]
+    ][fault % 10]
 
 
-def test_fifty_broken_pictures_and_fifty_broken_annotations_among_good_ones(tmp_path):
+def test_fifty_broken_photos_and_fifty_broken_annotations_among_good_ones(tmp_path):
     rng = random.Random(33)
     good = {f"good_{number}" for number in range(100)}
     for number, stem in enumerate(sorted(good)):
@@ -259,29 +259,29 @@ def test_fifty_broken_pictures_and_fifty_broken_annotations_among_good_ones(tmp_
         plant(
             tmp_path,
             f"photo_{number}",
-            break_picture(encode(smooth_image(seed=number)), number, rng),
+            break_image(encode(smooth_image(seed=number)), number, rng),
             xml,
         )
-        kinds = list(BROKEN_XML.values())
+        broken = list(BROKEN_XML.values())
         plant(
             tmp_path,
             f"xml_{number}",
             encode(smooth_image(seed=number)),
-            kinds[number % len(kinds)],
+            broken[number % len(broken)],
         )
         bad |= {f"Images/{FOLDER}/photo_{number}.jpg", f"Images/{FOLDER}/xml_{number}.jpg"}
-    plant(tmp_path, "lonely_1", encode(smooth_image()), None)
-    plant(tmp_path, "lonely_2", None, annotation())
-    bad |= {f"Images/{FOLDER}/lonely_1.jpg", f"Annotation/{FOLDER}/lonely_2"}
+    plant(tmp_path, "unpaired_1", encode(smooth_image()), None)
+    plant(tmp_path, "unpaired_2", None, annotation())
+    bad |= {f"Images/{FOLDER}/unpaired_1.jpg", f"Annotation/{FOLDER}/unpaired_2"}
     before = digests(tmp_path / "raw")
 
     first = select(tmp_path)
     assert first.returncode == 0, first.stderr
     assert "Traceback" not in first.stderr
     assert {path.stem for path in processed_dir(tmp_path).glob("pug/*.jpg")} == good
-    assert set(listed(tmp_path)) == bad
-    assert all(listed(tmp_path).values())
-    assert "decompression bomb" in listed(tmp_path)[f"Images/{FOLDER}/photo_9.jpg"]
+    assert set(skipped(tmp_path)) == bad
+    assert all(skipped(tmp_path).values())
+    assert "decompression bomb" in skipped(tmp_path)[f"Images/{FOLDER}/photo_9.jpg"]
     assert "100 photos cropped, 0 were cropped before, 102 skipped" in first.stdout
     assert "and 92 more, see" in first.stdout
     assert digests(tmp_path / "raw") == before
@@ -289,23 +289,23 @@ def test_fifty_broken_pictures_and_fifty_broken_annotations_among_good_ones(tmp_
 
     second = select(tmp_path)
     assert "0 photos cropped, 100 were cropped before, 102 skipped" in second.stdout
-    assert set(listed(tmp_path)) == bad
+    assert set(skipped(tmp_path)) == bad
 
-    # What is repaired is cropped in the next run, and no longer listed.
+    # The next run crops a repaired photo and no longer lists it
     plant(tmp_path, "photo_0", encode(smooth_image()), annotation())
     assert crop_breeds(tmp_path, ["pug"])["done"] == 1
-    assert set(listed(tmp_path)) == bad - {f"Images/{FOLDER}/photo_0.jpg"}
+    assert set(skipped(tmp_path)) == bad - {f"Images/{FOLDER}/photo_0.jpg"}
 
 
-def test_listing_keeps_what_other_breeds_have(tmp_path):
+def test_skipped_csv_keeps_the_failures_of_other_breeds(tmp_path):
     plant(tmp_path, "a_1", b"", annotation(), "n02108089-boxer")
     plant(tmp_path, "b_1", b"", annotation(), FOLDER)
     crop_breeds(tmp_path, ["boxer"])
     crop_breeds(tmp_path, ["pug"])
-    assert set(listed(tmp_path)) == {"Images/n02108089-boxer/a_1.jpg", f"Images/{FOLDER}/b_1.jpg"}
+    assert set(skipped(tmp_path)) == {"Images/n02108089-boxer/a_1.jpg", f"Images/{FOLDER}/b_1.jpg"}
     plant(tmp_path, "a_1", encode(smooth_image()), annotation(), "n02108089-boxer")
     crop_breeds(tmp_path, ["boxer"])
-    assert set(listed(tmp_path)) == {f"Images/{FOLDER}/b_1.jpg"}
+    assert set(skipped(tmp_path)) == {f"Images/{FOLDER}/b_1.jpg"}
 
 
 def test_crops_of_another_size_have_a_folder_of_their_own(tmp_path, monkeypatch):
@@ -324,7 +324,7 @@ def test_crops_of_another_size_have_a_folder_of_their_own(tmp_path, monkeypatch)
 # --- Several boxes --------------------------------------------------------------------------------
 
 
-def test_all_objects_give_a_crop_each_and_a_bad_one_does_not_cost_the_others(tmp_path):
+def test_each_box_gets_a_crop_and_a_bad_box_does_not_stop_the_others(tmp_path):
     boxes = [(10, 20, 70, 80), (50, 50, 50, 60), (0, 0, 40, 40)]
     photo, xml = plant(tmp_path, "n02110958_7", encode(smooth_image()), annotation(boxes=boxes))
     plant(tmp_path, "n02110958_8", encode(smooth_image()), annotation())
@@ -358,7 +358,7 @@ def test_all_objects_give_a_crop_each_and_a_bad_one_does_not_cost_the_others(tmp
 
 @pytest.fixture(scope="module")
 def many(tmp_path_factory) -> Path:
-    """A data folder with 600 photos of 3 breeds: a second of work or two."""
+    """A data folder with 600 photos of 3 breeds, which take one or two seconds."""
     data_dir = tmp_path_factory.mktemp("many")
     photos = [encode(smooth_image(500, 375, seed)) for seed in range(10)]
     for number in range(600):
@@ -373,18 +373,20 @@ def many(tmp_path_factory) -> Path:
 
 
 def copy_of(data_dir: Path, target: Path) -> Path:
+    """Make a data folder that shares data/raw with another one."""
     target.mkdir()
     (target / "raw").symlink_to(data_dir / "raw")
     return target
 
 
-def age_parts(data_dir: Path) -> None:
-    """Make unfinished files too old for another run to be writing them."""
-    for part in data_dir.rglob(".part-*"):
-        os.utime(part, (0, 0))
+def age_temporary_files(data_dir: Path) -> None:
+    """Make temporary files so old that no running process can be writing them."""
+    for temporary in data_dir.rglob(".part-*"):
+        os.utime(temporary, (0, 0))
 
 
 def is_running(pid: int) -> bool:
+    """Return whether a process exists and is no zombie."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):
@@ -399,26 +401,26 @@ def test_killed_run_leaves_no_half_crop_and_no_process_and_is_continued(many, tm
     rng, moments = random.Random(33), 30 if THOROUGH else 4
     for number in range(moments):
         data_dir = copy_of(many, tmp_path / f"killed_{number}")
-        words = command(SCRIPT, "--data-dir", data_dir)
-        process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        wanted, deadline = rng.randrange(500), time.monotonic() + 600
+        arguments = command(SCRIPT, "--data-dir", data_dir)
+        process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        crops, deadline = rng.randrange(500), time.monotonic() + 600
         while (
-            sum(1 for _ in processed_dir(data_dir).glob("*/*.jpg")) < wanted
+            sum(1 for _ in processed_dir(data_dir).glob("*/*.jpg")) < crops
             and time.monotonic() < deadline
         ):
             time.sleep(0.01)
-        members = list(family(process.pid))
+        processes = list(family(process.pid))
         process.kill()
         process.wait()
-        while any(map(is_running, members)) and time.monotonic() < deadline:
+        while any(map(is_running, processes)) and time.monotonic() < deadline:
             time.sleep(0.01)
-        assert not any(map(is_running, members)), "a worker outlived its parent"
+        assert not any(map(is_running, processes)), "a worker outlived its parent"
         done = digests(processed_dir(data_dir))
         done = {name: done[name] for name in done if name.endswith(".jpg") and ".part-" not in name}
         assert done.items() <= expected.items()
-        # As a kill may leave it
+        # A temporary file as a kill may leave it
         (processed_dir(data_dir) / "breed_0" / ".part-1-n_0.jpg").write_bytes(b"half a crop")
-        age_parts(data_dir)
+        age_temporary_files(data_dir)
         assert select(data_dir).returncode == 0
         assert digests(processed_dir(data_dir)) == expected
 
@@ -445,31 +447,31 @@ def test_a_photo_that_is_damaged_after_it_was_cropped_loses_its_crop(tmp_path):
     assert list_images(tmp_path, ["pug"]) == {"pug": [f"{photo.parent.name}/n_2.jpg"]}
     photo.write_bytes(whole)
     assert crop_breeds(tmp_path, ["pug"])["done"] == 1
-    xml.write_bytes(annotation(boxes=[(5, 5, 5, 5)]))  # or its box is gone
+    xml.write_bytes(annotation(boxes=[(5, 5, 5, 5)]))  # or its box has become empty
     assert crop_breeds(tmp_path, ["pug"])["failed"]
     assert list_images(tmp_path, ["pug"]) == {"pug": [f"{photo.parent.name}/n_2.jpg"]}
 
 
-def test_what_another_run_is_writing_stays(tmp_path):
+def test_a_file_that_another_run_is_writing_stays(tmp_path):
     plant(tmp_path, "n_1", encode(smooth_image()), annotation())
-    part = processed_dir(tmp_path) / "pug" / f".part-{os.getpid()}-n_1.jpg"
-    part.parent.mkdir(parents=True)
-    part.touch()
+    temporary = processed_dir(tmp_path) / "pug" / f".part-{os.getpid()}-n_1.jpg"
+    temporary.parent.mkdir(parents=True)
+    temporary.touch()
     crop_breeds(tmp_path, ["pug"])
-    assert part.exists()
-    age_parts(tmp_path)
+    assert temporary.exists()
+    age_temporary_files(tmp_path)
     crop_breeds(tmp_path, ["pug"])
-    assert not part.exists()
+    assert not temporary.exists()
 
 
 @pytest.mark.parametrize("crops", [0, 200])
-def test_ctrl_c_says_how_to_go_on(many, tmp_path, crops):
+def test_ctrl_c_says_how_to_continue(many, tmp_path, crops):
     data_dir = copy_of(many, tmp_path / "data")
-    words, options = (
+    arguments, options = (
         command(SCRIPT, "--data-dir", data_dir),
         {"start_new_session": True, "preexec_fn": accept_ctrl_c},
     )
-    process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, **options)
+    process = subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True, **options)
     made = processed_dir(data_dir)
     while process.poll() is None and (not made.exists() or len(list(made.glob("*/*.jpg"))) < crops):
         time.sleep(0.01)
@@ -479,8 +481,8 @@ def test_ctrl_c_says_how_to_go_on(many, tmp_path, crops):
     assert error.strip().splitlines() == [
         "data_selection.py: interrupted; run it again to continue"
     ]
-    age_parts(data_dir)
-    # Clears away what a worker may have left that had only just been started
+    age_temporary_files(data_dir)
+    # The next run removes the temporary files of the stopped workers
     assert select(data_dir).returncode == 0
     assert not list(tmp_path.rglob(".part-*"))
 
@@ -498,8 +500,8 @@ def start_and_interrupt(*arguments, start=util.spawnv_passfds):
     return process
 
 util.spawnv_passfds = start_and_interrupt
+# Like NumPy's threads, this thread receives the signals that the main thread blocks
 threading.Thread(target=time.sleep, args=(60,), daemon=True).start()
-# It receives what the main thread blocks, as NumPy's threads do.
 try:
     list(map_in_processes(posixpath.basename, [("a/b",)] * 4, 2))
 except KeyboardInterrupt:
@@ -507,18 +509,20 @@ except KeyboardInterrupt:
 """
 
 
-def test_ctrl_c_between_the_start_of_a_worker_and_its_first_orders():
-    words, options = (
+def test_ctrl_c_between_the_start_of_a_worker_and_its_first_task():
+    arguments, options = (
         [sys.executable, "-c", INTERRUPTED_START],
         {"start_new_session": True, "preexec_fn": accept_ctrl_c},
     )
-    result = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=300, **options)
+    result = subprocess.run(
+        arguments, cwd=ROOT, capture_output=True, text=True, timeout=300, **options
+    )
     assert (result.returncode, result.stderr) == (5, "")
 
 
 def test_full_disk_is_one_line_and_nothing_half_written(many, tmp_path):
     data_dir = copy_of(many, tmp_path / "data")
-    limit = resource.RLIMIT_FSIZE, (1000, 1000)  # bytes a file
+    limit = resource.RLIMIT_FSIZE, (1000, 1000)  # bytes per file
     result = select(data_dir, preexec_fn=lambda: resource.setrlimit(*limit))
     assert result.returncode == 1
     assert result.stderr.startswith("data_selection.py: [Errno 27] File too large")
@@ -542,7 +546,7 @@ def test_missing_data_and_unknown_breeds_are_one_line(tmp_path):
     assert not processed_dir(tmp_path).exists()
 
 
-def test_importing_is_light():
+def test_the_import_loads_no_large_packages():
     code = (
         "import sys, data_selection; "
         "print({'tensorflow', 'matplotlib', 'keras'} & set(sys.modules))"
@@ -553,7 +557,7 @@ def test_importing_is_light():
 def test_workers_do_not_import_the_calling_script(tmp_path):
     for number in range(2):
         plant(tmp_path, f"a_{number}", encode(smooth_image()), annotation())
-    # It might import TensorFlow; it has no `if __name__ == "__main__"` either
+    # The script has no `if __name__ == "__main__"`, so an import would run it again
     script = tmp_path / "heavy.py"
     script.write_text(
         "import data_selection, pathlib\nprint('imported')\n"

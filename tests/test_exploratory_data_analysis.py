@@ -1,4 +1,4 @@
-"""Plots and summary: right numbers, and names and numbers that can be read."""
+"""The plots and the summary show the right numbers, and all texts in the plots are readable."""
 
 import functools
 import itertools
@@ -43,7 +43,7 @@ ALL = TEN | {
 
 @pytest.fixture
 def five_photos(tmp_path) -> Path:
-    """Three breeds, five photos; one XML file is broken, one box lies outside its photo."""
+    """Five photos of three breeds. One XML file is broken, and one box lies outside its photo."""
     plant(tmp_path, "a_1", b"", annotation((500, 400), [(0, 0, 250, 400)]), "n02110958-pug")
     plant(
         tmp_path,
@@ -58,31 +58,32 @@ def five_photos(tmp_path) -> Path:
     return tmp_path
 
 
-def texts(figure: Figure) -> list:
-    """All texts that show in a drawn figure."""
+def visible_texts(figure: Figure) -> list:
+    """Return all visible texts of a figure."""
     FigureCanvasAgg(figure).draw()
-    found = list(figure.texts)
+    texts = list(figure.texts)
     for axes in figure.axes:
-        found += axes.texts
+        texts += axes.texts
         for axis in (axis for axis in (axes.xaxis, axes.yaxis) if axis.get_visible()):
             low, high = sorted(axis.get_view_interval())
-            found += [
+            texts += [
                 axis.label,
                 *(tick.label1 for tick in axis.get_major_ticks() if low <= tick.get_loc() <= high),
             ]
-    return [text for text in found if text.get_text() and text.get_visible()]
+    return [text for text in texts if text.get_text() and text.get_visible()]
 
 
-def words(figure: Figure) -> list[str]:
-    return [text.get_text() for text in texts(figure)]
+def strings(figure: Figure) -> list[str]:
+    """Return the visible texts as strings."""
+    return [text.get_text() for text in visible_texts(figure)]
 
 
 def unreadable(figure: Figure) -> list[str]:
-    """Texts that leave the figure, overlap another text, or are smaller than 7 points."""
-    shown = texts(figure)
+    """Name the texts that leave the figure, overlap or are smaller than 7 points."""
+    shown = visible_texts(figure)
     boxes = [text.get_window_extent() for text in shown]
     page = figure.bbox
-    bad = [
+    faults = [
         f"leaves the page: {text.get_text()}"
         for text, box in zip(shown, boxes, strict=True)
         if box.x0 < page.x0 or box.x1 > page.x1 or box.y0 < page.y0 or box.y1 > page.y1
@@ -96,8 +97,8 @@ def unreadable(figure: Figure) -> list[str]:
             and box.y0 < other_box.y1
             and other_box.y0 < box.y1
         ):
-            bad.append(f"overlap: {text.get_text()!r} and {other.get_text()!r}")
-    return bad + [f"small: {text.get_text()}" for text in shown if text.get_fontsize() < 7]
+            faults.append(f"overlap: {text.get_text()!r} and {other.get_text()!r}")
+    return faults + [f"small: {text.get_text()}" for text in shown if text.get_fontsize() < 7]
 
 
 # --- The plots ------------------------------------------------------------------------------------
@@ -109,7 +110,7 @@ def test_top_breeds_has_ten_bars_from_zero_with_names_and_counts():
     assert len({bar.get_facecolor() for bar in axes.patches}) == 1
     assert axes.get_xlim()[0] == 0
     assert [bar.get_width() for bar in axes.patches] == list(TEN.values())
-    assert {"Maltese", "Bernese Mountain Dog", "Leonberger", "252", "210"} <= set(words(figure))
+    assert {"Maltese", "Bernese Mountain Dog", "Leonberger", "252", "210"} <= set(strings(figure))
     assert unreadable(figure) == []
     # At a figure width of 650 pixels
     assert min(text.get_fontsize() for text in axes.get_yticklabels()) >= 10
@@ -129,10 +130,10 @@ def test_top_breeds_of_other_data(counts):
 
 
 @pytest.mark.parametrize("number", [1, 12, 60, 61, 120])
-def test_every_breed_is_there_and_readable(number):
+def test_every_breed_is_shown_and_readable(number):
     counts = dict(list(ALL.items())[:number])
     figure = plot_images_per_breed(counts)
-    shown = words(figure)
+    shown = strings(figure)
     assert {display_name(name) for name in counts} <= set(shown)
     assert [bar.get_width() for axes in figure.axes for bar in axes.patches] == list(
         counts.values()
@@ -147,11 +148,11 @@ def test_plots_of_sizes_coverage_and_boxes():
         [(500, 375)] * 60 + [(500, 333)] * 30 + rng.integers(97, 3264, (50, 2)).tolist()
     )
     figure = plot_photo_sizes(sizes)
-    assert {"500 x 375: 43%", "500 x 333: 21%"} <= set(words(figure))
+    assert {"500 x 375: 43%", "500 x 333: 21%"} <= set(strings(figure))
     assert unreadable(figure) == []
 
     figure = plot_box_coverage(np.array([0.1] * 20 + [0.52] * 70 + [1.0] * 10))
-    assert any("less than 52%" in text for text in words(figure))
+    assert any("less than 52%" in text for text in strings(figure))
     assert [round(bar.get_height(), 6) for bar in figure.axes[0].patches if bar.get_height()] == [
         0.2,
         0.7,
@@ -160,7 +161,7 @@ def test_plots_of_sizes_coverage_and_boxes():
     assert unreadable(figure) == []
 
     figure = plot_boxes_per_photo(np.array([1] * 950 + [2] * 40 + [3] * 9 + [7]))
-    assert {"1 box", "7 boxes", "950 (95.00%)", "1 (0.10%)"} <= set(words(figure))
+    assert {"1 box", "7 boxes", "950 (95.00%)", "1 (0.10%)"} <= set(strings(figure))
     assert unreadable(figure) == []
 
 
