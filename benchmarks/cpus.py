@@ -4,8 +4,9 @@ Example
 
     python benchmarks/cpus.py                          # a minute
     python benchmarks/cpus.py --photos DIR --arm64     # also an emulated Graviton2: 10 minutes more
+    python benchmarks/cpus.py --run avx2 benchmarks/teach.py --only breeds    # any script
 
-Time      One minute; with --arm64 ten minutes more.
+Time      One to three minutes; with --arm64 ten minutes more.
 Expect    CPU milliseconds, the median; `of_litert`, their share of LiteRT's on the same CPU;
           `features_off`, the mean distance to LiteRT's features on the first CPU, as a share of
           their length (0: the same to the bit); `same_bits`, 1 if a runtime's features are the same
@@ -18,20 +19,23 @@ LiteRT, ONNX Runtime and OpenVINO run the committed backbone, the last two also 
 bits. Each runtime has its own process and one thread. All take turns, one inference at a time.
 
 Each runtime is shown the CPUs that this CPU can imitate: with VNNI, AVX-512 without VNNI, AVX2 with
-AVX-VNNI, AVX2 alone. For this, Linux must be able to make the instruction CPUID fault, as on most
-Intel CPUs (`grep cpuid_fault /proc/cpuinfo`), and there must be a C compiler. See
-benchmarks/hide_cpu.c. Otherwise only the real CPU is shown. An emulated CPU shows its features, but
-says nothing about speed."""
+AVX-VNNI, AVX2 alone. For this, the script copies the runtime's package and replaces each CPUID
+instruction in its libraries by a breakpoint, which benchmarks/hide_cpu.c answers. That needs Linux
+on x86-64, a C compiler and objdump. Without them, only the real CPU is shown. --run starts a
+script whose LiteRT sees an older CPU; its NumPy sees the real one. The emulation of --arm64 shows
+features, but says nothing about speed."""
 
+import argparse
 import json
 import os
+import re
 import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -48,6 +52,8 @@ CPUS = {
     "avx_vnni": ("avx_vnni", ("amx", "avx512", "vnni")),
     "avx2": ("avx2", ("amx", "avx512", "vnni", "avx_vnni")),
 }
+PACKAGES = {"litert": "ai_edge_litert", "onnxruntime": "onnxruntime", "openvino": "openvino"}
+CPUID, BREAKPOINT = b"\x0f\xa2", b"\xcc\x90"  # of equal length; a NOP follows the breakpoint
 FLAGS = {"amx": "amx_int8", "avx512": "avx512f", "vnni": "avx512_vnni", "avx_vnni": "avx_vnni"}
 RUNTIMES = ("litert", "onnxruntime", "openvino", "onnxruntime_7bit", "openvino_7bit")
 
@@ -61,26 +67,89 @@ def shown_cpus(flags: set[str]) -> tuple[dict[str, tuple], dict[str, str]]:
         there = tuple(feature for feature in hidden if FLAGS[feature] in flags)
         if needed not in flags:
             missing[name] = f"this CPU has no {needed}"
-        elif there and "cpuid_fault" not in flags:
-            missing[name] = "this CPU, or this virtual machine, cannot make CPUID fault"
-        elif there and not shutil.which("cc"):
-            missing[name] = "there is no C compiler, cc"
+        elif there and not (shutil.which("cc") and shutil.which("objdump")):
+            missing[name] = "a C compiler (cc) or objdump is missing"
         else:
             shown[name] = there
     return shown, missing
 
 
+# --- An older CPU ---------------------------------------------------------------------------------
+
+
+def patch_package(package: str, folder: Path) -> None:
+    """Copy an installed package to a folder, with a breakpoint for each CPUID instruction.
+
+    objdump finds the instructions, since the same two bytes also occur inside other instructions.
+    """
+    [source] = find_spec(package).submodule_search_locations
+    copy = folder / package
+    shutil.copytree(source, copy)
+    for library in copy.rglob("*.so*"):
+        content = bytearray(library.read_bytes())
+        if CPUID not in content:
+            continue
+        listed = subprocess.run(["objdump", "-hw", library], capture_output=True, text=True).stdout
+        sections = {}  # name -> distance from an address in memory to its place in the file
+        for line in listed.splitlines():
+            if found := re.match(r" +\d+ (\S+) +\w+ +(\w+) +\w+ +(\w+) .*CODE", line):
+                sections[found[1]] = int(found[3], 16) - int(found[2], 16)
+        for section, distance in sections.items():
+            command = ["objdump", "-d", "-j", section, library]
+            with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+                for line in process.stdout:
+                    if line.endswith("\tcpuid\n"):
+                        place = int(line.partition(":")[0], 16) + distance
+                        assert content[place : place + 2] == CPUID
+                        content[place : place + 2] = BREAKPOINT
+        library.write_bytes(content)
+
+
+def older_cpu(hidden: tuple, folder: Path) -> dict[str, str]:
+    """Return the environment in which a process sees a CPU without some features.
+
+    `folder` has the patched packages and hide_cpu.so."""
+    if not hidden:
+        return dict(os.environ)
+    paths = [str(folder), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return os.environ | {
+        "HIDE": ",".join(hidden),
+        "LD_PRELOAD": str(folder / "hide_cpu.so"),
+        "PYTHONPATH": os.pathsep.join(paths),
+    }
+
+
+def make_older_cpus(runtimes: Iterable[str], folder: Path) -> None:
+    """Fill the folder of `older_cpu` for these runtimes."""
+    folder.mkdir()
+    library = folder / "hide_cpu.so"
+    subprocess.run(["cc", "-shared", "-fPIC", "-O2", "-o", library, SOURCE], check=True)
+    for runtime in runtimes:
+        patch_package(PACKAGES[runtime], folder)
+
+
+def run_script(cpu: str, script: list[str]) -> int:
+    """Run a Python script whose LiteRT sees an older CPU. Return its exit status."""
+    shown, missing = shown_cpus(set(Path("/proc/cpuinfo").read_text().split()))
+    if cpu in missing:
+        raise ValueError(f"{cpu} cannot be shown here: {missing[cpu]}")
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary, "older")
+        make_older_cpus(["litert"], folder)
+        return subprocess.run(
+            [sys.executable, *script], env=older_cpu(shown[cpu], folder)
+        ).returncode
+
+
+# --- Side by side ---------------------------------------------------------------------------------
+
+
 class Worker:
     """A runtime in its own process, on a CPU with some instructions hidden."""
 
-    def __init__(
-        self, runtime: str, file: Path, pixels: Path, hidden: tuple, library: Path
-    ) -> None:
+    def __init__(self, runtime: str, file: Path, pixels: Path, env: dict[str, str]) -> None:
         """Start the process on a model file and photos (.npy), and ask for the features of all
         photos."""
-        env = dict(os.environ)
-        if hidden:
-            env |= {"HIDE": ",".join(hidden), "LD_PRELOAD": str(library)}
         words = [sys.executable, __file__, "--worker", runtime, file, pixels]
         self.process = subprocess.Popen(
             list(map(str, words)),
@@ -169,11 +238,9 @@ def side_by_side(model: Path, photos: list[Path], rounds: int, folder: Path) -> 
     shown, missing = shown_cpus(set(Path("/proc/cpuinfo").read_text().split()))
     for name, why in missing.items():
         print(f"# {name}: not shown here; {why}")
-    library = folder / "hide_cpu.so"
-    if any(shown.values()):
-        words = ["cc", "-shared", "-fPIC", "-O2", "-o", library, SOURCE]
-        subprocess.run(list(map(str, words)), check=True)
     files = files_for_runtimes(model, folder)
+    if any(shown.values()):
+        make_older_cpus([name for name in files if name in PACKAGES], folder / "older")
     for name in RUNTIMES:
         if name not in files:
             print(f"# {name}: not installed; see --help")
@@ -183,7 +250,7 @@ def side_by_side(model: Path, photos: list[Path], rounds: int, folder: Path) -> 
         reference = None
         for cpu, hidden in shown.items():
             for runtime, file in files.items():
-                worker = Worker(runtime, file, pixels, hidden, library)
+                worker = Worker(runtime, file, pixels, older_cpu(hidden, folder / "older"))
                 workers[cpu, runtime] = worker
                 reference = worker.features if reference is None else reference
         for _ in range(rounds):
@@ -245,12 +312,17 @@ def main() -> None:
     if sys.argv[1:2] == ["--worker"]:
         work(*sys.argv[2:])
         return
+    if sys.argv[1:2] == ["--run"]:
+        sys.exit(run_script(sys.argv[2], sys.argv[3:]))
     parser = command_line(__doc__)
     parser.add_argument("--model", type=Path, default=MODEL, help=f"default: {MODEL.name}")
-    parser.add_argument("--photos", type=Path, help="folder of .jpg (default: drawn pictures)")
+    parser.add_argument("--photos", type=Path, help="folder of .jpg (default: drawn images)")
     parser.add_argument("--number", type=int, default=20, help="of photos (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=15, help="default: %(default)s")
     parser.add_argument("--arm64", action="store_true", help="emulate a Graviton2, too")
+    parser.add_argument(
+        "--run", nargs=argparse.REMAINDER, metavar=("CPU", "SCRIPT"), help="run a script, see above"
+    )
     args = parser.parse_args()
 
     def figures(folder: Path) -> Iterator[Figure]:

@@ -1,12 +1,13 @@
-/* Shows a process an older CPU than the one that it runs on.
+/* Shows the libraries of a process an older CPU than the one that it runs on.
  *
  *   cc -shared -fPIC -O2 -o hide_cpu.so hide_cpu.c
- *   HIDE=avx512,vnni,amx LD_PRELOAD=./hide_cpu.so python3 ...
+ *   HIDE=avx512,vnni,amx LD_PRELOAD=./hide_cpu.so PYTHONPATH=patched_packages python3 ...
  *
- * Libraries choose their kernels by the instruction CPUID. Linux can make it fault, on CPUs that
- * have `cpuid_fault` among their flags. The fault arrives as SIGSEGV, and the handler here answers
- * in place of the CPU, without the bits of what HIDE names: avx512, vnni (AVX-512 VNNI), avx_vnni,
- * amx. x86-64 Linux only. What ran before this library was loaded has seen the real CPU: libc.
+ * Libraries choose their kernels by the instruction CPUID (0F A2). cpus.py copies the packages of a
+ * runtime and replaces each CPUID by a breakpoint and a NOP (CC 90). A breakpoint arrives as
+ * SIGTRAP. The handler here runs CPUID itself and returns the result without the bits of the names
+ * in HIDE: avx512, vnni (AVX-512 VNNI), avx_vnni, amx. This works on every CPU and in every virtual
+ * machine, on x86-64 Linux. Libraries outside the patched packages see the real CPU.
  */
 #define _GNU_SOURCE
 #include <cpuid.h>
@@ -14,11 +15,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/syscall.h>
 #include <ucontext.h>
-#include <unistd.h>
 
-#define ARCH_SET_CPUID 0x1012
 #define BIT(n) (1u << (n))
 
 enum { EAX, EBX, ECX, EDX };
@@ -38,7 +36,7 @@ static const struct { const char *name; unsigned subleaf; int reg; unsigned bits
     {"amx", 1, EDX, BIT(8)},
 };
 
-/* The bits that are hidden; filled once, before any fault. */
+/* The hidden bits. They are set once, before the first breakpoint. */
 static unsigned hidden[2][4];
 
 static void hide(const char *names)
@@ -51,70 +49,42 @@ static void hide(const char *names)
                 hidden[FEATURES[i].subleaf][FEATURES[i].reg] |= FEATURES[i].bits;
 }
 
-static void answer(unsigned leaf, unsigned subleaf, unsigned out[4])
+static void on_breakpoint(int number, siginfo_t *info, void *context)
 {
+    greg_t *regs = ((ucontext_t *)context)->uc_mcontext.gregs;
+    unsigned leaf = regs[REG_RAX], subleaf = regs[REG_RCX], out[4];
+    (void)number, (void)info;
     __cpuid_count(leaf, subleaf, out[EAX], out[EBX], out[ECX], out[EDX]);
     if (leaf == 7 && subleaf < 2)
         for (int reg = 0; reg < 4; reg++)
             out[reg] &= ~hidden[subleaf][reg];
-}
-
-static void on_fault(int number, siginfo_t *info, void *context)
-{
-    greg_t *regs = ((ucontext_t *)context)->uc_mcontext.gregs;
-    const unsigned char *code = (const unsigned char *)regs[REG_RIP];
-    unsigned out[4];
-    (void)info;
-    /* A fault of CPUID has no address of its own: the program counter shows what it was. */
-    if (!code || code[0] != 0x0f || code[1] != 0xa2) {
-        signal(number, SIG_DFL); /* a real fault: it comes again, and ends the process */
-        return;
-    }
-    syscall(SYS_arch_prctl, ARCH_SET_CPUID, 1); /* of this thread only */
-    answer(regs[REG_RAX], regs[REG_RCX], out);
-    syscall(SYS_arch_prctl, ARCH_SET_CPUID, 0);
     regs[REG_RAX] = out[EAX];
     regs[REG_RBX] = out[EBX];
     regs[REG_RCX] = out[ECX];
     regs[REG_RDX] = out[EDX];
-    regs[REG_RIP] += 2;
+    /* The program goes on behind the breakpoint, at the NOP */
 }
 
-#ifndef TEST
 __attribute__((constructor)) static void start(void)
 {
-    struct sigaction action = {.sa_sigaction = on_fault, .sa_flags = SA_SIGINFO | SA_NODEFER};
+    struct sigaction action = {.sa_sigaction = on_breakpoint, .sa_flags = SA_SIGINFO | SA_NODEFER};
     if (!getenv("HIDE"))
         return;
     hide(getenv("HIDE"));
-    sigaction(SIGSEGV, &action, NULL);
-    /* New threads inherit it; a program that is executed does not. */
-    if (syscall(SYS_arch_prctl, ARCH_SET_CPUID, 0)) {
-        fputs("hide_cpu: this CPU, or this virtual machine, cannot make CPUID fault\n", stderr);
-        _exit(3);
-    }
+    sigaction(SIGTRAP, &action, NULL);
 }
-#else
-/* For tests/test_other_cpus.py: what is left of leaf 7, and whether a fault is answered with it. */
-int main(int count, char **words)
+
+#ifdef TEST
+/* For tests/test_other_cpus.py: prints leaf 7 as CPUID returns it, as a breakpoint returns it, and
+ * the hidden bits. */
+int main(void)
 {
-    static const unsigned char cpuid[] = {0x0f, 0xa2};
     unsigned real[4], shown[4];
-    ucontext_t context;
-    hide(count > 1 ? words[1] : "");
     for (unsigned subleaf = 0; subleaf < 2; subleaf++) {
-        memset(&context, 0, sizeof context);
         __cpuid_count(7, subleaf, real[EAX], real[EBX], real[ECX], real[EDX]);
-        context.uc_mcontext.gregs[REG_RAX] = 7;
-        context.uc_mcontext.gregs[REG_RCX] = subleaf;
-        context.uc_mcontext.gregs[REG_RIP] = (greg_t)cpuid;
-        on_fault(SIGSEGV, NULL, &context);
-        shown[EAX] = context.uc_mcontext.gregs[REG_RAX];
-        shown[EBX] = context.uc_mcontext.gregs[REG_RBX];
-        shown[ECX] = context.uc_mcontext.gregs[REG_RCX];
-        shown[EDX] = context.uc_mcontext.gregs[REG_RDX];
-        if (context.uc_mcontext.gregs[REG_RIP] != (greg_t)cpuid + 2)
-            return 1;
+        __asm__ volatile(".byte 0xcc, 0x90"
+                         : "=a"(shown[EAX]), "=b"(shown[EBX]), "=c"(shown[ECX]), "=d"(shown[EDX])
+                         : "a"(7), "c"(subleaf));
         for (int reg = 0; reg < 4; reg++)
             printf("%u %d %08x %08x %08x\n", subleaf, reg, real[reg], shown[reg], hidden[subleaf][reg]);
     }
