@@ -135,8 +135,8 @@ def crop_breeds(
             failed += failures
             show(processed)
     failed.sort()
-    others = {folder for breed, folder in folders.items() if breed not in breeds}
-    _write_skipped(crops / "skipped.csv", failed, others)
+    other_folders = {folder for breed, folder in folders.items() if breed not in breeds}
+    _write_skipped(crops / "skipped.csv", failed, other_folders)
     return {"done": done, "skipped_existing": existing, "failed": failed, "folder": crops}
 
 
@@ -229,12 +229,12 @@ def _crop(
     return len(ids), failed
 
 
-def _write_skipped(path: Path, failed: list[Failure], others: set[str]) -> None:
-    """Write skipped.csv: these failures, and the earlier failures of the breed folders `others`."""
+def _write_skipped(path: Path, failed: list[Failure], other_folders: set[str]) -> None:
+    """Write skipped.csv: these failures, and the earlier failures of `other_folders`."""
     if path.exists():
         with open(path, newline="", encoding="utf-8", errors="replace") as file:
             rows = [tuple(row) for row in csv.reader(file) if len(row) == 2]
-        failed = sorted(failed + [row for row in rows if Path(row[0]).parent.name in others])
+        failed = sorted(failed + [row for row in rows if Path(row[0]).parent.name in other_folders])
     with atomic_path(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([("file", "reason"), *failed])
 

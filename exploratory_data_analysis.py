@@ -63,6 +63,7 @@ def read_statistics(data_dir: Path) -> dict:
             except ValueError as error:
                 unusable.append(str(error))
                 continue
+            # A first box outside the photo covers none of it
             xmin, ymin, xmax, ymax = clip_box(annotation["boxes"][0], width, height) or (0, 0, 0, 0)
             sizes.append((width, height))
             boxes.append(len(annotation["boxes"]))
@@ -137,6 +138,7 @@ def plot_top_breeds(counts: dict[str, int]) -> Figure:
     )
     bars = axes.barh([display_name(name) for name in names], values, color=ACCENT, height=0.8)
     axes.bar_label(bars, padding=4, color=INK)
+    # Room for the labels on the right; the y axis points down, so that the first bar is on top
     axes.set(xlim=(0, values.max() * 1.12), ylim=(len(names) - 0.5, -0.5), xlabel="images")
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axes.tick_params(axis="y", labelcolor=INK, labelsize=11)
@@ -166,6 +168,7 @@ def plot_images_per_breed(counts: dict[str, int]) -> Figure:
         shown = slice(column * rows, (column + 1) * rows)
         bars = axes.barh(names[shown], values[shown], color=colors[shown], height=0.72)
         axes.bar_label(bars, padding=3, size=8, color=GRAY)
+        # The last column may be shorter; `rows` keeps its bars as thick as the others
         axes.set(xlim=(0, values.max() * 1.15), ylim=(rows - 0.5, -0.5))
         axes.xaxis.set_visible(False)
         axes.spines["bottom"].set_visible(False)
@@ -195,6 +198,7 @@ def plot_photo_sizes(sizes: np.ndarray) -> Figure:
             axes.annotate(text, (width, height), offset, textcoords="offset points", **style)
     axes.axhline(recipe.SIZE, color=GRAY, linewidth=0.8, linestyle=":")
     axes.axvline(recipe.SIZE, color=GRAY, linewidth=0.8, linestyle=":")
+    # The same limits for both axes, so that square photos are on the diagonal
     limits = min(sizes.min(), recipe.SIZE) * 0.8, max(sizes.max(), recipe.SIZE) * 1.25
     axes.set(xscale="log", yscale="log", xlim=limits, ylim=limits, aspect="equal")
     axes.set(xlabel="width in pixels", ylabel="height in pixels")
@@ -218,7 +222,7 @@ def plot_box_coverage(coverage: np.ndarray) -> Figure:
         f"a tenth less than {low:.0%}."
     )
     figure, [axes] = new_plot(2.8, "Share of the photo that the dog's box covers", note)
-    weights = np.full(len(coverage), 1 / len(coverage))
+    weights = np.full(len(coverage), 1 / len(coverage))  # so that the bars add up to 1
     axes.hist(coverage, np.linspace(0, 1, 21), weights=weights, color=ACCENT, rwidth=0.92)
     axes.axvline(median, color=INK, linewidth=1.2, linestyle="--")
     axes.set(xlim=(0, 1), xlabel="share of the photo covered", ylabel="share of the photos")
@@ -274,7 +278,7 @@ def main() -> None:
         }
         for name, figure in plots.items():
             save_plot(figure, args.plots_dir / f"{name}.png")
-        copies = read_copies(args.data_dir)
+        copies = read_copies(args.data_dir)  # last, because it decodes every photo
         print(describe_statistics(counts, statistics))
         print(describe_copies(copies))
         print(f"plots: {', '.join(str(args.plots_dir / name) + '.png' for name in plots)}")

@@ -82,7 +82,7 @@ def make_raw(data_dir: Path, base: str, demo: bool = False, keep_archives: bool 
     # data/archives itself can be the source. Then its archives belong to the user and stay.
     own_store = not Path(source).is_relative_to(store.resolve())
     shutil.rmtree(partial, ignore_errors=True)  # left by a killed run
-    stamp = read_json(raw / ".complete.json")
+    stamp = read_json(raw / ".complete.json")  # written by the run that completed data/raw
     if stamp:
         _check_raw(data_dir, stamp, source)
         print(f"{raw}: {stamp['images']} images of {stamp['breeds']} breeds are already there")
@@ -117,7 +117,7 @@ def make_raw(data_dir: Path, base: str, demo: bool = False, keep_archives: bool 
                 )
             stamp = {"source": source, **counts, "keep_archives": keep_archives}
             write_atomically(partial / ".complete.json", json.dumps(stamp) + "\n")
-            partial.replace(raw)
+            partial.replace(raw)  # one step, so that data/raw is never incomplete
         except ValueError:  # the next run must not reuse damaged downloads
             for path in archives.values():
                 if own_store and store in path.parents:
@@ -182,6 +182,7 @@ def _check_raw(data_dir: Path, stamp: dict, source: str) -> None:
             "--data-dir"
         )
     for folder in (images_dir(data_dir), annotation_dir(data_dir)):
+        # File managers leave hidden files, such as .DS_Store
         count = sum(not name.startswith(".") for _, _, files in os.walk(folder) for name in files)
         if count != stamp["images"]:
             raise FileExistsError(
@@ -268,7 +269,7 @@ def _data_dir_lock(data_dir: Path) -> Iterator[None]:
     it.
     """
     data_dir.mkdir(parents=True, exist_ok=True)
-    with (data_dir / ".lock").open("w") as file:
+    with (data_dir / ".lock").open("w") as file:  # the file stays; only the lock on it counts
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

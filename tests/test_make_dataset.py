@@ -280,7 +280,7 @@ def test_copies_of_other_forms_are_taken(tmp_path, tars, form):
 
 
 @pytest.mark.parametrize(
-    ("fault", "said"),
+    ("fault", "message"),
     [
         ("no annotations", "holds no annotation.tar, and no folders of Annotation such as"),
         ("a photo without its annotation", "71 photos and 72 annotations do not belong together"),
@@ -291,7 +291,7 @@ def test_copies_of_other_forms_are_taken(tmp_path, tars, form):
         ("outside", "only one of them has n02000000-breed_0/up"),
     ],
 )
-def test_incomplete_and_damaged_copies_are_refused(tmp_path, tars, fault, said):
+def test_incomplete_and_damaged_copies_are_refused(tmp_path, tars, fault, message):
     data, source = data_dir(tmp_path / "data"), kaggle(tmp_path, tars)
     photo = source / "images/Images/n02000000-breed_0/n02000000_0.jpg"
     if fault == "no annotations":
@@ -313,7 +313,7 @@ def test_incomplete_and_damaged_copies_are_refused(tmp_path, tars, fault, said):
                 place = content.rindex(signature, 0, content.rindex(b"n02000000_0.jpg"))
                 content[place + flags] |= 1
         source.write_bytes(content)
-    assert said in refusal("--base-url", source, "--data-dir", data)
+    assert message in refusal("--base-url", source, "--data-dir", data)
     assert not (data / "raw").exists()
     assert not list(tmp_path.rglob("up"))
 
@@ -335,7 +335,7 @@ def test_photos_that_the_user_put_into_raw_stay_and_weights_are_fetched(tmp_path
 
 
 @pytest.mark.parametrize(
-    ("source", "said"),
+    ("source", "message"),
     [
         ("no/such/folder", "neither a folder nor"),
         ("ftp://example.org/", "neither a folder nor"),
@@ -345,10 +345,10 @@ def test_photos_that_the_user_put_into_raw_stay_and_weights_are_fetched(tmp_path
         ("http://127.0.0.1:9/", "127.0.0.1 cannot be reached"),
     ],
 )
-def test_an_unreachable_source_is_named(tmp_path, source, said):
+def test_an_unreachable_source_is_named(tmp_path, source, message):
     data = data_dir(tmp_path / "data")
     err = refusal("--base-url", source, "--data-dir", data)
-    assert said in err and "--demo" in err
+    assert message in err and "--demo" in err
     assert not (data / "raw").exists()
 
 
@@ -414,7 +414,7 @@ def test_the_official_size_and_number_of_images_are_checked(tmp_path, tars):
             f"{SHORT_WAITS}; make_dataset.OFFICIAL_URL = {server.url!r}; make_dataset.OFFICIAL = "
         )
         size = {**sums, "images.tar": (5, sums["images.tar"][1])}
-        for number, (settings, said) in enumerate(
+        for number, (settings, message) in enumerate(
             [
                 (f"{base}{sums!r}; make_dataset.OFFICIAL_IMAGES = 72", ""),
                 (f"{base}{sums!r}", "72 images instead of 20580"),
@@ -424,9 +424,9 @@ def test_the_official_size_and_number_of_images_are_checked(tmp_path, tars):
             data = data_dir(tmp_path / f"data{number}")
             status, _, err = run("--data-dir", data, settings=settings)
             assert (status, one_line(err), (data / "raw").exists()) == (
-                (1, True, False) if said else (0, False, True)
+                (1, True, False) if message else (0, False, True)
             )
-            assert said in err
+            assert message in err
 
 
 def test_a_full_disk_is_noticed_before_the_download(tmp_path, tars):

@@ -86,7 +86,7 @@ def _folders_with_photos(place: Path) -> list[Path]:
 def _read_classes(root: Path, left_out: LeftOut) -> ClassImages:
     """Return the image files of each class folder in a folder. Empty folders are left out."""
     images: ClassImages = {}
-    seen = set()
+    seen = set()  # device and inode of each folder
     loose = len(kept_files(_file_names(root), LeftOut()))
     if loose:
         photos = "photos" if loose > 1 else "photo"
@@ -126,10 +126,10 @@ def _nested_folder_message(root: Path, folder: Path, nested: Path) -> str:
     siblings = [path.name for path in _sub_folders(root)]
     split_folders = [name for name in siblings if SPLIT_FOLDER.fullmatch(name)]
     if split_folders:
-        others = ", ".join(printable(name) for name in siblings if name not in split_folders)
+        other_names = ", ".join(printable(name) for name in siblings if name not in split_folders)
         return (
             f"{root} has split folders ({', '.join(split_folders)}) beside other folders "
-            f"({others}); move the others away, or name one of the split folders"
+            f"({other_names}); move the others away, or name one of the split folders"
         )
     return (
         f"{printable(nested)} is a folder inside a class; if the folders in {printable(folder)} "
@@ -146,10 +146,10 @@ def _find_split_folders(root: Path) -> list[Path]:
     folders = _folders_with_photos(root)
     if folders and not any(map(_folders_with_photos, folders)) and _is_detection_dataset(folders):
         raise ValueError(_no_classes_message(root, folders))
-    folders, others = _select_split_folders(folders)
-    if not folders or (others and len(folders) < 2):
+    folders, other_folders = _select_split_folders(folders)
+    if not folders or (other_folders and len(folders) < 2):
         return []
-    for folder in others:
+    for folder in other_folders:
         print(f"left out: {printable(folder)}, which is no part of the split")
     classes_of = {}  # split folder -> names of its class folders
     for folder in folders:
@@ -193,12 +193,12 @@ def _select_split_folders(folders: list[Path]) -> tuple[list[Path], list[Path]]:
     prefix = re.match(r"(.*[_ -])?", shared)[0]
     in_split = [bool(SPLIT_FOLDER.fullmatch(name.removeprefix(prefix))) for name in names]
     selected = [folder for folder, chosen in zip(folders, in_split, strict=True) if chosen]
-    others = [folder for folder, chosen in zip(folders, in_split, strict=True) if not chosen]
-    if others:
+    other_folders = [folder for folder, chosen in zip(folders, in_split, strict=True) if not chosen]
+    if other_folders:
         classes = [{path.name for path in _folders_with_photos(folder)} for folder in selected]
         if not classes or not set.intersection(*classes):
             return [], folders
-    return selected, others
+    return selected, other_folders
 
 
 def _is_detection_dataset(folders: list[Path]) -> bool:
@@ -279,9 +279,10 @@ def inspect_image(path: Path) -> np.ndarray | str:
     """
     try:
         with open_picture(path) as image:
-            if image.width * image.height > MAX_PIXELS:
+            if image.width * image.height > MAX_PIXELS:  # known before the pixels are decoded
                 millions = image.width * image.height / 1e6
                 return f"it has {millions:.0f} million pixels, {MAX_PIXELS / 1e6:.0f} are allowed"
+            # The same decoder as for the model, at 64 pixels, so that it rejects the same files
             pixels = model_pixels(image, 64)
     except NoPicture as error:
         # The caller prints the path, so the reason begins with "it"

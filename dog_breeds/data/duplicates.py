@@ -128,15 +128,15 @@ def near_pairs(hashes: np.ndarray, distance: int) -> Iterator[np.ndarray]:
         yield np.stack([i, j], axis=1)[j > i] + start
 
 
-def agreement(thumbnails: np.ndarray, others: np.ndarray) -> np.ndarray:
+def agreement(thumbnails: np.ndarray, other_thumbnails: np.ndarray) -> np.ndarray:
     """Return the agreement of each thumbnail with the other in the same row, float [n] in -1..1.
 
     The agreement is the cosine between the steps of both thumbnails. It does not depend on
     brightness and contrast.
     """
-    one, other = _steps(thumbnails), _steps(others)
-    lengths = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
-    return np.einsum("ij,ij->i", one, other) / np.maximum(lengths, 1e-6)  # no division by 0
+    steps, other_steps = _steps(thumbnails), _steps(other_thumbnails)
+    lengths = np.linalg.norm(steps, axis=1) * np.linalg.norm(other_steps, axis=1)
+    return np.einsum("ij,ij->i", steps, other_steps) / np.maximum(lengths, 1e-6)  # no division by 0
 
 
 def _steps(thumbnails: np.ndarray) -> np.ndarray:

@@ -55,7 +55,7 @@ def make_pets(data_dir: Path, source: str, keep_archive: bool = False) -> None:
             counts = _extract_photos(archive, partial)
             stamp = json.dumps({"source": source, **counts}) + "\n"
             write_atomically(partial / ".complete.json", stamp)
-            partial.replace(folder)
+            partial.replace(folder)  # one step, so that data/pets is never incomplete
         except ValueError:  # the next run must not reuse a damaged download
             if archive.parent == store:
                 archive.unlink()
