@@ -13,8 +13,8 @@ Example
     python test.py --file photo.jpg --model models/dog_breeds_120.tflite     # runs the handler here
     python test.py --folder DIR --csv OUT.csv         # all photos of a folder, here, on all CPUs
 
-Time      About 0.1 s for a file; 73 photos a second for a folder, on 2 cores with VNNI.
-Expect    Ten breeds, likeliest first. The same --folder command continues a stopped run."""
+Time      About 0.1 s for a file. --folder classifies 73 photos a second on 2 cores with VNNI.
+Expect    Ten breeds, likeliest first. If --folder is stopped, the same command continues."""
 
 import argparse
 import base64
@@ -34,10 +34,10 @@ from dog_breeds import recipe
 from dog_breeds.clients.bulk import classify_folder
 from dog_breeds.clients.client_images import (
     SMALLER,
+    image_to_send,
     is_for_clients,
-    picture_to_send,
-    shaded,
-    upright_picture,
+    shade_image,
+    upright_image,
 )
 from dog_breeds.clients.endpoint import open_session
 from dog_breeds.console import atomic_path, one_line_errors, quiet, script_parser
@@ -47,31 +47,32 @@ from dog_breeds.serving.limits import MAX_BYTES
 from dog_breeds.workers import map_in_processes
 
 URL = "https://images.unsplash.com/photo-1636496430627-a7b203b4cc58"  # a Great Pyrenees
-ENDPOINTS = (  # asked in this order
+ENDPOINTS = (  # tried in this order
     "http://localhost:9000/",  # make serve
     "http://localhost:8080/2015-03-31/functions/function/invocations",  # a container
 )
 HINT = (
-    "start one with make serve, or with Docker: docker run -it --rm -p 8080:8080 dog-breeds; "
-    f"--model models/{recipe.MODEL.name} needs none"
+    "start the service with make serve, or with Docker: docker run -it --rm -p 8080:8080 "
+    f"dog-breeds; or answer without a service: --model models/{recipe.MODEL.name}"
 )
-BAR = 40  # characters
-SHOWN = 10  # breeds
+BAR = 40  # characters of the bar for a probability of 100 %
+SHOWN = 10  # number of breeds to print
 
 
 def event_for(url: str, file: Path | None) -> dict:
     """Return the request for a file or, if there is none, for a URL."""
     if file is None:
         return {"url": url}
-    return {"image": base64.b64encode(picture_to_send(file)).decode()}
+    return {"image": base64.b64encode(image_to_send(file)).decode()}
 
 
 def ask(endpoints: Sequence[str], event: dict) -> dict:
     """Return the answer of the first endpoint where the service runs.
 
-    Raises RuntimeError if there is none. The message says what each endpoint did and gives a hint.
+    Raises RuntimeError if the service runs at none of them. The message says how each endpoint
+    failed, and how to start the service.
     """
-    found = []
+    failures = []
     for endpoint in endpoints:
         try:
             with open_session(endpoint) as session:
@@ -80,14 +81,14 @@ def ask(endpoints: Sequence[str], event: dict) -> dict:
         except requests.JSONDecodeError:
             answer = None
         except requests.RequestException as error:
-            found.append(f"no answer from {endpoint} ({type(error).__name__})")
+            failures.append(f"no answer from {endpoint} ({type(error).__name__})")
             continue
         if isinstance(answer, dict) and (
             "prediction" in answer or isinstance(answer.get("error"), dict)
         ):
             return answer
-        found.append(f"{endpoint} answered, but not as this service does: {response.text[:300]}")
-    raise RuntimeError("; ".join([*found, HINT]))
+        failures.append(f"{endpoint} answered, but not as this service does: {response.text[:300]}")
+    raise RuntimeError("; ".join([*failures, HINT]))
 
 
 def ask_model(model: Path, event: dict) -> dict:
@@ -104,7 +105,7 @@ def ask_model(model: Path, event: dict) -> dict:
 
 
 def print_unless_empty(sentence: str) -> None:
-    """Print a remark for the user on stderr, apart from the answer."""
+    """Print a remark on stderr, so that stdout has only the answer."""
     if sentence:
         print(sentence, file=sys.stderr, flush=True)
 
@@ -132,12 +133,13 @@ def answers_of(model: Path, folder: Path, names: list[str]) -> list[tuple[str, d
         try:
             with open(folder / name, "rb") as file:
                 content = file.read(MAX_BYTES + 1)
-            # The service rejects large files and the formats that only clients read: send a JPEG
+            # The service refuses large files, HEIC, AVIF and TIFF. Convert them to JPEG, as a
+            # client does before it sends them.
             if len(content) > MAX_BYTES or is_for_clients(content):
-                content = picture_to_send(folder / name)
+                content = image_to_send(folder / name)
             answer = classify(content)
             if answer.get("error", {}).get("code") == "too_large":
-                answer = classify(picture_to_send(folder / name))
+                answer = classify(image_to_send(folder / name))
         except (OSError, ValueError):
             answer = {"error": {"code": "unreadable"}}
         answers.append((name, answer))
@@ -145,43 +147,44 @@ def answers_of(model: Path, folder: Path, names: list[str]) -> list[tuple[str, d
 
 
 def answer_folder(folder: Path, table: Path, model: Path) -> str:
-    """Write the answers for a folder's photos to a table. Return a summary, the most frequent breed
-    first."""
+    """Write the answers about a folder's photos to a table.
+
+    Return a summary for the terminal, with the most frequent breed first."""
     if not folder.is_dir():
-        raise NotADirectoryError(f"{folder} is no folder")
+        raise NotADirectoryError(f"{folder} is not a folder")
     if not model.is_file():
         raise ValueError(f"there is no model file {model}")
     start = time.monotonic()
     try:
-        # A separate process frees the memory of the model before the photos come
+        # Load the model in a separate process, which returns its memory when it ends
         print_unless_empty(*map_in_processes(why_model_is_slow, [(model,)]))
         counts, remarks = classify_folder(folder, table, model, answers_of)
     except BrokenExecutor:
         raise RuntimeError(
-            "a process has died, perhaps for want of memory; run it again to go on"
+            "a process has died, perhaps out of memory; run the same command to continue"
         ) from None
     rate = counts.total() / (time.monotonic() - start)
-    lines = [*remarks, f"{table}: {counts.total():,} photos more, {rate:.1f} a second"]
+    lines = [*remarks, f"{table}: {counts.total():,} new photos, {rate:.1f} a second"]
     return "\n".join([*lines, *(f"{number:9,}  {name}" for name, number in counts.most_common())])
 
 
 def show(answer: dict) -> str:
-    """Return the likeliest breeds, best first, as lines of name, percentage and bar.
+    """Return the likeliest breeds as lines of name, percentage and bar, likeliest first.
 
-    Lines above the list point out candidates, an unknown breed, and a cropped or turned image.
-    Raises RuntimeError if the answer is an error."""
+    Lines above the list name candidates, an unknown breed, and a cropped or turned image. Raises
+    RuntimeError with the answer's message if the answer is an error."""
     if "error" in answer:
         raise RuntimeError(answer["error"]["message"])
     ranking = list(answer["prediction"].items())[:SHOWN]
     width = max(len(breed) for breed, _ in ranking)
     lines = []
     if "cropped" in answer:
-        lines.append("The borders of the picture were cut off.")
+        lines.append("The borders of the image were cut off.")
     if "turned" in answer:
-        lines.append(f"The picture was turned by {answer['turned']} degrees, clockwise.")
+        lines.append(f"The image was turned clockwise by {answer['turned']} degrees.")
     if not answer["known"]:
         best = display_name(ranking[0][0])
-        lines.append(f"Looks most like {best}; it may be a breed that the model does not know.")
+        lines.append(f"It looks most like {best}, but may be a breed that the model does not know.")
     elif len(answer.get("candidates", [])) > 1:
         lines.append(" or ".join(map(display_name, answer["candidates"])))
     lines += [
@@ -192,9 +195,9 @@ def show(answer: dict) -> str:
 
 
 def draw(file: Path, answer: dict, path: Path) -> None:
-    """Save the image of a file, shaded by where the model looked."""
-    image = shaded(
-        upright_picture(file, SMALLER), answer["explanation"], answer["explanation_share"]
+    """Save the image of a file, darkened where it did not speak for the answer."""
+    image = shade_image(
+        upright_image(file, SMALLER), answer["explanation"], answer["explanation_share"]
     )
     with atomic_path(path) as temporary:
         image.save(temporary)
@@ -205,12 +208,12 @@ def common_parser(description: str, default: str, example: str) -> argparse.Argu
 
     `default` describes the default of --endpoint in the help text."""
     parser = script_parser(description, example)
-    picture = parser.add_mutually_exclusive_group()
-    picture.add_argument("--url", default=URL, help="of the picture (default: %(default)s)")
-    picture.add_argument("--file", type=Path, help="with the picture")
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("--url", default=URL, help="address of a photo (default: %(default)s)")
+    source.add_argument("--file", type=Path, help="photo to ask about")
     parser.add_argument(
         "--endpoint",
-        help=f"URL of the service (default: {default})",
+        help=f"address of the service (default: {default})",
     )
     return parser
 
@@ -220,25 +223,26 @@ def main() -> None:
     parser = common_parser(
         __doc__, " or ".join(ENDPOINTS), "python test.py --file photo.jpg --explain out.png"
     )
-    parser.add_argument("--model", type=Path, help="model file to answer here, without a service")
+    parser.add_argument("--model", type=Path, help="answer with this model file, without a service")
     parser.add_argument(
         "--explain", type=Path, metavar="OUT.png", help="draw where the model looked in --file"
     )
     parser.add_argument(
         "--folder",
         type=Path,
-        help="of photos, answered here, by --model or the one beside this file",
+        help="classify all photos of a folder, without a service "
+        f"(model: --model, or {recipe.MODEL.name})",
     )
     parser.add_argument(
-        "--csv", type=Path, help="table to write, or to go on with (same folder and model)"
+        "--csv", type=Path, help="table for --folder; an unfinished table is continued"
     )
     args = parser.parse_args()
     if bool(args.folder) != bool(args.csv):
-        parser.error("--folder and --csv belong together")
+        parser.error("use --folder and --csv together")
     if args.folder and (args.file or args.explain or args.url != URL):
-        parser.error("--folder goes without --file, --url and --explain")
+        parser.error("--folder cannot be combined with --file, --url or --explain")
     if (args.folder or args.model) and args.endpoint:
-        parser.error("--endpoint asks a service, --folder and --model ask none")
+        parser.error("--endpoint asks a service; --folder and --model work without one")
     if args.explain and not args.file:
         parser.error("--explain needs --file")
     with one_line_errors():
@@ -251,7 +255,7 @@ def main() -> None:
         print(show(answer))
         if args.explain:
             draw(args.file, answer, args.explain)
-            print(f"where it looked: {args.explain}")
+            print(f"where the model looked: {args.explain}")
 
 
 if __name__ == "__main__":

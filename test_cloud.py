@@ -8,11 +8,12 @@ Example
     export DOG_BREEDS_ENDPOINT=https://ID.lambda-url.REGION.on.aws/    # or --endpoint URL
     python test_cloud.py                              # about a Great Pyrenees on the web
     python test_cloud.py --file photo.jpg
-    python test_cloud.py --file photo.jpg --sign      # where the endpoint wants AWS's signature
+    python test_cloud.py --file photo.jpg --sign      # if the endpoint asks for AWS's signature
     python test_cloud.py --file photo.jpg --requests 400 --concurrency 8    # how fast is it?
 
 Time      The first answer after a pause takes some seconds, because Lambda starts a container.
-Expect    Ten breeds, likeliest first; with --requests, the times and the rate of the answers."""
+Expect    Ten breeds, likeliest first. With --requests: the times of the answers, and how many a
+          second."""
 
 import os
 import sys
@@ -22,8 +23,8 @@ from dog_breeds.console import one_line_errors
 from test import common_parser, event_for, show
 
 
-def lines(figures: dict) -> str:
-    """Return one figure a line, with the unit that its name implies."""
+def format_figures(figures: dict) -> str:
+    """Return one line for each figure, with the unit that the end of its name stands for."""
     units = {"ms": " ms", "s": " 1/s"}
     return "\n".join(
         f"{name} = {format(value, 'd' if isinstance(value, int) else '.4g')}"
@@ -43,7 +44,7 @@ def main() -> None:
     parser.add_argument(
         "--sign",
         action="store_true",
-        help="with the AWS credentials of this machine; needs botocore",
+        help="sign the request with this machine's AWS credentials; needs botocore",
     )
     parser.add_argument(
         "--timeout",
@@ -51,15 +52,21 @@ def main() -> None:
         default=30,
         help="seconds to wait for an answer (default: %(default)s)",
     )
-    parser.add_argument("--requests", type=int, help="send the picture so often, and measure")
     parser.add_argument(
-        "--concurrency", type=int, default=1, help="at once, for --requests (default: %(default)s)"
+        "--requests", type=int, metavar="N", help="send N requests, and measure their times"
+    )
+    parser.add_argument(
+        "--concurrency",
+        type=int,
+        default=1,
+        metavar="N",
+        help="with --requests: send N at once (default: %(default)s)",
     )
     args = parser.parse_args()
     with one_line_errors():
         if not args.endpoint:
             raise ValueError(
-                "where is the service? Give --endpoint URL, or set DOG_BREEDS_ENDPOINT"
+                "no address of the service; give --endpoint URL, or set DOG_BREEDS_ENDPOINT"
             )
         if args.concurrency < 1 or (args.requests is not None and args.requests < 1):
             raise ValueError("--requests and --concurrency must be at least 1")
@@ -69,7 +76,7 @@ def main() -> None:
             print(show(ask(*request, lambda text: print(text, file=sys.stderr))))
             return
         figures = load(*request, args.requests, args.concurrency)
-        print(lines(figures))
+        print(format_figures(figures))
         if figures["failed"]:
             raise RuntimeError(f"{figures['failed']} of {args.requests} requests failed")
 

@@ -97,10 +97,10 @@ def test_odd_names_and_files(colour_model, tmp_path):
     assert {row["known"] for row in rows(table)} == {"yes", ""}
     assert {row["model"] for row in rows(table)} == {facts.model_digest(colour_model)}
     assert f"{len(known):9,}  leonberg" in done.stdout.splitlines()
-    assert done.stdout.splitlines()[0].endswith(": 1 file that is no photo by its name (.txt)")
+    assert done.stdout.splitlines()[0].endswith(": 1 file whose name is not that of a photo (.txt)")
     before = table.read_bytes()
     assert (
-        "0 photos more" in classify(folder, table, colour_model).stdout
+        "0 new photos" in classify(folder, table, colour_model).stdout
         and table.read_bytes() == before
     )
 
@@ -145,11 +145,11 @@ def test_wrong_arguments_are_one_line(colour_model, tmp_path):
     done = classify(tmp_path / "missing", tmp_path / "out.csv", colour_model)
     assert (
         done.returncode == 1
-        and "missing is no folder" in done.stderr
+        and "missing is not a folder" in done.stderr
         and not (tmp_path / "out.csv").exists()
     )
     done = run("test.py", "--folder", ".")
-    assert done.returncode == 2 and "--folder and --csv belong together" in done.stderr
+    assert done.returncode == 2 and "use --folder and --csv together" in done.stderr
 
 
 def test_a_table_of_another_folder_is_refused(colour_model, tmp_path):
@@ -187,7 +187,10 @@ def test_the_death_of_a_worker_is_one_line_and_the_next_run_goes_on(colour_model
         os.kill(worker, signal.SIGKILL)
         said = process.communicate(timeout=300)[1].splitlines()[-1]
     assert process.returncode == 1
-    assert said == "test.py: a process has died, perhaps for want of memory; run it again to go on"
+    assert (
+        said
+        == "test.py: a process has died, perhaps out of memory; run the same command to continue"
+    )
     assert 0 < len(rows(tmp_path / "out.csv")) < 1000
     assert classify(tmp_path / "photos", tmp_path / "out.csv", colour_model).returncode == 0
     assert len({row["file"] for row in rows(tmp_path / "out.csv")}) == 1000
@@ -204,7 +207,7 @@ def test_photos_that_moved_away_keep_their_rows_and_new_ones_get_theirs(colour_m
     done = classify(folder, table, colour_model)
     assert done.returncode == 0, done.stderr
     assert "2 rows are about photos that are no longer in" in done.stdout
-    assert "1 photos more" in done.stdout and table.read_bytes().startswith(before)
+    assert "1 new photos" in done.stdout and table.read_bytes().startswith(before)
     assert [row["file"] for row in rows(table)][-1] == "new.jpg" and len(rows(table)) == 6
 
 

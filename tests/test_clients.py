@@ -57,7 +57,7 @@ def test_says_when_the_breed_is_not_known(stack, tmp_path):
     done = run("test.py", "--file", tmp_path / "gray.png", "--endpoint", stack.endpoint)
     first, second = done.stdout.splitlines()[:2]
     name = display_name(second.split()[0])
-    assert first == f"Looks most like {name}; it may be a breed that the model does not know."
+    assert first == f"It looks most like {name}, but may be a breed that the model does not know."
 
 
 def test_shows_several_candidates_and_no_single_one(colour_model, tmp_path):
@@ -129,7 +129,7 @@ def test_explanation_is_drawn(explaining_model, tmp_path):
         "test.py", "--file", tmp_path / "photo.png", "--model", explaining_model, "--explain", out
     )
     assert done.returncode == 0 and done.stderr == "" and done.stdout.startswith("samoyed")
-    assert done.stdout.endswith(f"where it looked: {out}\n")
+    assert done.stdout.endswith(f"where the model looked: {out}\n")
     with Image.open(out) as drawn:
         assert drawn.size == (300, 400)
         assert drawn.getpixel((75, 200)) == COLOURS["samoyed"]
@@ -173,13 +173,13 @@ def forbidden():
     ("arguments", "part"),
     [
         ("--file missing.jpg", "test.py: there is no file FOLDER/missing.jpg"),
-        ("--file .", "test.py: FOLDER is a folder; name a picture in it"),
+        ("--file .", "test.py: FOLDER is a folder; name an image in it"),
         (
             "--file text.jpg",
-            "text.jpg is no picture that can be read; it must be JPEG, PNG, WebP, GIF, BMP, HEIC",
+            "text.jpg is not an image in a known format (JPEG, PNG, WebP, GIF, BMP, HEIC",
         ),
-        ("--file large.jpg", "large.jpg is no picture that can be read"),
-        ("--file empty.jpg", "empty.jpg is no picture that can be read"),
+        ("--file large.jpg", "large.jpg is not an image in a known format"),
+        ("--file empty.jpg", "empty.jpg is not an image in a known format"),
         ("--file half.heic", "half.heic is damaged"),
         ("--file half.jpg", "the image is cut off: its last part is missing"),
         ("--file photo.jpg --explain out.jpg", "test.py: this model file cannot explain"),
@@ -254,7 +254,7 @@ def test_of_many_breeds_the_ten_likeliest_are_shown(photo):
 def test_words_that_would_not_be_heeded_are_refused(words):
     done = run("test.py", *words)
     assert done.returncode == 2 and re.search(
-        "goes without --file, --url|--folder and --model ask none", done.stderr
+        "cannot be combined with --file, --url|--folder and --model work without one", done.stderr
     )
 
 
@@ -263,7 +263,7 @@ def test_cloud_client_needs_an_endpoint_and_passes_errors_on(gateway, files):
     said = complaint(
         run("test_cloud.py", "--file", files / "text.jpg", "--endpoint", f"{gateway}/predict")
     )
-    assert said.startswith(f"test_cloud.py: {files / 'text.jpg'} is no picture that can be read")
+    assert said.startswith(f"test_cloud.py: {files / 'text.jpg'} is not an image in a known format")
     said = complaint(
         run("test_cloud.py", "--file", files / "photo.jpg", "--endpoint", f"{gateway}/a.txt")
     )
@@ -281,13 +281,13 @@ def test_a_large_picture_of_16_bits_keeps_its_greys(tmp_path):
     Image.fromarray(rng.integers(28_000, 32_000, (1600, 1600), np.uint16)).save(
         tmp_path / "large.png"
     )
-    with Image.open(io.BytesIO(client_images.picture_to_send(tmp_path / "large.png"))) as sent:
+    with Image.open(io.BytesIO(client_images.image_to_send(tmp_path / "large.png"))) as sent:
         assert sent.format == "JPEG" and abs(np.asarray(sent).mean() - 30_000 / 257) < 1
 
 
 def test_a_photo_whose_exif_pillow_cannot_write_is_turned_upright(tmp_path):
     picture().transpose(STORED[6]).save(tmp_path / "odd.jpg", exif=UNWRITABLE_EXIF)
-    upright = client_images.upright_picture(tmp_path / "odd.jpg", 2000)
+    upright = client_images.upright_image(tmp_path / "odd.jpg", 2000)
     assert upright.size == picture().size and upright.getpixel((9, 9)) == pytest.approx(
         COLOURS[BREED], abs=3
     )
@@ -296,7 +296,7 @@ def test_a_photo_whose_exif_pillow_cannot_write_is_turned_upright(tmp_path):
 def test_a_picture_of_too_many_pixels_is_sent_smaller(tmp_path):
     Image.new("L", (8000, 6500)).save(tmp_path / "telephone.jpg")
     assert (tmp_path / "telephone.jpg").stat().st_size < client_images.MAX_SENT
-    with Image.open(io.BytesIO(client_images.picture_to_send(tmp_path / "telephone.jpg"))) as sent:
+    with Image.open(io.BytesIO(client_images.image_to_send(tmp_path / "telephone.jpg"))) as sent:
         assert sent.size == (2000, 1625)
 
 
@@ -305,11 +305,11 @@ def test_what_cannot_be_sent_is_said(tmp_path, monkeypatch):
     (tmp_path / "bomb.png").write_bytes(png_file((60_000, 60_000, 8, 2, 0, 0, 0)))
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
     for name, said in (
-        ("photo.heic", "is a HEIC photo, for which pip install pillow-heif is needed"),
+        ("photo.heic", "is a HEIC photo; to read it, run pip install pillow-heif"),
         ("bomb.png", "has too many pixels; make it smaller"),
     ):
         with pytest.raises(ValueError, match=said):
-            client_images.picture_to_send(tmp_path / name)
+            client_images.image_to_send(tmp_path / name)
 
 
 @pytest.mark.parametrize("script", ["test.py", "convert_model.py"])

@@ -121,7 +121,7 @@ def test_clients_say_it_beside_the_answer(tmp_path):
     folder = run("test.py", *words)
     for done in (one, folder):
         assert done.returncode == 0 and done.stderr.splitlines() == remarks
-    assert "photos more" in folder.stdout
+    assert "new photos" in folder.stdout
 
 
 def test_the_function_logs_it_once_at_its_start(stack):

@@ -149,7 +149,7 @@ def test_signed_where_that_is_wanted(cloud, photo, tmp_path):
         ask(f"{cloud}/signed", photo, "--sign", **wrong)
     )
     said = complaint(ask(f"{cloud}/signed", photo, "--sign", **place))
-    assert "no AWS credentials; where the AWS CLI has some, say eval" in said
+    assert "no AWS credentials; if the AWS CLI has some, run eval" in said
     said = complaint(ask(f"{cloud}/signed", photo, "--sign", AWS_PROFILE="missing", **place))
     assert "no AWS credentials: The config profile (missing) could not be found" in said
     sso = (
@@ -167,7 +167,7 @@ def test_signed_where_that_is_wanted(cloud, photo, tmp_path):
     said = complaint(ask(f"{cloud}/signed", photo, "--sign", **logged_out))
     assert said.startswith("test_cloud.py: no AWS credentials: Error loading SSO Token")
     said = complaint(ask(f"{cloud}/signed", photo, "--sign", **{**KEYS, "AWS_REGION": ""}))
-    assert "Set AWS_REGION" in said
+    assert "set AWS_REGION" in said
 
 
 @pytest.mark.parametrize("status", sorted(endpoint.HINTS))
@@ -178,17 +178,17 @@ def test_a_refusal_says_what_to_do(cloud, photo, monkeypatch, capsys, status):
 
 
 def test_silence_cold_starts_and_others(cloud, photo):
-    assert "in time; --timeout S waits longer" in complaint(
+    assert "in time; wait longer with --timeout" in complaint(
         ask(f"{cloud}/slow", photo, "--timeout", 0.3)
     )
-    assert "status 200 (OK): it is not the service that answers" in complaint(
+    assert "status 200 (OK): something other than this service answers" in complaint(
         ask(f"{cloud}/html", photo)
     )
     said = complaint(ask("https://127.0.0.1:9/", photo))
-    assert "(ConnectionError): check the address and the network" in said
+    assert "(ConnectionError); check the address and the network" in said
     done = ask(f"{cloud}/slow", photo)
     assert done.returncode == 0 and done.stdout.startswith(BREED)
-    assert "still waiting; after a pause Lambda has to start a container" in done.stderr
+    assert "still waiting; after a pause, Lambda has to start a container" in done.stderr
 
 
 def figures(done: subprocess.CompletedProcess) -> dict[str, float]:

@@ -15,7 +15,7 @@ from odd_images import BREED, chunk, orientation_exif, picture, png_file, saved
 from PIL import Image, PngImagePlugin
 from planted import smooth_image
 
-from dog_breeds.clients.client_images import MAX_SENT, NoPicture, picture_to_send, upright_picture
+from dog_breeds.clients.client_images import MAX_SENT, UnreadableImage, image_to_send, upright_image
 from dog_breeds.data.class_folders import inspect_image
 from dog_breeds.serving.jpegs import CutOff, has_all_scans, without_trailer
 from dog_breeds.serving.pixels import NoColours, read_pixels
@@ -81,7 +81,7 @@ def test_a_jpeg_without_its_end_is_read_as_if_it_had_one(ask, tmp_path, kind, be
         (tmp_path / "photo.jpg").write_bytes(data + after[behind])
         assert (read_pixels(tmp_path / "photo.jpg", 299, 0.875) == expected).all()
     assert not isinstance(inspect_image(tmp_path / "photo.jpg"), str)
-    assert upright_picture(tmp_path / "photo.jpg", 8).size == (8, 8)
+    assert upright_image(tmp_path / "photo.jpg", 8).size == (8, 8)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -119,8 +119,8 @@ def test_everybody_who_reads_a_cut_off_jpeg_says_so(ask, tmp_path):
     file = tmp_path / "photo.jpg"
     file.write_bytes(data)
     assert inspect_image(file) == f"it {CUT}"
-    with pytest.raises(NoPicture, match=rf"photo\.jpg {CUT}"):
-        upright_picture(file, 100)
+    with pytest.raises(UnreadableImage, match=rf"photo\.jpg {CUT}"):
+        upright_image(file, 100)
 
 
 def test_a_jpeg_that_ends_between_two_scans_is_cut_off():
@@ -179,10 +179,10 @@ def test_a_png_with_a_large_text_or_profile(ask, tmp_path, part):
     behind = data[:-12] + LARGE_PARTS[part] + data[-12:]  # also after the pixels
     assert breed(ask, data) == breed(ask, behind) == BREED
     (tmp_path / "photo.png").write_bytes(behind)
-    assert upright_picture(tmp_path / "photo.png", 100).size == (100, 75)
+    assert upright_image(tmp_path / "photo.png", 100).size == (100, 75)
     assert not isinstance(inspect_image(tmp_path / "photo.png"), str)
     if len(behind) < MAX_SENT:
-        assert picture_to_send(tmp_path / "photo.png") == behind
+        assert image_to_send(tmp_path / "photo.png") == behind
 
 
 def test_texts_that_turn_a_png_are_read():
@@ -233,8 +233,8 @@ def test_numbers_of_32_bits_are_refused_with_a_sentence(colour_model, tmp_path, 
     image.save(file)
     with pytest.raises(NoColours, match="numbers of another kind than colours"):
         read_pixels(file, 99)
-    with pytest.raises(NoPicture, match=r"field\.tif holds numbers .* save it as PNG or JPEG"):
-        picture_to_send(file)
+    with pytest.raises(UnreadableImage, match=r"field\.tif holds numbers .* PNG or JPEG"):
+        image_to_send(file)
     assert inspect_image(file).startswith("it holds numbers of another kind")
     done = run("test.py", "--file", file, "--model", colour_model)
     assert done.returncode == 1 and done.stderr.count("\n") == 1 and "field.tif" in done.stderr
@@ -242,8 +242,8 @@ def test_numbers_of_32_bits_are_refused_with_a_sentence(colour_model, tmp_path, 
 
 def test_a_lab_picture_is_refused_with_a_sentence(tmp_path):
     Image.new("LAB", (40, 30)).save(tmp_path / "lab.tif")
-    with pytest.raises(NoPicture, match=r"lab\.tif holds numbers .*LAB"):
-        upright_picture(tmp_path / "lab.tif", 40)
+    with pytest.raises(UnreadableImage, match=r"lab\.tif holds numbers .*LAB"):
+        upright_image(tmp_path / "lab.tif", 40)
 
 
 @pytest.mark.parametrize(
@@ -259,7 +259,7 @@ def test_a_lab_picture_is_refused_with_a_sentence(tmp_path):
 def test_grey_of_more_than_8_bits_keeps_its_brightness(tmp_path, bits, tags):
     values = (RAMP * (2**bits - 1)).astype(np.uint16)
     Image.fromarray(values).save(tmp_path / "scan.tif", tiffinfo=tags)
-    seen = np.asarray(upright_picture(tmp_path / "scan.tif", 320).convert("L"), int)
+    seen = np.asarray(upright_image(tmp_path / "scan.tif", 320).convert("L"), int)
     expected = 255 * (1 - RAMP if tags.get(262) == 0 else RAMP)
     assert abs(seen - expected).max() <= 3
 

@@ -48,7 +48,7 @@ def test_a_clone_can_predict_without_training(made_demo):
     assert result.returncode == 0, result.stderr
     first, *breeds = result.stdout.splitlines()
     assert re.fullmatch(
-        "Looks most like .+; it may be a breed that the model does not know.", first
+        "It looks most like .+, but may be a breed that the model does not know.", first
     )
     labels = (
         zipfile.ZipFile(ROOT / "models/dog_breeds_120.tflite").read("labels.txt").decode().split()

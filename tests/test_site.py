@@ -20,6 +20,7 @@ from dog_breeds.clients import site
 from dog_breeds.recipe import MODEL
 from dog_breeds.serving import answers, explanation, pixels
 from dog_breeds.serving.facts import read_facts
+from dog_breeds.serving.page import OTHER_WORDS, PAGE
 
 sync_api = pytest.importorskip(
     "playwright.sync_api", reason="no playwright in this environment; see CONTRIBUTING.md"
@@ -42,6 +43,11 @@ PHONE = {
     "is_mobile": True,
     "has_touch": True,
 }
+
+
+def test_every_text_to_replace_is_in_the_page():
+    page = PAGE.read_text(encoding="utf-8")
+    assert all(text in page for text in (*site.REPLACED_TEXTS, *OTHER_WORDS))
 
 
 @pytest.fixture(scope="module")
@@ -219,14 +225,14 @@ def test_every_refusal_is_a_sentence(colour_model, tmp_path, monkeypatch):
     assert "npm is needed once, to download @litertjs/core@2.5.3; install Node.js" in said
     (tmp_path / "packages/litertjs-core-2.5.3.tgz").write_bytes(b"another package")
     said = exit_message(monkeypatch, site, "--model", colour_model, *words)
-    assert "litertjs-core-2.5.3.tgz is not @litertjs/core@2.5.3 as it was published" in said
+    assert "litertjs-core-2.5.3.tgz differs from the published @litertjs/core@2.5.3" in said
     assert not (tmp_path / "site").exists() and not list(tmp_path.glob(".part-*"))
 
 
 def test_make_site(tmp_path):
     done = make("site", f"SITE={tmp_path / 'site'}")
     assert done.returncode == 0 and done.stderr == "", done.stdout + done.stderr
-    assert re.search(r"site: \d+ MB, of which a visitor loads 33 MB, once\n", done.stdout)
+    assert re.search(r"site: \d+ MB, of which a browser loads 33 MB once\n", done.stdout)
     assert "python -m http.server" in done.stdout
 
 
@@ -286,7 +292,7 @@ def test_turns_and_places_of_cells_are_alike(ready):
     for box in (None, (0.1, 0.25, 0.8, 0.75), (0.0, 0.5, 1.0, 0.9)):
         for turned in (0, 90, 180, 270):
             expected = explanation.place_in_image(cells.tolist(), box, turned)
-            found = call(ready, "onPicture", cells.ravel().tolist(), box, turned)
+            found = call(ready, "placeInImage", cells.ravel().tolist(), box, turned)
             assert np.allclose(found, expected)
     weights = random.normal(size=2048).astype(np.float32)
     features = random.random((10, 10, 2048)).astype(np.float32)
@@ -586,7 +592,7 @@ def test_addresses_that_the_browser_may_read(visit, address):
     page.click("text=Ask")
     assert shown(page) == NAME and page.input_value("#url") == "https://open.example/dog.jpg"
     for url, sentence in (
-        ("https://closed.example/dog.jpg", "does not let other pages read its pictures"),
+        ("https://closed.example/dog.jpg", "does not let other pages read its images"),
         ("http://open.example/dog.jpg", "Only addresses that begin with https:// work here."),
     ):
         page.fill("#url", url)

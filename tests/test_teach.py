@@ -275,7 +275,7 @@ def test_what_systems_leave_in_folders_is_no_picture_and_is_told(tmp_path, capsy
     assert f"left out: {root}/felines, a link to another of these folders" in said
     assert f"left out: 1 photo in {root} itself" in said
     assert all(name in said for name in ("__MACOSX", "@eaDir 2", "#recycle", "$RECYCLE.BIN"))
-    assert "3 files that are no photos by their names (.db, .ini, .xmp)" in said
+    assert "3 files whose names are not those of photos (.db, .ini, .xmp)" in said
     photos = LeftOut()
     names = list(list_photos(root, photos))
     assert len(names) == 15 and not any("@" in name or "SYNO" in name for name in names)
@@ -482,7 +482,7 @@ def test_goes_on_where_it_was_killed_and_names_what_is_left_out(taught):
     # 54 pictures: one is damaged, one there twice byte for byte, but not turned alike
     assert views == 52 + 53 and 8 <= cached < views
     first, second = taught.output.splitlines()[:2]
-    assert first == f"left out in {taught.images}: 1 file that is no photo by its name (.txt)"
+    assert first == f"left out in {taught.images}: 1 file whose name is not that of a photo (.txt)"
     assert re.fullmatch(
         r"5 classes, 54 pictures: about \d+ (seconds|minutes) for their features, once", second
     )

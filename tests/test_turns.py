@@ -71,8 +71,8 @@ def test_client_says_how_the_picture_was_seen(stack, tmp_path):
     lines = run(
         "test.py", "--file", tmp_path / "scan.png", "--endpoint", stack.endpoint
     ).stdout.splitlines()
-    assert lines[0] == "The borders of the picture were cut off."
-    assert lines[1] == "The picture was turned by 90 degrees, clockwise." and lines[2].startswith(
+    assert lines[0] == "The borders of the image were cut off."
+    assert lines[1] == "The image was turned clockwise by 90 degrees." and lines[2].startswith(
         BREED
     )
 

@@ -1,17 +1,19 @@
-"""A batch over the photos of an S3 bucket: start it, go on with it, make a table of its answers.
+"""Classify all photos of an S3 bucket in a batch, continue it, and write a table of the answers.
 
     python -m dog_breeds.clients.batch start --bucket BUCKET --prefix 2026/ --state-machine ARN
     python -m dog_breeds.clients.batch table --bucket BUCKET --csv answers.csv
 
-`start` lists the photos below a prefix, leaves out those that an earlier batch has answered, writes
-the rest as a list to the bucket, and starts the state machine of template.yaml on that list. Run it
-again after a batch that failed or was stopped: it asks only about what has no answer.
+`start` lists the photos below a prefix and leaves out those that an earlier batch has answered. It
+writes the others as a list to the bucket, and starts the state machine of template.yaml on that
+list. Run `start` again after a batch has failed or was stopped: it then asks about photos without
+an answer.
 
 `table` turns the result files of all batches into one CSV file with the columns of `test.py
---folder`. It ends with the exit status 1 while photos have no answer.
+--folder`. It ends with the exit status 1 as long as photos have no answer.
 
-Both need boto3, and the credentials that the AWS CLI would take, for the bucket and (start) the
-state machine. Batches write only below the folder `results` of the bucket.
+Both commands need boto3, and the credentials that the AWS CLI would use. The credentials need
+rights on the bucket and, for `start`, on the state machine. Batches write only below the folder
+`results` of the bucket.
 """
 
 import argparse
@@ -31,34 +33,35 @@ from dog_breeds.clients.photo_files import SUFFIXES
 from dog_breeds.clients.tables import encode, encode_head, row_for
 from dog_breeds.console import atomic_path, one_line_errors, script_parser
 
-GROUP = 10  # photos for which one child of the state machine asks the function, all at once
+GROUP = 10  # photos that one child execution of the state machine asks about, all at once
 DOLLARS = 9.3e-6  # at most, for a photo; DEPLOY.md says why
 RESULTS = "results/"  # where the batch may write
 LIST = "photos.json"
 
 
 class Photos(NamedTuple):
-    """What a bucket holds below a prefix."""
+    """The objects of a bucket below a prefix."""
 
-    keys: list[str]
-    others: int  # number of objects that are no photos by their names
+    keys: list[str]  # of photos
+    others: int  # number of objects whose names are not those of photos
 
 
 # --- Result files ---------------------------------------------------------------------------------
 
 
 class Answer(NamedTuple):
-    """What a batch has found out about a photo."""
+    """A batch's answer about a photo."""
 
     key: str
-    answer: dict  # as the handler gives it; with an "error" whose code is a fault if there is none
+    answer: dict  # the handler's; without one, an "error" whose code names the fault
     model: str
-    fault: bool  # whether the photo was not tried to the end, so that it is worth asking again
+    fault: bool  # whether the handler gave no answer, so that another try makes sense
 
 
 def read_results(s3: Any, bucket: str, results: str) -> Iterator[Answer]:
-    """Yield what all batches have found out, the newest batch first; a photo may come up again."""
-    manifests = written(s3, bucket, results, "*/*/manifest.json")  # of a batch and its map run
+    """Yield the answers of all batches, the newest batch first. A photo can occur several times."""
+    # Below `results`: a folder for each batch, and in it a folder for its map run
+    manifests = written(s3, bucket, results, "*/*/manifest.json")
     for item in sorted(manifests, key=lambda item: item["LastModified"], reverse=True):
         manifest = json.load(s3.get_object(Bucket=bucket, Key=item["Key"])["Body"])
         for status in ("SUCCEEDED", "FAILED"):
@@ -69,9 +72,10 @@ def read_results(s3: Any, bucket: str, results: str) -> Iterator[Answer]:
 
 
 def written(s3: Any, bucket: str, results: str, pattern: str) -> list[dict]:
-    """Return the objects in a folder whose path matches a pattern, in which no * goes over a /."""
+    """Return the objects in a folder whose path matches a pattern. A * matches no /."""
     found = objects(s3, bucket, f"{results}/")
-    depth = f"{results}/{pattern}".count("/")  # folders below may be those of another model
+    # Deeper folders can belong to another model
+    depth = f"{results}/{pattern}".count("/")
     return [
         item
         for item in found
@@ -80,7 +84,7 @@ def written(s3: Any, bucket: str, results: str, pattern: str) -> list[dict]:
 
 
 def read_lines(s3: Any, bucket: str, key: str) -> Iterator[Any]:
-    """Yield the values of an object that holds one value of JSON in each line."""
+    """Yield the values of an object with one JSON value on each line."""
     with tempfile.TemporaryFile() as file:
         s3.download_fileobj(bucket, key, file)
         file.seek(0)
@@ -89,10 +93,11 @@ def read_lines(s3: Any, bucket: str, key: str) -> Iterator[Any]:
 
 
 def rows_of_failure(record: dict) -> list[dict]:
-    """Return the rows of a group that failed as a whole.
+    """Return the rows of a group that failed.
 
-    The state machine writes the answers and faults of the group into the cause. Where Step
-    Functions itself ended the group, the cause is another text, and all its photos have a fault.
+    The state machine writes the group's answers and faults into the cause of the failure. If Step
+    Functions itself ended the group, the cause is another text. Then all photos of the group get a
+    fault.
     """
     with contextlib.suppress(KeyError, TypeError, ValueError):
         rows = json.loads(record["Cause"])
@@ -101,13 +106,13 @@ def rows_of_failure(record: dict) -> list[dict]:
     fault = record.get("Error") or record.get("Status") or "no_answer"
     try:
         keys = json.loads(record["Input"])["keys"]
-    except (KeyError, TypeError, ValueError):  # Step Functions leaves a long input out
+    except (KeyError, TypeError, ValueError):  # Step Functions omits a long input
         return []
     return [{"file": key, "fault": fault} for key in keys]
 
 
 def answer_of(row: dict) -> Answer:
-    """Return the answer in a row of the state machine."""
+    """Return the answer in a row that the state machine wrote."""
     fault = row.get("fault")
     if error := fault or row.get("error"):
         answer = {"error": {"code": error}}
@@ -127,10 +132,10 @@ def objects(s3: Any, bucket: str, prefix: str) -> Iterator[dict]:
 
 
 def find_photos(s3: Any, bucket: str, prefix: str) -> Photos:
-    """Return the photos below a prefix, by the endings of their names.
+    """Return the photos below a prefix. The suffix of its name makes an object a photo.
 
-    What batches have written is not looked at. Folders, as the console of S3 makes them, and texts
-    are no photos.
+    Results of batches are skipped. Folder objects, which the console of S3 makes, and texts count
+    as other objects.
     """
     keys, others = [], 0
     for item in objects(s3, bucket, prefix):
@@ -145,7 +150,7 @@ def find_photos(s3: Any, bucket: str, prefix: str) -> Photos:
 
 
 def write_list(s3: Any, bucket: str, place: str, keys: Iterable[str]) -> str:
-    """Write a list of photos for the state machine, in groups; return its key."""
+    """Write a list of photos for the state machine, in groups. Return the list's key."""
     keys = iter(keys)
     groups = iter(lambda: list(itertools.islice(keys, GROUP)), [])
     text = ",\n".join(json.dumps({"keys": group}) for group in groups)
@@ -154,9 +159,9 @@ def write_list(s3: Any, bucket: str, place: str, keys: Iterable[str]) -> str:
 
 
 def start(args: argparse.Namespace, session: Any) -> str:
-    """Start a batch about all photos without an answer; return what to tell the user.
+    """Start a batch about all photos without an answer. Return a summary for the terminal.
 
-    Raises ValueError if there is nothing to ask, RuntimeError if a batch is running.
+    Raises ValueError if there are no photos, and RuntimeError if another batch is running.
     """
     s3, machines = session.client("s3"), session.client("stepfunctions")
     running = machines.list_executions(
@@ -164,29 +169,30 @@ def start(args: argparse.Namespace, session: Any) -> str:
     )["executions"]
     if running:
         raise RuntimeError(
-            f"a batch is running: {running[0]['executionArn']}; wait for its end, or end it with "
+            f"a batch is running: {running[0]['executionArn']}; wait until it ends, or end it with "
             f"aws stepfunctions stop-execution"
         )
-    place = f"s3://{args.bucket}/{args.prefix}"
+    prefix = f"s3://{args.bucket}/{args.prefix}"
     photos = find_photos(s3, args.bucket, args.prefix)
     if not photos.keys:
-        raise ValueError(f"no photo is below {place}; name another --prefix")
+        raise ValueError(f"there are no photos below {prefix}; name another --prefix")
     answered = {
         found.key for found in read_results(s3, args.bucket, args.results) if not found.fault
     }
-    left = [key for key in photos.keys if key not in answered]
+    open_keys = [key for key in photos.keys if key not in answered]
     lines = [
-        f"{place}: {len(photos.keys):,} photos, {len(photos.keys) - len(left):,} of them answered "
-        f"before; {photos.others:,} other objects left out",
-        f"to ask: {len(left):,} photos, for at most ${len(left) * DOLLARS:,.2f} (see DEPLOY.md)",
+        f"{prefix}: {len(photos.keys):,} photos, {len(photos.keys) - len(open_keys):,} of them "
+        f"answered before; {photos.others:,} other objects left out",
+        f"to ask: {len(open_keys):,} photos, for at most ${len(open_keys) * DOLLARS:,.2f} "
+        f"(see DEPLOY.md)",
     ]
-    if args.dry_run or not left:
+    if args.dry_run or not open_keys:
         return "\n".join([*lines, "nothing was started"])
     name = f"{datetime.now(timezone.utc):%Y-%m-%dT%H-%M-%S}-{secrets.token_hex(2)}"
     folder = f"{args.results}/{name}"
-    given = {"list": write_list(s3, args.bucket, folder, left), "results": folder}
+    machine_input = {"list": write_list(s3, args.bucket, folder, open_keys), "results": folder}
     arn = machines.start_execution(
-        stateMachineArn=args.state_machine, name=name, input=json.dumps(given)
+        stateMachineArn=args.state_machine, name=name, input=json.dumps(machine_input)
     )["executionArn"]
     return "\n".join([*lines, f"started: {arn}"])
 
@@ -195,18 +201,18 @@ def start(args: argparse.Namespace, session: Any) -> str:
 
 
 def listed(s3: Any, bucket: str, results: str) -> Iterator[str]:
-    """Yield the photos on the lists of all batches; a photo may come up again."""
+    """Yield the photos on the lists of all batches. A photo can occur several times."""
     for item in written(s3, bucket, results, f"*/{LIST}"):
         for group in json.load(s3.get_object(Bucket=bucket, Key=item["Key"])["Body"]):
             yield from group["keys"]
 
 
 def make_table(s3: Any, bucket: str, results: str, table: Path) -> tuple[Counter, int]:
-    """Write a row for each photo that batches have asked about; return how often each breed or
-    error came up, and the number of photos without an answer.
+    """Write a row for each photo that batches have asked about.
 
-    Of several answers about a photo, the newest counts. A fault has a row only where there is no
-    answer. Raises ValueError if there are no results.
+    Return how often each breed or error occurs, and the number of photos without an answer. The
+    newest answer about a photo counts. A photo's fault gets a row only if the photo has no answer.
+    Raises ValueError if there are no results.
     """
     counts, seen, faults = Counter(), set(), {}
     with atomic_path(table) as temporary, open(temporary, "wb") as file:
@@ -237,12 +243,12 @@ def make_table(s3: Any, bucket: str, results: str, table: Path) -> tuple[Counter
 
 @contextlib.contextmanager
 def aws_errors() -> Iterator[Any]:
-    """Yield a session of boto3; raise what goes wrong with it as RuntimeError, in one line."""
+    """Yield a session of boto3. Raise AWS's errors as RuntimeError, in one line."""
     try:
         import boto3
         from botocore.exceptions import BotoCoreError, ClientError
     except ImportError:
-        raise RuntimeError("this needs boto3; install it with pip install boto3") from None
+        raise RuntimeError("boto3 is missing; run pip install boto3") from None
     try:
         yield boto3.Session()
     except (BotoCoreError, ClientError) as error:
@@ -253,12 +259,12 @@ def folder_name(text: str) -> str:
     """Return the name of a folder in a bucket, without slashes around it."""
     name = text.strip("/")
     if not f"{name}/".startswith(RESULTS):
-        raise argparse.ArgumentTypeError("the batch may write only to results and folders below it")
+        raise argparse.ArgumentTypeError("the folder must be results, or lie below results")
     return name
 
 
 def parse_args() -> argparse.Namespace:
-    """Return what the command line says."""
+    """Return the arguments of the command line."""
     parser = script_parser(
         __doc__, "python -m dog_breeds.clients.batch table --bucket my-photos --csv answers.csv"
     )
@@ -271,22 +277,24 @@ def parse_args() -> argparse.Namespace:
             type=folder_name,
             default="results",
             metavar="FOLDER",
-            help="of the bucket (default: results); with another one, such as results/v2, all "
-            "photos are asked about again",
+            help="folder of the bucket (default: results); another one, such as results/v2, "
+            "asks about all photos again",
         )
         if name == "start":
-            command.add_argument("--prefix", default="", help="of the keys; default: all photos")
+            command.add_argument(
+                "--prefix", default="", help="ask about keys with this prefix (default: all)"
+            )
             command.add_argument(
                 "--state-machine", required=True, metavar="ARN", help="BatchArn of the stack"
             )
-            command.add_argument("--dry-run", action="store_true", help="count only")
+            command.add_argument("--dry-run", action="store_true", help="only count the photos")
         else:
             command.add_argument("--csv", required=True, type=Path, help="table to write")
     return parser.parse_args()
 
 
 def main() -> int:
-    """Do what the command line says; return the exit status."""
+    """Run the command, and return the exit status."""
     args = parse_args()
     with one_line_errors(), aws_errors() as session:
         if args.command == "start":
@@ -296,7 +304,7 @@ def main() -> int:
         print(f"{args.csv}: {counts.total():,} photos")
         print("\n".join(f"{number:9,}  {name}" for name, number in counts.most_common()))
         if without:
-            print(f"{without:,} photos have no answer; start asks about those that are still there")
+            print(f"{without:,} photos have no answer; run start again to ask about them")
     return 1 if without else 0
 
 

@@ -1,7 +1,7 @@
-"""A folder of photos to a table, on all CPUs, and from where it was when it is run again.
+"""Classify a folder of photos on all CPUs and write a table. A second run continues the table.
 
-Memory: the photos are listed as they are needed. Of a table that a run goes on with, the names of
-its rows are held, once.
+Photos are listed as they are needed, so the memory does not grow with their number. Only the names
+in the table that a run continues are kept in memory.
 """
 
 import itertools
@@ -15,20 +15,20 @@ from dog_breeds.console import check_writable, progress
 from dog_breeds.serving.facts import model_digest
 from dog_breeds.workers import map_in_processes
 
-# Photos that a process gets at once, half a second's work, and whose rows are written at once
+# Photos that a process gets at once: about half a second of work. Their rows are written together.
 BATCH = 16
 
 
 def classify_folder(
     folder: Path, table: Path, model: Path, classify: Callable
 ) -> tuple[Counter, list[str]]:
-    """Append to a table a row for each photo in a folder and below. Return how often each breed or
-    error came up, and remarks for the user.
+    """Append a row to a table for each photo in a folder and its sub-folders.
 
-    classify(model, folder, names), called in processes of its own, gives the names of some photos
-    with the handler's answers about them. Photos that have a row are left out. Rows of photos
-    that are no longer in the folder stay. Raises ValueError where the table is about another
-    folder, or has rows of another model.
+    Return how often each breed or error occurs in the new rows, and remarks for the user.
+    classify(model, folder, names) runs in other processes and returns the names of photos with the
+    handler's answers. Photos with a row are skipped. Rows of photos that are no longer in the
+    folder stay. Raises ValueError if the table is about another folder, or has rows of another
+    model.
     """
     if table.is_dir():
         raise ValueError(f"{table} is a folder; name a file")
@@ -39,21 +39,21 @@ def classify_folder(
     for name in list_photos(folder, left_out):
         total += 1
         done += file_key(name) in form.files
-    gone = len(form.files) - done
-    if gone > done:
+    missing = len(form.files) - done
+    if missing > done:  # most photos of the table are missing, so the folder must be another one
         raise ValueError(
-            f"{table} is about another folder: {folder} lacks {gone} of its {len(form.files)} "
+            f"{table} is about another folder: {folder} lacks {missing} of its {len(form.files)} "
             f"photos; name another table"
         )
     remarks = left_out.remarks(folder)
-    if gone:
-        remarks.append(f"{table}: {gone:,} rows are about photos that are no longer in {folder}")
+    if missing:
+        remarks.append(f"{table}: {missing:,} rows are about photos that are no longer in {folder}")
     if form.without_model:
-        remarks.append(f"{table}: {form.without_model:,} rows do not say which model gave them")
+        remarks.append(f"{table}: {form.without_model:,} rows do not name their model")
     new = (name for name in list_photos(folder) if file_key(name) not in form.files)
     batches = iter(lambda: list(itertools.islice(new, BATCH)), [])
     with (
-        open(table, "ab", buffering=0) as file,
+        open(table, "ab", buffering=0) as file,  # unbuffered, so that a killed run keeps its rows
         progress(table.name, total, done, "photos") as show,
     ):
         for answered in map_in_processes(classify, ((model, folder, names) for names in batches)):

@@ -1,6 +1,4 @@
-"""The service behind an endpoint in the cloud: requests, signed if wanted, answers or clear
-reasons, and its speed.
-"""
+"""Send requests to the service in the cloud, sign them, explain failures, and measure its speed."""
 
 import ipaddress
 import itertools
@@ -18,38 +16,37 @@ from urllib.parse import urlsplit
 
 import requests
 
-HINTS = {  # what an HTTP status without an answer of the handler means
-    403: "the endpoint wants a signed request (--sign), or there is nothing at this stage and path",
-    404: "there is nothing at this address: check region, stage and path",
-    413: "the request is too large for it: Lambda takes 4.5 MB of picture, "
-    "behind a load balancer 0.7 MB",
-    429: "too many requests at once (throttled): ask again, or raise the function's reserved "
+HINTS = {  # the probable cause of an HTTP status that does not come from the handler
+    403: "the endpoint needs a signed request (--sign), or stage and path are wrong",
+    404: "there is nothing at this address; check region, stage and path",
+    413: "the request is too large; Lambda takes images of 4.5 MB, behind a load balancer of "
+    "0.7 MB",
+    429: "too many requests at once (throttled); try again, or raise the function's reserved "
     "concurrency",
-    500: "the service failed: look into the function's logs",
-    502: "the function failed, or ran out of memory: look into its logs",
-    503: "the service is not available: ask again; if it stays so, look into the function's logs",
-    504: "the function took too long: look into its logs, or raise its time-out",
+    500: "the service failed; look into the function's logs",
+    502: "the function failed, or ran out of memory; look into its logs",
+    503: "the service is not available; try again, then look into the function's logs",
+    504: "the function took too long; look into its logs, or raise its time-out",
 }
 SIGNED_HINT = (
-    "the signature was refused: check the credentials, their right to invoke the function, "
-    "and this clock"
+    "the signature was refused; check the credentials, their right to invoke the function, "
+    "and this machine's clock"
 )
 CONNECT_SECONDS = 5
-WAIT_SECONDS = 3  # after which a person is told what is going on
+WAIT_SECONDS = 3  # until a remark tells the user why the answer takes so long
 
 
 # --- Signed requests ------------------------------------------------------------------------------
 
 
 def signer(endpoint: str) -> Callable[[requests.PreparedRequest], requests.PreparedRequest]:
-    """Return what signs requests to an endpoint with the keys of AWS that its CLI would take:
-    Signature Version 4.
+    """Return a function that signs requests to an endpoint: AWS's Signature Version 4.
 
-    For the service and the region that the host names. Raises ValueError where keys, region or
-    botocore are missing.
+    The credentials are those that the AWS CLI would use. The host's name determines the service and
+    the region. Raises ValueError if credentials, region or botocore are missing.
     """
     try:
-        import botocore.session  # not above, as nothing else needs it
+        import botocore.session  # imported here, because only --sign needs it
         from botocore.auth import SigV4Auth
         from botocore.awsrequest import AWSRequest
         from botocore.exceptions import BotoCoreError, ClientError
@@ -63,26 +60,26 @@ def signer(endpoint: str) -> Callable[[requests.PreparedRequest], requests.Prepa
     session = botocore.session.get_session()
     try:
         keys = session.get_credentials()
-        # Hosts of one's own: only API Gateway has them.
-        kind, region = named.groups() if named else ("execute-api", os.environ.get("AWS_REGION"))
+        # A custom domain does not name the service. Only API Gateway can have one.
+        service, region = named.groups() if named else ("execute-api", os.environ.get("AWS_REGION"))
         region = region or session.get_config_variable("region")
     except BotoCoreError as error:
         raise ValueError(f"no AWS credentials: {error}") from None
     if not keys:
-        way = 'eval "$(aws configure export-credentials --format env)"'
-        raise ValueError(f"no AWS credentials; where the AWS CLI has some, say {way}")
+        command = 'eval "$(aws configure export-credentials --format env)"'
+        raise ValueError(f"no AWS credentials; if the AWS CLI has some, run {command}")
     if not region:
-        raise ValueError(f"in which region is {host or endpoint}? Set AWS_REGION")
-    auth = SigV4Auth(keys, "lambda" if kind == "lambda-url" else kind, region)
+        raise ValueError(f"the region of {host or endpoint} is not known; set AWS_REGION")
+    auth = SigV4Auth(keys, "lambda" if service == "lambda-url" else service, region)
 
     def sign(request: requests.PreparedRequest) -> requests.PreparedRequest:
-        kinds = {
+        content_type = {
             name: value for name, value in request.headers.items() if name.lower() == "content-type"
         }
-        signed = AWSRequest(request.method, request.url, kinds, request.body)
+        signed = AWSRequest(request.method, request.url, content_type, request.body)
         try:
             auth.add_auth(signed)
-        # Keys of SSO and roles are fetched when they are used
+        # Credentials of SSO and of roles are fetched here, at their first use
         except (BotoCoreError, ClientError) as error:
             raise ValueError(f"no AWS credentials: {error}") from None
         request.headers.update(signed.headers)
@@ -95,8 +92,9 @@ def signer(endpoint: str) -> Callable[[requests.PreparedRequest], requests.Prepa
 
 
 def open_session(url: str) -> requests.Session:
-    """Return a session for requests to an address. One on this machine is asked directly, whatever
-    HTTP_PROXY says: a proxy cannot reach it.
+    """Return a session for requests to an address.
+
+    The session ignores HTTP_PROXY for an address of this machine, which a proxy cannot reach.
     """
     session, host = requests.Session(), (urlsplit(url).hostname or "").rstrip(".").lower()
     try:
@@ -109,20 +107,18 @@ def open_session(url: str) -> requests.Session:
 
 
 class Reply(NamedTuple):
-    """What came of a request."""
+    """The result of a request."""
 
-    answer: dict | None  # the handler's, which may be an error; None: it did not answer
-    outcome: (
-        str  # ok, the code of an error, the HTTP status, or the name of what went wrong on the way
-    )
-    message: str  # for a person, if there is no answer
+    answer: dict | None  # the handler's answer, which may be an error; None: no answer
+    outcome: str  # "ok", an error code, "status_" with the HTTP status, or an exception's name
+    message: str  # for the user, if there is no answer
     seconds: float
 
 
 def post(
     session: requests.Session, endpoint: str, body: bytes, seconds: float, auth: Callable | None
 ) -> Reply:
-    """Send JSON to an endpoint and wait at most so long for its reply."""
+    """Send JSON to an endpoint, and wait at most `seconds` for its reply."""
     start, headers = time.monotonic(), {"Content-Type": "application/json"}
 
     def reply(answer: dict | None, outcome: str, message: str = "") -> Reply:
@@ -139,12 +135,12 @@ def post(
         )
     except requests.Timeout:
         return reply(
-            None, "time_out", f"no answer from {endpoint} in time; --timeout S waits longer"
+            None, "time_out", f"no answer from {endpoint} in time; wait longer with --timeout"
         )
     except requests.RequestException as error:
-        kind = type(error).__name__
+        name = type(error).__name__
         return reply(
-            None, kind, f"no answer from {endpoint} ({kind}): check the address and the network"
+            None, name, f"no answer from {endpoint} ({name}); check the address and the network"
         )
     try:
         answer = response.json()
@@ -155,27 +151,30 @@ def post(
     if isinstance(answer, dict) and isinstance(answer.get("error"), dict):
         return reply(answer, str(answer["error"].get("code")))
     status = response.status_code
-    said = answer.get("message") or answer.get("Message") if isinstance(answer, dict) else None
+    # AWS's own services name the reason "message" or "Message"
+    reason = answer.get("message") or answer.get("Message") if isinstance(answer, dict) else None
     hint = (
         SIGNED_HINT
         if status == 403 and auth
-        else HINTS.get(status, "it is not the service that answers there")
+        else HINTS.get(status, "something other than this service answers there")
     )
     return reply(
         None,
         f"status_{status}",
-        f"status {status} ({said or response.reason or 'no reason'}): {hint}",
+        f"status {status} ({reason or response.reason or 'no reason'}): {hint}",
     )
 
 
 def ask(
     endpoint: str, event: dict, seconds: float, auth: Callable | None, tell: Callable[[str], Any]
 ) -> dict:
-    """Return the service's answer to an event; RuntimeError if there is none. Tells a person who
-    has to wait why.
+    """Return the service's answer to an event.
+
+    Calls `tell` with a remark if the answer takes longer than WAIT_SECONDS. Raises RuntimeError if
+    there is no answer.
     """
     waiting = threading.Timer(
-        WAIT_SECONDS, tell, ["still waiting; after a pause Lambda has to start a container"]
+        WAIT_SECONDS, tell, ["still waiting; after a pause, Lambda has to start a container"]
     )
     waiting.daemon = True
     waiting.start()
@@ -195,13 +194,12 @@ def ask(
 def load(
     endpoint: str, event: dict, seconds: float, auth: Callable | None, number: int, clients: int
 ) -> dict:
-    """Send an event so many times by so many clients at once; return figures by name, and how often
-    each outcome came.
+    """Send an event `number` times from several clients at once.
 
-    One request more goes before them, alone, as it may find the service cold, and counts only as
-    first_ms.
+    Return figures by name, and the number of each outcome. One more request comes before them,
+    because the service may still have to start. It counts only as the figure first_ms.
     """
-    body, left, stopped = json.dumps(event).encode(), itertools.count(), threading.Event()
+    body, counter, stopped = json.dumps(event).encode(), itertools.count(), threading.Event()
 
     def client(share: Iterable[int]) -> list[Reply]:
         with open_session(endpoint) as session:
@@ -210,14 +208,14 @@ def load(
     (first,) = client(range(1))
     start = time.monotonic()
     with ThreadPoolExecutor(clients) as pool:
-        # All clients draw from one counter until `number` are drawn.
+        # Each client draws its next request from a common counter, up to `number`
         shares = [
-            itertools.takewhile(lambda drawn: drawn < number and not stopped.is_set(), left)
+            itertools.takewhile(lambda drawn: drawn < number and not stopped.is_set(), counter)
             for _ in range(clients)
         ]
         try:
-            replies = [reply for some in pool.map(client, shares) for reply in some]
-        finally:  # after Ctrl-C the clients draw no more
+            replies = list(itertools.chain.from_iterable(pool.map(client, shares)))
+        finally:  # after Ctrl-C, the clients send no further request
             stopped.set()
     rate = number / (time.monotonic() - start)
     times = sorted(1000 * reply.seconds for reply in replies if reply.outcome == "ok")

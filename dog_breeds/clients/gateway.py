@@ -1,12 +1,12 @@
-"""A small gateway on this machine: turns HTTP requests into events of AWS Lambda, and responses of
-functions into HTTP.
+"""Run a small gateway on this machine: it turns HTTP requests into events of AWS Lambda, and the
+function's responses into HTTP.
 
     python -m dog_breeds.clients.gateway    # 127.0.0.1:9000, before the emulator on port 8080
     python -m dog_breeds.clients.gateway --port 9000 --emulator http://127.0.0.1:8080 --payload 1.0
 
-The events are those of a function URL (payload 2.0) or of an HTTP API (payload 1.0). As the
-emulator runs one invocation at a time, requests wait in a queue. Nothing that must be installed is
-needed.
+The events are those of a function URL (payload 2.0) or of an HTTP API (payload 1.0). The emulator
+runs one invocation at a time, so requests wait in a queue. The gateway needs Python's standard
+library only.
 """
 
 import base64
@@ -27,16 +27,17 @@ from urllib.parse import parse_qsl, urlsplit
 from dog_breeds.console import script_parser
 
 INVOCATIONS = "/2015-03-31/functions/function/invocations"
-MAX_EVENT = 6_291_456  # bytes of an event, and of a response: what Lambda takes and gives
+MAX_EVENT = 6_291_456  # bytes: Lambda's limit for an event, and for a response
 TOO_LARGE = {
     "Message": f"Request must be smaller than {MAX_EVENT} bytes for the InvokeFunction operation"
 }
-# Bytes of a body that is too large, read only so that the client sees the answer
+# Bytes of a body that is too large. The gateway reads them all the same: most clients read an
+# answer only after they have sent the whole body.
 MAX_UNREAD = 100_000_000
 CHUNK_HEAD = re.compile(rb"([0-9a-fA-F]{1,8})[ \t]*(?:;[^\r\n]*)?\r?\n")
-MAX_LINE, MAX_TRAILERS = 4096, 100  # bytes of a line between chunks; lines behind them
-SECONDS = 60  # for an invocation, and for a client that says nothing
-# Not the function's
+MAX_LINE, MAX_TRAILERS = 4096, 100  # bytes of a line between chunks; lines after the last chunk
+SECONDS = 60  # time-out of an invocation, and of a silent client
+# Headers that the gateway sets itself, and does not take from the function
 OURS = "connection", "content-length", "date", "keep-alive", "server", "transfer-encoding"
 
 
@@ -46,8 +47,9 @@ OURS = "connection", "content-length", "date", "keep-alive", "server", "transfer
 def event_for(
     payload: str, method: str, target: str, headers: Message, body: bytes, client: str
 ) -> dict:
-    """Return the event of an HTTP request, payload "2.0" or "1.0"; `target` is the path with its
-    query, as it came.
+    """Return the event for an HTTP request, in the form of the payload "2.0" or "1.0".
+
+    `target` is the path with its query, not decoded.
     """
     path, _, query = target.partition("?")
     pairs, now = parse_qsl(query, keep_blank_values=True), time.time()
@@ -116,17 +118,16 @@ def added_headers(headers: Message, client: str, now: float) -> list[tuple[str, 
 
 
 def is_text(headers: Message) -> bool:
-    """Return whether AWS passes a body of this Content-Type on as text; all others come as
-    base64."""
-    kind = headers.get("Content-Type", "").partition(";")[0].strip().lower()
-    known = ("application/json", "application/xml", "application/javascript")
+    """Return whether AWS passes a body with this Content-Type on as text, and not as base64."""
+    media_type = headers.get("Content-Type", "").partition(";")[0].strip().lower()
+    text_types = ("application/json", "application/xml", "application/javascript")
     return "Content-Encoding" not in headers and (
-        kind.startswith("text/") or kind in known or kind.endswith("+json")
+        media_type.startswith("text/") or media_type in text_types or media_type.endswith("+json")
     )
 
 
 def grouped(pairs: list[tuple[str, str]]) -> dict[str, list[str]]:
-    """Return all values of each name, in their order."""
+    """Return a list of all values for each name, in their order."""
     values = {}
     for name, value in pairs:
         values.setdefault(name, []).append(value)
@@ -134,8 +135,9 @@ def grouped(pairs: list[tuple[str, str]]) -> dict[str, list[str]]:
 
 
 def http_answer(payload: str, response: Any) -> tuple[int, list[tuple[str, str]], bytes]:
-    """Return status, headers and body of a function's response; ValueError if AWS could make no
-    answer of it.
+    """Return status, headers and body for a function's response.
+
+    Raises ValueError for a response that AWS would answer with status 502.
     """
     if not isinstance(response, dict) or "statusCode" not in response:
         if payload == "1.0" or (
@@ -155,7 +157,7 @@ def http_answer(payload: str, response: Any) -> tuple[int, list[tuple[str, str]]
         ]
         headers = [(name, str(value)) for name, value in headers if name.lower() not in OURS]
         if not all(re.fullmatch("[\t -~\xa0-\xff]*", name + value) for name, value in headers):
-            raise ValueError("a header has a line break, or a character that HTTP has none for")
+            raise ValueError("a header has a line break, or a character that HTTP does not allow")
         if not any(name.lower() == "content-type" for name, _ in headers):
             headers.append(("Content-Type", "application/json"))
         body = (response.get("body") or "").encode()
@@ -166,22 +168,23 @@ def http_answer(payload: str, response: Any) -> tuple[int, list[tuple[str, str]]
         )
         return int(response["statusCode"]), headers, body
     except (AttributeError, TypeError, binascii.Error) as error:
-        raise ValueError(f"the function's response is not as it should be: {error}") from None
+        raise ValueError(f"the function's response has a wrong form: {error}") from None
 
 
 # --- Server ---------------------------------------------------------------------------------------
 
 
 class Gateway(http.server.ThreadingHTTPServer):
-    """Answers each client in a thread; `one_at_a_time` lets one request after the other through to
-    the emulator.
+    """The server. It answers each client in a thread of its own.
+
+    `one_at_a_time` passes one request after the other to the emulator.
     """
 
     daemon_threads = True
     request_queue_size = 128
 
     def __init__(self, address: tuple[str, int], emulator: str, payload: str = "2.0") -> None:
-        """Listen at an address, (host, port), in front of an emulator's URL."""
+        """Listen at `address`, (host, port), in front of the emulator at this URL."""
         super().__init__(address, Handler)
         self.emulator, self.payload = (
             emulator.rstrip("/").removesuffix(INVOCATIONS) + INVOCATIONS,
@@ -201,18 +204,18 @@ class Gateway(http.server.ThreadingHTTPServer):
         return json.loads(content)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Say nothing of clients that went away."""
+        """Print errors, except those of clients that closed the connection."""
         if not isinstance(sys.exc_info()[1], OSError):
             super().handle_error(request, client_address)
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
-    """A request: read, passed on, answered."""
+    """Reads a request, passes it to the function, and sends the answer."""
 
     server: Gateway
     protocol_version = "HTTP/1.1"
     timeout = SECONDS
-    wbufsize = -1  # head and body of an answer leave together
+    wbufsize = -1  # buffered, so that head and body of an answer leave together
     disable_nagle_algorithm = True
 
     def answer(self) -> None:
@@ -234,14 +237,16 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 )
             )
         except (OSError, ValueError, http.client.HTTPException) as error:
-            print(f"gateway: no answer of the function: {error}", file=sys.stderr, flush=True)
+            print(f"gateway: no answer from the function: {error}", file=sys.stderr, flush=True)
             self.send(502, {"Message": "Internal Server Error"})
 
     do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = do_OPTIONS = answer
 
     def read_body(self) -> bytes | None:
-        """Return the body of the request; None if it is answered already, as it is too large or its
-        length is not told.
+        """Return the body of the request.
+
+        If the body is too large, or its length is missing, the request is answered here, and the
+        result is None.
         """
         if "Transfer-Encoding" in self.headers:
             return self.read_chunks()
@@ -250,12 +255,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.close_connection = True
             self.send(411, {"Message": "a Content-Length is needed"})
             return None
-        left = int(length)
-        if left <= MAX_EVENT:
-            return self.rfile.read(left)
-        self.close_connection = left > MAX_UNREAD
-        while 0 < left <= MAX_UNREAD and (block := self.rfile.read(min(left, 2**16))):
-            left -= len(block)
+        remaining = int(length)
+        if remaining <= MAX_EVENT:
+            return self.rfile.read(remaining)
+        self.close_connection = remaining > MAX_UNREAD
+        while 0 < remaining <= MAX_UNREAD and (block := self.rfile.read(min(remaining, 2**16))):
+            remaining -= len(block)
         self.send(413, TOO_LARGE)
         return None
 
@@ -282,7 +287,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             if whole:
                 self.send(413, TOO_LARGE)
             else:
-                self.send(400, {"Message": "the body is not in chunks as Transfer-Encoding says"})
+                self.send(400, {"Message": "the body has no chunks, but Transfer-Encoding says so"})
             return None
         for _ in range(MAX_TRAILERS):
             if self.rfile.readline(MAX_LINE) in (b"\r\n", b"\n", b""):
@@ -295,7 +300,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         return bytes(body)
 
     def send(self, status: int, headers: list[tuple[str, str]] | dict, body: bytes = b"") -> None:
-        """Send an answer; a dict in place of its headers is a message of AWS itself."""
+        """Send an answer. A dict instead of the headers is a message of AWS itself."""
         if isinstance(headers, dict):
             headers, body = [("Content-Type", "application/json")], json.dumps(headers).encode()
         self.send_response(status)
@@ -312,7 +317,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         return "dog-breeds-gateway"
 
     def log_message(self, *args: object) -> None:
-        """Print nothing: the function logs its requests."""
+        """Print nothing, because the function logs its requests."""
 
 
 def main() -> None:
@@ -321,16 +326,23 @@ def main() -> None:
         __doc__, "python -m dog_breeds.clients.gateway --port 9000 --payload 1.0"
     )
     parser.add_argument(
-        "--host", default="127.0.0.1", help="0.0.0.0 lets others in (default: %(default)s)"
+        "--host",
+        default="127.0.0.1",
+        help="address to listen on; 0.0.0.0 admits other machines (default: %(default)s)",
     )
     parser.add_argument(
-        "--port", type=int, default=9000, help="to listen on (default: %(default)s)"
+        "--port", type=int, default=9000, help="port to listen on (default: %(default)s)"
     )
     parser.add_argument(
-        "--emulator", default="http://127.0.0.1:8080", help="its address (default: %(default)s)"
+        "--emulator",
+        default="http://127.0.0.1:8080",
+        help="address of the emulator (default: %(default)s)",
     )
     parser.add_argument(
-        "--payload", choices=("1.0", "2.0"), default="2.0", help="of events (default: %(default)s)"
+        "--payload",
+        choices=("1.0", "2.0"),
+        default="2.0",
+        help="format of the events (default: %(default)s)",
     )
     args = parser.parse_args()
     try:

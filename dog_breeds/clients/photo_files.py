@@ -1,17 +1,17 @@
-"""Which files in a folder are photos: one answer for test.py --folder, teach.py and training.py."""
+"""List the photos in a folder. test.py --folder, teach.py and training.py all use this list."""
 
 import os
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-# Of photos that client_images.open_picture reads
+# Suffixes of the formats that client_images reads
 SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".pjpeg", ".mpo"),
     *(".png", ".apng", ".webp", ".gif", ".bmp", ".dib"),
     *(".heic", ".heif", ".hif", ".avif", ".tif", ".tiff"),
 )
-# Folders of systems and storage boxes, in small letters. They hold thumbnails and deleted photos.
+# Folders of operating systems and of network storage, with thumbnails and deleted photos
 SYSTEM_FOLDERS = {
     "__macosx",  # zip files of macOS
     *("network trash folder", "temporary items"),  # shared disks of macOS
@@ -22,39 +22,41 @@ SYSTEM_FOLDERS = {
     "__pycache__",
 }
 SYSTEM_FILES = ("SYNOPHOTO_", "SYNOFILE_THUMB_")  # thumbnails of Synology, also in copied folders
-SHOWN = 5  # kinds of files that a remark names
+SHOWN = 5  # suffixes or folders that a remark names
 
 
 class LeftOut:
-    """What a listing has left out, to be said to the user."""
+    """The files and folders that a listing has left out, to be reported to the user."""
 
     def __init__(self) -> None:
-        """Begin with nothing."""
-        self.hidden = 0  # files and folders
-        self.folders: Counter[str] = Counter()  # of systems, by name
-        self.suffixes: Counter[str] = Counter()  # of files that are no photos by their names
-        self.unreadable: list[str] = []  # folders
+        """Start with empty counts."""
+        self.hidden = 0  # number of hidden files and folders
+        self.folders: Counter[str] = Counter()  # names of system folders
+        self.suffixes: Counter[str] = Counter()  # suffixes of files that are not photos
+        self.unreadable: list[str] = []  # folders that may not be listed
 
     def note_unreadable(self, error: OSError) -> None:
-        """Take up a folder that cannot be listed."""
+        """Note a folder that cannot be listed, for os.walk."""
         self.unreadable.append(str(error.filename))
 
     def remarks(self, folder: Path) -> list[str]:
-        """Return the lines that say what was left out; none if there was nothing."""
-        parts = []
+        """Return lines that report what was left out, if anything was."""
+        groups = []
         if self.hidden:
-            what = "files or folders" if self.hidden > 1 else "file or folder"
-            parts.append(f"{self.hidden:,} hidden {what}")
+            noun = "files or folders" if self.hidden > 1 else "file or folder"
+            groups.append(f"{self.hidden:,} hidden {noun}")
         if self.folders:
-            parts.append(f"the folders {with_counts(self.folders)}")
+            groups.append(f"the folders {with_counts(self.folders)}")
         if self.suffixes:
             number = self.suffixes.total()
-            named = "file that is no photo by its name"
-            if number > 1:
-                named = "files that are no photos by their names"
-            parts.append(f"{number:,} {named} ({with_counts(self.suffixes)})")
-        lines = [f"left out in {folder}: {'; '.join(parts)}"] if parts else []
-        return lines + [f"left out: {name} may not be read" for name in self.unreadable]
+            noun = (
+                "files whose names are not those of photos"
+                if number > 1
+                else ("file whose name is not that of a photo")
+            )
+            groups.append(f"{number:,} {noun} ({with_counts(self.suffixes)})")
+        lines = [f"left out in {folder}: {'; '.join(groups)}"] if groups else []
+        return lines + [f"left out: {name}, which may not be read" for name in self.unreadable]
 
 
 def with_counts(numbers: Counter[str]) -> str:
@@ -67,11 +69,10 @@ def with_counts(numbers: Counter[str]) -> str:
 
 
 def list_photos(folder: Path, left_out: LeftOut | None = None) -> Iterator[str]:
-    """Yield the names of all photos in a folder and below, relative to it and with "/", in a fixed
-    order.
+    """Yield the names of all photos in a folder and its sub-folders, in a fixed order.
 
-    A folder that several links lead to is listed once, under its own place if that is below
-    `folder`. `left_out` takes up what is passed over.
+    Names are relative to `folder` and have "/" between folders. A folder that several links lead to
+    is listed once, at its own place if that is below `folder`. `left_out` notes what is skipped.
     """
     left_out = left_out or LeftOut()
     tops, seen = [folder], set()
@@ -83,7 +84,7 @@ def list_photos(folder: Path, left_out: LeftOut | None = None) -> Iterator[str]:
                 continue
             seen.add((status.st_dev, status.st_ino))
             folders[:] = kept_folders(folders, left_out)
-            # A link may lead to a folder that comes later: links are for the end
+            # Follow links at the end, because a link may lead to a folder that still comes
             tops += [Path(place, name) for name in folders if os.path.islink(Path(place, name))]
             for name in kept_files(files, left_out):
                 path = Path(place, name)
@@ -92,7 +93,7 @@ def list_photos(folder: Path, left_out: LeftOut | None = None) -> Iterator[str]:
 
 
 def kept_folders(names: list[str], left_out: LeftOut) -> list[str]:
-    """Return those names of folders that people gave, sorted."""
+    """Return the names of folders that people made, sorted. Note the others in `left_out`."""
     kept = []
     for name in sorted(names):
         if name.startswith("."):
@@ -105,7 +106,7 @@ def kept_folders(names: list[str], left_out: LeftOut) -> list[str]:
 
 
 def kept_files(names: list[str], left_out: LeftOut) -> list[str]:
-    """Return those names of files that are photos' names, sorted."""
+    """Return the names of photos, sorted. Note the others in `left_out`."""
     kept = []
     for name in sorted(names):
         if name.startswith((".", *SYSTEM_FILES)):

@@ -1,10 +1,12 @@
-"""Write a folder with the page and the model that any web server can serve: no AWS, no service.
-The model runs in the visitor's browser, by LiteRT.js, and gives the same answers as the service.
+"""Write a folder with the page and the model, which any web server can serve without a service.
 
-Reads   a model file of convert_model.py or teach.py
-Writes  the folder site/: index.html, the model, LiteRT.js. Nothing is loaded from other hosts.
-Needs   npm, once: it downloads LiteRT.js into .litertjs/. Visitors and servers do not need it.
-Time    some seconds; the first time one minute
+The model runs in the visitor's browser, in LiteRT.js, and gives the same answers as the service.
+
+Reads     a model file of convert_model.py or teach.py.
+Writes    the folder site/: index.html, the model, LiteRT.js. The page loads nothing from other
+          hosts.
+Needs     npm, once, to download LiteRT.js into .litertjs/. Visitors and servers do not need it.
+Time      A few seconds; the first time a minute.
 """
 
 import argparse
@@ -29,7 +31,7 @@ from dog_breeds.serving.page import digest, page_html
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = Path(__file__).with_name("browser")
-PACKAGES = {  # of npm: name, version, SHA-512 of the archive, as npm writes it
+PACKAGES = {  # npm packages: name and version, and the archive's SHA-512 as npm writes it
     "core": (
         "@litertjs/core@2.5.3",
         "PlGmbMOq9WitX7FO0jhbdJw9GthatsyuCQXjTt/wJZo0FLaw48q4tz8IwqgqCIkviYGr9OFDL1kCnN4nzWoyJQ==",
@@ -39,16 +41,15 @@ PACKAGES = {  # of npm: name, version, SHA-512 of the archive, as npm writes it
         "4fJiw6tBQnIs+0jH/OQ16nYOiSl8/+zZnn5h2ul8aTKHi05sVqZW580Tmk78pC2kT39A9OYBVdFawteZ/sI1kQ==",
     ),
 }
-LITERT = "litert-2.5.3"  # folder of the site
-# With threads; with one thread; for browsers without relaxed SIMD. A visitor loads one of them.
+LITERT = "litert-2.5.3"  # folder of LiteRT.js inside the site
+# Several threads; one thread; browsers without relaxed SIMD. A visitor loads one of these variants.
 VARIANTS = ("litert_wasm_threaded", "litert_wasm", "litert_wasm_compat")
-OUTPUTS = {"probabilities", "upright"}  # and the score that the facts name
-WORDS = {  # of page.html, which do not hold without a service
+REPLACED_TEXTS = {  # texts of page.html that are wrong without a service, and their replacements
     "The browser makes your photo smaller before it sends it. The service does not keep it.": (
-        "Pictures stay on this device: the model runs in your browser. After the first visit, it "
-        "also works without a network."
+        "Your photo stays on this device: the model runs in your browser. After the first visit, "
+        "it also works without a network."
     ),
-    "Without JavaScript only addresses work here; the answer is JSON.": (
+    "Without JavaScript, this form takes only addresses. The answer is JSON.": (
         "This page needs JavaScript: the model runs in your browser."
     ),
 }
@@ -58,25 +59,25 @@ def parse_args() -> argparse.Namespace:
     """Return the arguments of the command line."""
     parser = script_parser(__doc__, "python -m dog_breeds.clients.site --model my_classes.tflite")
     parser.add_argument(
-        "--model", type=Path, default=MODEL, help="the .tflite file (default: %(default)s)"
+        "--model", type=Path, default=MODEL, help="model file (default: %(default)s)"
     )
     parser.add_argument(
-        "--output", type=Path, default=Path("site"), help="the folder (default: %(default)s)"
+        "--output", type=Path, default=Path("site"), help="folder to write (default: %(default)s)"
     )
     parser.add_argument(
         "--packages",
         type=Path,
         default=ROOT / ".litertjs",
-        help="where the archives of LiteRT.js are kept (default: %(default)s)",
+        help="folder of the downloaded packages (default: %(default)s)",
     )
     return parser.parse_args()
 
 
 def write_site(model: Path, output: Path, packages: Path) -> dict[str, int]:
-    """Write the site of a model file into a folder. Return the bytes of each of its files by name.
+    """Write the site of a model file to a folder. Return the size in bytes of each file by name.
 
-    A site that is there is replaced as a whole. Raises OSError or ValueError with a sentence: for a
-    file that is no such model, a folder with other content, packages that cannot be loaded.
+    An older site in the folder is replaced as a whole. Raises ValueError if the model file is
+    damaged or the folder has other content, and OSError if the packages cannot be downloaded.
     """
     content = model.read_bytes()
     facts, known = inspect_model(model, content)
@@ -85,23 +86,25 @@ def write_site(model: Path, output: Path, packages: Path) -> dict[str, int]:
         raise ValueError(f"{output} exists and is not a site; name another folder (--output)")
     output.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix=".part-", dir=output.parent) as folder:
-        part = Path(folder) / "site"
-        part.mkdir()
-        unpack_litert(packages, part / LITERT)
-        (part / "model.tflite").write_bytes(content)
+        new = Path(folder) / "site"
+        new.mkdir()
+        unpack_litert(packages, new / LITERT)
+        (new / "model.tflite").write_bytes(content)
         for script in SCRIPTS.glob("*.js"):
-            shutil.copy(script, part)
-        (part / "index.html").write_text(index_page(part, facts, known), encoding="utf-8")
-        sizes = {str(path.relative_to(part)): path.stat().st_size for path in files_in(part)}
+            shutil.copy(script, new)
+        (new / "index.html").write_text(index_page(new, facts, known), encoding="utf-8")
+        sizes = {str(path.relative_to(new)): path.stat().st_size for path in files_in(new)}
         if output.exists():
             output.rename(Path(folder) / "old")
-        part.rename(output)
+        new.rename(output)
     return sizes
 
 
 def inspect_model(path: Path, content: bytes) -> tuple[dict, dict]:
-    """Return the facts of a model file, and what the page's scripts need to know of it: its rules
-    and, if it can explain, the place of its head's weights. ValueError if the file is none of ours.
+    """Return the facts of a model file, and the values that the page's scripts need.
+
+    These values are the rules for answers and, if the file can explain its answers, the position of
+    its head's weights. Raises ValueError if the file is damaged or of another form.
     """
     facts = read_facts(path)
     try:
@@ -109,7 +112,7 @@ def inspect_model(path: Path, content: bytes) -> tuple[dict, dict]:
             "classes": facts["classes"],
             "size": facts["input"]["height"],
             "share": facts["photo_share"],
-            "unknown_rule": facts["unknown_rule"],  # its score is an output of the file
+            "unknown_rule": facts["unknown_rule"],  # names an output of the file as its score
             "candidates": facts.get("candidates"),
         }
         with quiet():
@@ -137,7 +140,7 @@ def inspect_model(path: Path, content: bytes) -> tuple[dict, dict]:
 
 
 def unpack_litert(packages: Path, folder: Path) -> None:
-    """Write LiteRT.js into a folder: its module as one file, and its WebAssembly with loaders."""
+    """Write LiteRT.js to a folder: its module as one file, its WebAssembly, and their loaders."""
     folder.mkdir()
     modules = {}
     for name in PACKAGES:
@@ -148,7 +151,7 @@ def unpack_litert(packages: Path, folder: Path) -> None:
                     for ending in ("js", "wasm"):
                         file = f"{variant}_internal.{ending}"
                         (folder / file).write_bytes(member(archive, f"wasm/{file}"))
-    # Workers know no import maps: the one function of the other package goes into the same file.
+    # Workers have no import maps, so the two packages are joined into one file
     utils = re.sub(r"^export \{[^}]*\};$", "", modules["wasm-utils"], flags=re.M)
     core = re.sub(r"^import .* from \"@litertjs/wasm-utils\";$", "", modules["core"], flags=re.M)
     joined = re.sub(r"^//# sourceMappingURL=.*$", "", f"{utils}\n{core}", flags=re.M)
@@ -164,7 +167,7 @@ def member(archive: tarfile.TarFile, name: str) -> bytes:
 
 
 def archive_of(name: str, packages: Path) -> Path:
-    """Return the archive of an npm package, from the folder `packages` or else the npm registry."""
+    """Return the archive of an npm package. npm downloads it if the folder `packages` lacks it."""
     package, digest = PACKAGES[name]
     archive = packages / (package.lstrip("@").replace("/", "-").replace("@", "-") + ".tgz")
     if not archive.is_file():
@@ -183,7 +186,7 @@ def archive_of(name: str, packages: Path) -> Path:
             raise OSError(f"npm could not download {package}: {lines[0] if lines else 'no reason'}")
     found = base64.b64encode(hashlib.sha512(archive.read_bytes()).digest()).decode()
     if found != digest:
-        raise ValueError(f"{archive} is not {package} as it was published; remove the file")
+        raise ValueError(f"{archive} differs from the published {package}; remove the file")
     return archive
 
 
@@ -196,19 +199,20 @@ def files_in(folder: Path) -> list[Path]:
 
 
 def index_page(folder: Path, facts: dict, known: dict) -> str:
-    """Return the page for the files in a folder: page.html, with what its scripts need to know."""
+    """Return page.html for the files in a folder, with the values that its scripts need."""
     files: dict[str, Any] = {}
     for path in files_in(folder):
         name, content = path.relative_to(folder).as_posix(), path.read_bytes()
         sha256 = hashlib.sha256(content).hexdigest()
-        # A new file has a new address, which no cache knows: by its hash, or LiteRT's version.
+        # The address contains the file's hash, or LiteRT's version. A changed file therefore has a
+        # new address, and no cache returns the old one.
         address = name if name.startswith(LITERT) else f"{name}?{sha256[:16]}"
         files[name] = {"address": address, "bytes": len(content), "sha256": sha256}
-    del files["service-worker.js"]  # which has to keep its address
+    del files["service-worker.js"]  # a service worker must keep its address
     site = {"litert": LITERT, "files": files, **known}
     page = page_html(facts, bool(known["kernel"]), site=site)
-    for words, others in WORDS.items():
-        page = page.replace(words, others)
+    for old, new in REPLACED_TEXTS.items():
+        page = page.replace(old, new)
     address = html.escape(files["site.js"]["address"])
     page = page.replace("<script>", f'<script src="{address}"></script>\n<script>', 1)
     policy = {
@@ -216,7 +220,7 @@ def index_page(folder: Path, facts: dict, known: dict) -> str:
         "script-src": f"'self' 'wasm-unsafe-eval' {digest('script', page)}",
         "style-src": digest("style", page),
         "img-src": "blob: data:",
-        "connect-src": "'self' https:",  # https: for a picture whose address was given
+        "connect-src": "'self' https:",  # https: for the address of a photo
         "worker-src": "'self'",
         "form-action": "'none'",
         "base-uri": "'none'",
@@ -230,19 +234,19 @@ def index_page(folder: Path, facts: dict, known: dict) -> str:
 
 
 def main() -> None:
-    """Write the site and say what to do with it."""
+    """Write the site, and print how to look at it and publish it."""
     args = parse_args()
     with one_line_errors():
         sizes = write_site(args.model, args.output, args.packages)
         megabytes = {name: size / 1e6 for name, size in sizes.items()}
         first = megabytes["model.tflite"] + megabytes[f"{LITERT}/{VARIANTS[0]}_internal.wasm"]
         print(
-            f"{args.output}: {sum(megabytes.values()):.0f} MB, of which a visitor loads "
-            f"{first:.0f} MB, once\n"
+            f"{args.output}: {sum(megabytes.values()):.0f} MB, of which a browser loads "
+            f"{first:.0f} MB once\n"
             f"look at it:  python -m http.server --bind 127.0.0.1 --directory {args.output} 8000, "
             "then open http://localhost:8000\n"
-            "publish it:  copy the folder to any web server with https, as S3 behind CloudFront or "
-            "GitHub Pages (.github/workflows/pages.yml); see README.md"
+            "publish it:  copy the folder to any web server with https, such as S3 behind "
+            "CloudFront or GitHub Pages (.github/workflows/pages.yml); see DEPLOY.md"
         )
 
 

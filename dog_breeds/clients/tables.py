@@ -1,4 +1,4 @@
-"""The table of answers about many photos: its columns, its rows, and its text, which is CSV."""
+"""Write and continue tables of answers about many photos. The tables are CSV files."""
 
 import csv
 import io
@@ -11,27 +11,26 @@ from typing import NamedTuple
 
 from dog_breeds.console import atomic_path
 
-# known: yes or no. candidates: classes with a blank between two. error: a code of the handler, and
-# then no breed. model: digest of the
-# model file, see facts.model_digest.
+# known: yes or no. candidates: class names, separated by blanks. error: the handler's error code,
+# with the breed empty. model: the digest of the model file, see facts.model_digest.
 COLUMNS = ("file", "breed", "probability", "known", "candidates", "error", "model")
 OLD_COLUMNS = ("file", "breed", "probability", "known", "error")  # of tables up to version 1.0
-MARK = "\ufeff"  # spreadsheets take a file without this mark for another encoding than UTF-8
-ENCODINGS = ("cp1252", "cp850", "mac_roman", "cp1250")  # of spreadsheets, where it is not Unicode
-DELIMITERS = ",;\t"  # a spreadsheet saves with the one that is usual in its user's country
-# What a spreadsheet takes for a formula: also in full width, and after blanks
+MARK = "\ufeff"  # without this mark, spreadsheets do not read a file as UTF-8
+ENCODINGS = ("cp1252", "cp850", "mac_roman", "cp1250")  # other encodings that spreadsheets write
+DELIMITERS = ",;\t"  # spreadsheets use the delimiter that is usual in their user's country
+# Texts that a spreadsheet takes for a formula, also with full-width signs and after blanks
 FORMULA = re.compile(r"[\s\0]*[=+\-@\uff1d\uff0b\uff0d\uff20]|[\t\r\n]")
 
 Row = dict[str, object]  # column -> cell
 
 
 def row_for(name: str, answer: Mapping, model: str) -> Row:
-    """Return the row of a photo: its name, the handler's answer about it, the model's digest."""
+    """Return the row of a photo with this name and answer. `model` is the model file's digest."""
     row = dict.fromkeys(COLUMNS, "") | {"file": file_cell(name), "model": model}
     if "error" in answer:
         return row | {"error": answer["error"]["code"]}
     breed, probability = next(iter(answer["prediction"].items()))
-    # Blanks within the name of a class would end it
+    # Blanks separate the candidates, so a class name must not contain any
     candidates = " ".join(name.replace(" ", "_") for name in answer.get("candidates") or ())
     known = "yes" if answer["known"] else "no"
     return row | {
@@ -43,30 +42,32 @@ def row_for(name: str, answer: Mapping, model: str) -> Row:
 
 
 def file_cell(name: str) -> str:
-    """Return a file's name as a cell: with ./ before it where a spreadsheet would take it for a
-    formula, and with bytes that are no UTF-8 as \\xff.
+    """Return a file's name as a cell.
+
+    "./" is put before a name that a spreadsheet would take for a formula. A byte that is not UTF-8
+    becomes a text such as "\\xff".
     """
     name = os.fsencode(name).decode("utf-8", "backslashreplace")
     return f"./{name}" if FORMULA.match(name) or name.startswith("./") else name
 
 
 def text_cell(text: str) -> str:
-    """Return other text as a cell: with ' before it where a spreadsheet would take it for a
-    formula.
-    """
+    """Return another text as a cell, with ' before a text that would be taken for a formula."""
     return f"'{text}" if FORMULA.match(text) else text
 
 
 def file_key(cell: str) -> str:
-    """Return what stands for a file in a set of names. It is equal for a file's name, for its cell,
-    and for its cell after a spreadsheet has changed the line breaks in it.
+    """Return a key by which a file's name and its cell can be compared.
+
+    The key is the same for a file's name, for its cell, and for its cell after a spreadsheet has
+    changed the line breaks.
     """
     cell = os.fsencode(cell).decode("utf-8", "backslashreplace").removeprefix("./")
     return re.sub(r"\r\n?", "\n", cell)
 
 
 def encode(rows: Iterable[Row], columns: Iterable[str] = COLUMNS, delimiter: str = ",") -> bytes:
-    """Return rows as the bytes of a table, without its head."""
+    """Return rows as the bytes of a table, without the first line."""
     text = io.StringIO(newline="")
     csv.writer(text, delimiter=delimiter).writerows([row[c] for c in columns] for row in rows)
     return text.getvalue().encode()
@@ -77,11 +78,11 @@ def encode_head(columns: Iterable[str] = COLUMNS, delimiter: str = ",") -> bytes
     return MARK.encode() + encode([{name: name for name in columns}], columns, delimiter)
 
 
-# --- To go on with a table ------------------------------------------------------------------------
+# --- Continue a table -----------------------------------------------------------------------------
 
 
 class Form(NamedTuple):
-    """How a table on disk is written."""
+    """The form of a table on disk."""
 
     encoding: str
     columns: list[str]  # in the order of the file
@@ -89,7 +90,7 @@ class Form(NamedTuple):
 
     @property
     def final_columns(self) -> list[str]:
-        """The columns that the table gets: ours, then those that its user has added."""
+        """The columns that the table will have: ours, then those that the user has added."""
         return [*COLUMNS, *(name for name in self.columns if name and name not in COLUMNS)]
 
 
@@ -99,16 +100,16 @@ class Continued(NamedTuple):
     files: set[str]  # file_key of each row
     columns: list[str]
     delimiter: str
-    without_model: int  # number of rows that do not say which model gave them
+    without_model: int  # number of rows without a model's digest
 
 
 def continue_table(table: Path, folder: Path, model: str) -> Continued:
-    """Bring a table into the present form, so that rows can be appended; make it if it is missing.
+    """Prepare a table for further rows: bring it into today's form, or create it.
 
-    Whatever a killed run, an older version or a spreadsheet has left is read: half rows and blank
-    lines (both are dropped), another delimiter and further columns (both stay), a missing mark,
-    another encoding. `folder` has the photos, `model` is the digest of the model that is going to
-    give the new rows. Raises ValueError if the file is no such table, or has rows of another model.
+    The function reads tables from killed runs, older versions and spreadsheets. It drops half rows
+    and blank lines, keeps another delimiter and further columns, and accepts a missing mark and
+    other encodings. `folder` has the photos. `model` is the digest of the model for the new rows.
+    Raises ValueError if the file is not such a table, or has rows of another model.
     """
     form = read_form(table)
     if not form:
@@ -141,9 +142,9 @@ def continue_table(table: Path, folder: Path, model: str) -> Continued:
 
 
 def read_form(table: Path) -> Form | None:
-    """Return how a table is written; None if it is missing or has no whole first line yet.
+    """Return the form of a table, or None if it is missing or its first line is not complete.
 
-    Raises ValueError if the file is no such table.
+    Raises ValueError if the file is not such a table.
     """
     if not table.exists():
         return None
@@ -151,7 +152,7 @@ def read_form(table: Path) -> Form | None:
         start = file.read(4096)
     if any(head.startswith(start) for head in (encode_head(), encode_head(OLD_COLUMNS)[3:])):
         return None
-    # "Unicode text" of Excel is UTF-16
+    # Excel's format "Unicode text" is UTF-16
     encoding = "utf-16" if start[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
     for line in start.decode(encoding, "replace").splitlines():
         if line.strip(DELIMITERS) and not is_hint(line):
@@ -160,25 +161,27 @@ def read_form(table: Path) -> Form | None:
                 if set(OLD_COLUMNS) <= set(columns):
                     return Form(encoding, columns, delimiter)
             break
-    raise ValueError(f"{table} is there and is no table of this program; name another file")
+    raise ValueError(f"{table} exists, but is not a table of this program; name another file")
 
 
 def is_hint(line: str) -> bool:
-    """Return whether a line says to Excel which delimiter follows: sep=;"""
+    """Return whether a line tells Excel the delimiter, such as sep=;"""
     return re.fullmatch(r"sep=.\s*", line) is not None
 
 
 def read_rows(table: Path, form: Form, folder: Path, model: str) -> Iterator[Row]:
-    """Yield the rows of a table as they are written today, the whole ones. Raises ValueError if the
-    file is no table.
+    """Yield the complete rows of a table in today's form.
+
+    Raises ValueError if the file cannot be read as a table.
     """
     head = False
     try:
-        # surrogateescape: see decoded
+        # surrogateescape keeps bytes of other encodings, for `decoded`
         with open(table, newline="", encoding=form.encoding, errors="surrogateescape") as file:
             for record in whole_records(file):
                 cells = parse(record, form.delimiter)
-                if len(cells) == 1:  # a spreadsheet that knows another delimiter saw one cell
+                # A spreadsheet with another delimiter has read and saved the row as one cell
+                if len(cells) == 1:
                     cells = parse(cells[0], form.delimiter)
                 if not any(cells) or (not head and is_hint(record)):
                     continue
@@ -193,9 +196,7 @@ def read_rows(table: Path, form: Form, folder: Path, model: str) -> Iterator[Row
 
 
 def whole_records(file: Iterable[str]) -> Iterator[str]:
-    """Yield the records of a CSV file, which may go over several lines; not a half one at the
-    end.
-    """
+    """Yield the complete records of a CSV file. A record can span several lines."""
     record = ""
     for line in file:
         record += line
@@ -210,10 +211,10 @@ def parse(record: str, delimiter: str) -> list[str]:
 
 
 def decoded(cells: list[str], file: int, folder: Path) -> list[str]:
-    """Return the cells of a row without the surrogates that bytes of another encoding have become.
+    """Decode the cells of a row that a spreadsheet saved in the encoding of its system.
 
-    Spreadsheets also save in the encoding of their system. It is the one in which the cell number
-    `file` names a photo of the folder.
+    The right encoding is the one in which the cell with the index `file` is the name of a photo in
+    the folder. If there is none, bytes that are not UTF-8 become texts such as "\\xff".
     """
     if not any(re.search("[\udc80-\udcff]", cell) for cell in cells):
         return cells
@@ -227,10 +228,10 @@ def decoded(cells: list[str], file: int, folder: Path) -> list[str]:
 
 
 def present_row(old: dict[str, str], form: Form, model: str) -> Row:
-    """Return a row of any form as it is written today."""
+    """Return a row of any form in today's form."""
     row = {name: old.get(name, "") for name in form.final_columns}
     row["file"] = file_cell(row["file"].removeprefix("./"))
-    # Spreadsheets of many countries write a decimal comma
+    # In many countries, spreadsheets write a decimal comma
     row["probability"] = re.sub(r"(?<=\d),(?=\d)", ".", row["probability"])
     if is_same_model(row["model"], model):
         row["model"] = model
@@ -238,11 +239,14 @@ def present_row(old: dict[str, str], form: Form, model: str) -> Row:
 
 
 def is_same_model(cell: str, model: str) -> bool:
-    """Return whether a cell of the column model means a digest. A spreadsheet takes some digests
-    for numbers: it shows 00123456 as 123456, and 12345e67 as 1.23E+71.
+    """Return whether a cell of the column model contains this digest.
+
+    A spreadsheet takes some digests for numbers: it saves 00123456 as 123456, and 12345e67 as
+    1.23E+71.
     """
     try:
-        shown, meant = float(cell.replace(",", ".")), float(model)
+        saved, expected = float(cell.replace(",", ".")), float(model)
     except ValueError:
         return cell == model
-    return cell == model or (math.isfinite(meant) and math.isclose(shown, meant, rel_tol=0.01))
+    is_close = math.isfinite(expected) and math.isclose(saved, expected, rel_tol=0.01)
+    return cell == model or is_close

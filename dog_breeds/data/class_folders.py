@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from dog_breeds.clients.client_images import NoPicture, open_picture
+from dog_breeds.clients.client_images import UnreadableImage, open_image
 from dog_breeds.clients.photo_files import LeftOut, kept_files, kept_folders, list_photos
 from dog_breeds.console import with_progress
 from dog_breeds.data.duplicates import COLUMNS, ROWS
@@ -278,13 +278,13 @@ def inspect_image(path: Path) -> np.ndarray | str:
     The thumbnail does not keep the ratio of width to height.
     """
     try:
-        with open_picture(path) as image:
+        with open_image(path) as image:
             if image.width * image.height > MAX_PIXELS:  # known before the pixels are decoded
                 millions = image.width * image.height / 1e6
                 return f"it has {millions:.0f} million pixels, {MAX_PIXELS / 1e6:.0f} are allowed"
             # The same decoder as for the model, at 64 pixels, so that it rejects the same files
             pixels = model_pixels(image, 64)
-    except NoPicture as error:
+    except UnreadableImage as error:
         # The caller prints the path, so the reason begins with "it"
         return printable(str(error).replace(f"{path} ", "it "))
     except (CutOff, NoColours) as error:

@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw
 
-from dog_breeds.clients.client_images import shaded
+from dog_breeds.clients.client_images import shade_image
 from dog_breeds.data.dataset import (
     Task,
     annotation_dir,
@@ -120,7 +120,7 @@ def plot_explanations(
     )
     for i, (maps, features) in zip(some, outputs, strict=True):
         light = evidence(maps, slope(classifier.weights, features, logits[i].argmax()))
-        picture = shaded(Image.fromarray(load_pixels(views[i], PIXELS)), light.tolist(), 1.0)
+        picture = shade_image(Image.fromarray(load_pixels(views[i], PIXELS)), light.tolist(), 1.0)
         cells.append((np.asarray(picture), *caption_of(logits[i], labels[i], task.classes)))
     height, width = maps.shape[:2]
     note = "The same five. What spoke for the answer is light: its part in the logit, in "

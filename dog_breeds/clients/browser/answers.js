@@ -1,20 +1,19 @@
-// Which answer about an image to give: dog_breeds/serving/pixels.py, answers.py and explanation.py
-// in JavaScript, step by step. tests/test_site.py compares both on the same inputs. Pixels are RGB
-// bytes, size x size x 3, row by row.
+// Chooses the answer about an image. This is dog_breeds/serving/pixels.py, answers.py and
+// explanation.py in JavaScript, step by step; those files explain the steps. tests/test_site.py
+// compares both on the same inputs. Pixels are RGB bytes, size x size x 3, row by row.
 
-// Of 255: how far a border's pixels may be from its most frequent colour
-const BORDER_TOLERANCE = 16;
-const BORDER_SHARE = 0.75; // of a row or column of pixels in that colour, from which it is border
-const SMALLEST_INSIDE = 1 / 6; // of a side; otherwise there is nothing but border
-const LARGEST_INSIDE = 0.8; // of the area; otherwise there is no border
-const STRIP = 256; // rows that resize() asks for at once
-export const LARGEST_STRIP = 8 * STRIP; // rows, at the largest scale of reduced()
+const BORDER_TOLERANCE = 16; // of 255: largest distance of a border's pixels from its colour
+const BORDER_SHARE = 0.75; // smallest share of a row or column in the border's colour
+const SMALLEST_INSIDE = 1 / 6; // of a side; below it, the image is nothing but border
+const LARGEST_INSIDE = 0.8; // of the area; above it, the image has no border
+const STRIP = 256; // rows that resize() reads at once
+export const LARGEST_STRIP = 8 * STRIP; // rows that reduced() reads at its largest scale
 const PRECISION = 2 ** 22; // Pillow's weights are whole numbers of this fraction
 
-// Returns the best answer about pixels: {prediction, known, ...}, as lambda_function.py gives it
-// with "explain": true. `run` is an async function from pixels to {probabilities, score, upright,
-// map}; `rules` is what the page knows of the model file; `kernel` holds the head's weights
-// (Float32Array, breeds x depth), or is null.
+// Returns the answer about pixels, {prediction, known, ...}, in the form of lambda_function.py with
+// "explain": true. `run` is an async function from pixels to {probabilities, score, upright, map}.
+// `rules` are the rules of the model file. `kernel` has the head's weights (Float32Array, breeds x
+// depth), or is null if the file cannot explain.
 export async function answer(run, pixels, rules, kernel) {
   const best = await bestPrediction(run, pixels, rules);
   const given = answerFor(best, rules);
@@ -22,14 +21,14 @@ export async function answer(run, pixels, rules, kernel) {
     const depth = kernel.length / rules.classes.length;
     const breed = best.probabilities.indexOf(Math.max(...best.probabilities));
     const cells = evidence(best.map, kernel.subarray(breed * depth, (breed + 1) * depth));
-    given.explanation = onPicture(cells, best.box, best.turned);
+    given.explanation = placeInImage(cells, best.box, best.turned);
     given.explanation_share = rules.share;
   }
   return given;
 }
 
-// The attempt with the highest score if it is known, else the plain one. Further attempts are made
-// without borders, and turned.
+// Returns the attempt with the highest score if it is known, and the first attempt otherwise.
+// Further attempts show the image without borders, and turned.
 export async function bestPrediction(run, pixels, rules) {
   const attempts = [];
   async function attempt(view, box = null, turned = 0) {
@@ -74,7 +73,7 @@ export function answerFor(best, rules) {
 
 // --- Views of an image ---
 
-// The box [left, top, right, bottom], in shares of the sides, of what is within plain borders; null
+// Returns the box inside plain borders, [left, top, right, bottom] as shares of the sides, or null
 // without such borders.
 export function insideBorders(pixels, size) {
   const edge = [];
@@ -82,7 +81,7 @@ export function insideBorders(pixels, size) {
   const bins = new Map(); // coarse colour -> the edge's pixels of that colour
   for (const place of edge) {
     const colour = pixels.subarray(3 * place, 3 * place + 3);
-    const [red, green, blue] = colour.map(value => value / BORDER_TOLERANCE); // rounded down: bytes
+    const [red, green, blue] = colour.map(value => value / BORDER_TOLERANCE); // rounds down
     const coarse = 256 * red + 16 * green + blue;
     if (!bins.has(coarse)) bins.set(coarse, []);
     bins.get(coarse).push(place);
@@ -112,7 +111,7 @@ function median(values) {
   return (sorted[Math.ceil(middle) - 1] + sorted[Math.floor(middle)]) / 2;
 }
 
-// Start and end of the first longest run of true values; [0, 0] if there are none.
+// Returns start and end of the first longest run of true values, or [0, 0] if there is none.
 export function longestRun(flags) {
   let longest = [0, 0];
   let start = 0;
@@ -123,7 +122,7 @@ export function longestRun(flags) {
   return longest;
 }
 
-// What is in a box, scaled to the whole size.
+// Returns the pixels inside a box, scaled to the whole size.
 export function cutOut(pixels, box, size) {
   const [left, top, right, bottom] = box.map(share => Math.round(share * size));
   const inside = new Uint8Array((bottom - top) * (right - left) * 3);
@@ -138,7 +137,7 @@ export function cutOut(pixels, box, size) {
   return resize({strip, width: right - left, height: bottom - top, channels: 3}, size);
 }
 
-// A square of cells turned clockwise by quarter turns; each cell has so many values.
+// Turns a square of cells clockwise by quarter turns. Each cell has `values` numbers.
 export function quarterTurns(cells, turns, side, values = 1) {
   let turned = cells;
   for (let turn = 0; turn < turns % 4; turn++) {
@@ -157,15 +156,15 @@ export function quarterTurns(cells, turns, side, values = 1) {
 
 // --- An image as the model sees it ---
 
-// The scale, 1, 2, 4 or 8, at which Pillow decodes a JPEG of this size for the model.
+// Returns the scale, 1, 2, 4 or 8, by which Pillow reduces a JPEG of this size for the model.
 export function jpegScale(width, height, size, share) {
   const side = Math.ceil(size / share);
   const most = Math.max(1, Math.min(width, height) / side);
   return [8, 4, 2, 1].find(scale => scale <= most);
 }
 
-// An image made smaller by a whole number, each pixel the mean of a block: {strip, width, height,
-// channels}, strip as below.
+// Reduces an image by a whole number: each pixel is the mean of a block. Image and result have the
+// form {strip, width, height, channels}; resize() explains strip.
 export function reduced({strip, width, height, channels}, scale) {
   const narrow = Math.ceil(width / scale);
   const smallerStrip = (start, end) => {
@@ -187,15 +186,15 @@ export function reduced({strip, width, height, channels}, scale) {
   return {strip: smallerStrip, width: narrow, height: Math.ceil(height / scale), channels: 3};
 }
 
-// Returns the central `share` of both sides of an image, squashed to size x size, as Pillow does
-// (bilinear, antialiased). `strip(start, end)` gives its rows from `start` to before `end`, with 3
-// or 4 bytes a pixel: a large photo never has to be in memory as a whole.
+// Returns the central `share` of both sides of an image, resized to size x size as Pillow does it
+// (bilinear, antialiased). `strip(start, end)` returns the rows from `start` to before `end`, with
+// 3 or 4 bytes a pixel. So a large photo is never in memory as a whole.
 export function resize({strip, width, height, channels}, size, share = 1) {
   const columns = weights(width, size, share);
   const rows = weights(height, size, share);
   const first = rows[0].start;
   const last = Math.max(...rows.map(({start, factors}) => start + factors.length));
-  // The needed rows, each already of the final width
+  // All rows that count, already at the final width
   const narrow = new Uint8Array((last - first) * size * 3);
   for (let top = first; top < last; top += STRIP) {
     const bottom = Math.min(top + STRIP, last);
@@ -217,7 +216,7 @@ export function resize({strip, width, height, channels}, size, share = 1) {
   return result;
 }
 
-// Sums pixels, `step` bytes from each other, times their factors.
+// Adds up pixels, `step` bytes apart, times their factors.
 function weigh(from, place, step, factors, to, target) {
   let red = PRECISION / 2,
     green = red,
@@ -232,8 +231,8 @@ function weigh(from, place, step, factors, to, target) {
   to[target + 2] = Math.min(255, blue / PRECISION);
 }
 
-// Which of so many pixels make up each of `size` new ones: [{start, factors}]. Pillow takes the box
-// as 32-bit floats.
+// Returns for each of `size` new pixels the old ones that it consists of, [{start, factors}].
+// Math.fround, because Pillow stores the box as 32-bit floats.
 function weights(length, size, share) {
   const left = (length * (1 - share)) / 2;
   const start = Math.fround(left);
@@ -255,8 +254,8 @@ function weights(length, size, share) {
 
 // --- Explanation ---
 
-// How much each cell of a map [cells x depth] spoke for the breed of these weights [depth]: 0 (not)
-// to 1 (the most).
+// Returns how much each cell of a map [cells x depth] spoke for the breed with these weights
+// [depth]: 0 to 1 (the most).
 export function evidence(map, weightsOfBreed) {
   const depth = weightsOfBreed.length;
   const shares = Array.from({length: map.length / depth}, (_, cell) => {
@@ -268,8 +267,8 @@ export function evidence(map, weightsOfBreed) {
   return shares.map(value => Math.round((value / most) * 1000) / 1000);
 }
 
-// The cells of a view at their places in the image, in rows; 0 outside the box that the view shows.
-export function onPicture(cells, box, turned) {
+// Moves the cells of a view to their places in the image. All other places get 0.
+export function placeInImage(cells, box, turned) {
   const number = Math.sqrt(cells.length);
   const upright = quarterTurns(cells, 4 - turned / 90, number);
   const [left, top, right, bottom] = box || [0, 0, 1, 1];

@@ -1,16 +1,16 @@
 "use strict";
-// Keeps the site's files, so that a second visit needs no network, and adds the headers without
-// which there are no threads.
+// Keeps the site's files, so that a second visit needs no network. Also adds the headers that
+// browsers require for threads.
 
 const CACHE = new URL(registration.scope).pathname; // a host may have several such sites
-const PATIENCE = 3000; // milliseconds after which a kept page is shown instead of a new one
+const PATIENCE = 3000; // milliseconds to wait for a new page before the kept one is shown
 const WORKER_POLICY =
   "default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; worker-src 'self'; connect-src 'self'";
 
 self.addEventListener("install", () => self.skipWaiting());
 self.addEventListener("activate", event => event.waitUntil(clients.claim()));
 
-// The page says which addresses its site has, and which of them are not yet kept but needed.
+// The page sends all addresses of its site, and those that this browser needs offline.
 self.addEventListener("message", event => {
   const {all, needed} = event.data;
   event.waitUntil(
@@ -28,13 +28,13 @@ self.addEventListener("fetch", event => {
   const {request} = event;
   const address = new URL(request.url);
   if (request.method !== "GET" || !request.url.startsWith(registration.scope)) return;
-  // A file's address has the hash of its content in it, or LiteRT's version.
+  // Such an address contains the file's hash or LiteRT's version, so its content never changes
   const fixed = address.search || address.pathname.includes("/litert-");
   if (request.mode === "navigate") event.respondWith(page(event).then(withHeaders));
   else if (fixed) event.respondWith(file(event).then(response => withHeaders(response, request)));
 });
 
-// The newest page; the kept one where there is no network, or a slow one.
+// Returns the newest page, or the kept one if the network is missing or slow.
 async function page(event) {
   const cache = await caches.open(CACHE);
   const kept = await cache.match(registration.scope);
@@ -55,7 +55,7 @@ async function file(event) {
   const response = await fetch(event.request);
   if (response.ok) {
     const put = cache.put(event.request.url, response.clone());
-    event.waitUntil(put.catch(() => {})); // there may be no room
+    event.waitUntil(put.catch(() => {})); // the disk may be full
   }
   return response;
 }
@@ -67,7 +67,7 @@ function withHeaders(response, request = null) {
   headers.set("Cross-Origin-Embedder-Policy", "require-corp");
   headers.set("Cross-Origin-Resource-Policy", "same-origin");
   headers.set("X-Content-Type-Options", "nosniff");
-  // The page has a policy of its own, which does not hold for workers.
+  // The policy inside the page does not apply to workers
   if (request?.destination === "worker") headers.set("Content-Security-Policy", WORKER_POLICY);
   return new Response(response.body, {status: response.status, headers});
 }

@@ -1,21 +1,21 @@
 "use strict";
-// The page without a service: answers come from worker.js, in this browser. Uses opened() and
-// complain() of the page.
+// Answers without a service: worker.js runs the model in this browser. Uses opened() and complain()
+// of the page.
 
 const site = JSON.parse(document.getElementById("facts").textContent).site;
-const THREADS = 4; // at most: more gain little, and each takes memory
-const START = 3000; // milliseconds for which the page waits for the service worker to start
-const SILENCE = 60000; // milliseconds without news after which loading has failed
+const THREADS = 4; // at most; more threads gain little, and each takes memory
+const START = 3000; // milliseconds to wait until the service worker has started
+const SILENCE = 60000; // milliseconds without progress until loading counts as failed
 const ONLY_HTTPS = "Only addresses that begin with https:// work here.";
 const NOT_READABLE =
-  "This website does not answer, or does not let other pages read its pictures. " +
-  "Save the picture, and choose the file.";
-const jobs = new Map(); // number of a job -> what to do with its result
-let count = 0; // of jobs so far
+  "This website does not answer, or does not let other pages read its images. " +
+  "Save the image, and choose the file.";
+const jobs = new Map(); // number of a job -> the functions that take its result or its error
+let count = 0; // number of jobs so far
 let worker, loading;
 
-// Returns the answer about a File, a Blob or the text of a URL, and an address at which the page
-// finds the image.
+// Returns the answer about a File, a Blob or the text of a URL, and an address of the image for the
+// page.
 window.answerHere = async source => {
   const blob = typeof source === "string" ? await download(source) : source;
   const image = await decoded(blob);
@@ -26,7 +26,7 @@ window.answerHere = async source => {
   };
 };
 
-// The pixels of a file as they are stored, upright.
+// Returns the pixels of a file, upright and without colour management.
 async function decoded(blob) {
   const bitmap = await opened(blob, {colorSpaceConversion: "none", premultiplyAlpha: "none"});
   const start = new Uint8Array(await blob.slice(0, 3).arrayBuffer());
@@ -57,7 +57,7 @@ function inWorker(job, input, transfer = []) {
   });
 }
 
-// Loads the model once; again where that failed.
+// Loads the model once, and again after a failure.
 function load() {
   loading ??= start().catch(error => {
     loading = null;
@@ -72,7 +72,7 @@ async function start() {
   try {
     const result = await startWorker(threads).catch(error => {
       if (threads === 1) throw error;
-      return startWorker(1); // some phones have no memory for threads, or never start them
+      return startWorker(1); // some phones lack the memory for threads, or never start them
     });
     keep(result.wasm);
     return result;
@@ -120,10 +120,11 @@ function showProgress({received, total}) {
   Object.assign(label.lastChild, {max: total, value: received});
 }
 
-// Waits for the service worker, which keeps the files and makes threads possible. For threads, it
-// has to have sent the page itself, with its headers: the first visit loads the page twice.
+// Waits for the service worker, which keeps the files and makes threads possible. A page can use
+// threads only if the service worker has sent it with its headers. So the first visit loads the
+// page twice.
 async function serviceWorker() {
-  const container = navigator.serviceWorker; // only with https, and on this computer
+  const container = navigator.serviceWorker; // exists only with https and on localhost
   if (!container || container.controller) return;
   const registration = await container.register("service-worker.js").catch(() => null);
   if (!registration || registration.active) return;
@@ -138,8 +139,8 @@ async function serviceWorker() {
   }
 }
 
-// Lets the service worker keep what this browser needs of this site, and forget what older versions
-// of it needed.
+// Asks the service worker to keep the files that this browser needs, and to delete those of older
+// versions of the site.
 function keep(wasm) {
   const here = new URL("./", location).href;
   const needed = Object.keys(site.files).filter(
@@ -154,6 +155,6 @@ function keep(wasm) {
 }
 
 document.addEventListener("DOMContentLoaded", () => {
-  if (navigator.connection?.saveData) return; // then the model is loaded for the first picture
+  if (navigator.connection?.saveData) return; // load the model at the first photo instead
   load().catch(error => asked || complain(error));
 });

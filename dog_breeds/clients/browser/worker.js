@@ -1,6 +1,6 @@
 "use strict";
-// Runs the model, beside the page. A classic worker: LiteRT.js loads its script with importScripts,
-// which no module has.
+// Runs the model in a worker, so that the page stays responsive. It is a classic worker, because
+// LiteRT.js calls importScripts, which module workers lack.
 
 let loaded; // {answers, litert, model, rules, kernel}
 const JOBS = {load, answer, run, modelPixels};
@@ -13,7 +13,7 @@ onmessage = async ({data: {id, job, input}}) => {
   }
 };
 
-// Loads LiteRT.js and the model. `site` is what the page knows of the folder's files.
+// Loads LiteRT.js and the model. `site` describes the folder's files and the model's rules.
 async function load({site, threads}) {
   const answers = await import(`./${site.files["answers.js"].address}`);
   const litert = await import(`./${site.litert}/litert.js`);
@@ -27,12 +27,13 @@ async function load({site, threads}) {
   const [wasmBinary, content] = await Promise.all(
     [wasm, "model.tflite"].map(file => verified(site, file, progress)),
   );
-  // LiteRT.js would take this file for the script of its threads, and start one for each CPU.
+  // Without these two settings, LiteRT.js would run this file in its threads, and start one for
+  // each CPU
   const mainScriptUrlOrBlob = new URL(`${site.litert}/${name}.js`, location).href;
   const silent = () => {};
   self.Module = {wasmBinary, mainScriptUrlOrBlob, print: silent, printErr: silent};
   Object.defineProperty(navigator, "hardwareConcurrency", {value: threads});
-  // It would look for a GPU, and warn that there is none.
+  // Without this, LiteRT.js looks for a GPU, and warns if there is none
   litert.Environment.create = async () => new litert.Environment({webGpuDevice: null});
   await litert.loadLiteRt(new URL(site.litert, location).href, {threads: threaded});
   const model = await litert.loadAndCompile(content, {
@@ -45,10 +46,10 @@ async function load({site, threads}) {
   return {wasm, threads: threaded ? threads : 1};
 }
 
-// Returns the bytes of a file, if they are those that site.py has written.
+// Returns the bytes of a file after comparing them with the hash that site.py wrote.
 async function verified(site, name, progress) {
   const {sha256, bytes, address} = site.files[name];
-  // Without https there is no crypto.subtle. Then fetch() checks the hash, but shows no progress.
+  // Without https there is no crypto.subtle. Then fetch() checks the hash, without progress.
   const digest = String.fromCharCode(...sha256.match(/../g).map(digits => parseInt(digits, 16)));
   const options = self.crypto.subtle ? {} : {integrity: `sha256-${btoa(digest)}`};
   const content = await download(address, bytes, options, progress).catch(() => {
@@ -66,7 +67,7 @@ async function digestOf(content, unknown) {
   return String.fromCharCode(...new Uint8Array(await crypto.subtle.digest("SHA-256", content)));
 }
 
-// Returns the content of a file, or null if it does not have so many bytes.
+// Returns the content of a file, or null if its size is not `bytes`.
 async function download(address, bytes, options, progress) {
   const response = await fetch(address, options);
   if (!response.ok) throw Error(response.status);
@@ -88,8 +89,8 @@ async function answer(image) {
   return answers.answer(run, modelPixels(image), rules, kernel);
 }
 
-// An image as the model sees it: opaque over white, its central share, squared. `jpeg`: it comes
-// from such a file.
+// Returns an image as the model sees it: over white, its central share, resized to a square. `jpeg`
+// is whether the image comes from a JPEG file.
 function modelPixels({bitmap, jpeg}) {
   const {answers, rules} = loaded;
   const {width, height} = bitmap;
