@@ -268,7 +268,10 @@ def test_the_newest_answer_counts_and_a_fault_only_where_there_is_none(aws, tmp_
     [
         (["table", "--bucket", "missing", "--csv", "x.csv"], "bucket does not exist"),
         (["table", *places("none"), "--csv", "x.csv"], "no batch has written to s3://bucket/"),
-        (["start", *places("x"), "--prefix", "none/", "--state-machine", "MACHINE"], "no photo is"),
+        (
+            ["start", *places("x"), "--prefix", "none/", "--state-machine", "MACHINE"],
+            "there are no photos",
+        ),
         (["start", *places("x"), "--state-machine", "arn:wrong"], "Invalid"),
     ],
 )
@@ -282,7 +285,7 @@ def test_wrong_arguments_are_one_line(aws, words, said):
 
 def test_results_are_only_where_the_batch_may_write(aws):
     done = client(aws, "table", "--bucket", BUCKET, "--results", "photos", "--csv", "x.csv")
-    assert done.returncode == 2 and "only to results and folders below it" in done.stderr
+    assert done.returncode == 2 and "must be results, or lie below results" in done.stderr
 
 
 # --- The definition -------------------------------------------------------------------------------

@@ -136,7 +136,7 @@ def test_a_file_of_another_kind_is_left_alone(colour_model, tmp_path, content):
     done = classify(tmp_path / "photos", tmp_path / "out.csv", colour_model)
     assert done.returncode == 1 and done.stderr.count("\n") == 1
     assert (
-        "is no table of this program" in done.stderr
+        "is not a table of this program" in done.stderr
         and (tmp_path / "out.csv").read_bytes() == content
     )
 

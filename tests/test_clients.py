@@ -194,7 +194,7 @@ def forbidden():
         ),
         (
             "--file photo.jpg --endpoint NOWHERE",
-            "start one with make serve, or with Docker: docker run -it --rm -p 8080:8080 dog-",
+            "start the service with make serve, or with Docker: docker run -it",
         ),
         ("--file photo.jpg --endpoint nonsense", "no answer from nonsense (MissingSchema)"),
         ("--file photo.jpg --model bad.tflite", "bad.tflite is damaged"),
@@ -233,7 +233,7 @@ def test_the_server_of_make_serve_is_asked_first_then_a_container(
     monkeypatch.setattr(test, "ENDPOINTS", (nowhere, forbidden))
     said = exit_message(monkeypatch, test, "--file", photo)
     assert said.startswith(f"test.py: no answer from {nowhere} (ConnectionError); {forbidden} ans")
-    assert said.endswith("; --model models/dog_breeds_120.tflite needs none")
+    assert said.endswith("without a service: --model models/dog_breeds_120.tflite")
 
 
 def test_of_many_breeds_the_ten_likeliest_are_shown(photo):

@@ -143,7 +143,7 @@ def test_signed_where_that_is_wanted(cloud, photo, tmp_path):
         f"{cloud}/signed", photo, "--sign", AWS_PROFILE="other", AWS_REGION="eu-west-1", **place
     )
     assert done.returncode == 0, done.stderr
-    assert "wants a signed request (--sign)" in complaint(ask(f"{cloud}/signed", photo))
+    assert "needs a signed request (--sign)" in complaint(ask(f"{cloud}/signed", photo))
     wrong = {**KEYS, "AWS_SECRET_ACCESS_KEY": "other"}
     assert "(Forbidden): the signature was refused" in complaint(
         ask(f"{cloud}/signed", photo, "--sign", **wrong)
