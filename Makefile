@@ -1,7 +1,7 @@
 # make predict IMAGE=photo.jpg   print the breed in a photo, with a model file
 # make serve                     start the page and the service (Linux only), with AWS's emulator
 #                                and runtime client; the command prints the address
-# make teach IMAGES=my_pictures  make a model file of your own classes, my_classes.tflite (or
+# make teach IMAGES=my_photos  make a model file of your own classes, my_classes.tflite (or
 #                                OUTPUT=...). The folder has a sub-folder of images for each class.
 #                                Then: make serve MODEL=my_classes.tflite
 # make site                      write the page with the model in it, for any web server, to the
@@ -88,11 +88,11 @@ install = $(PYTHON) -c 'import sys, tarfile; sys.version_info < (3, 14) and hasa
 # --- The demo
 
 demo: $(DEMO)/top_10_dog_breeds.tflite $(BIN)/aws-lambda-rie
-	@echo "--- lambda_function.py, served on port $(PORT); test.py asks it about a picture that was not trained on"
+	@echo "--- lambda_function.py, served on port $(PORT); test.py asks it about a test photo"
 	@$(call free,$(BIN),$(PORT) $$(($(PORT) + 1))) || \
 		{ echo "port $(PORT) or $$(($(PORT) + 1)) is in use; choose another: make demo PORT=8090"; exit 1; }
 	@$(call serve,$<,$(BIN)) >$(DEMO)/serve.log 2>&1 & server=$$!; trap "kill $$server" EXIT; $(call wait,$(BIN)); \
-	image=$$(sed -n 's/,test//p' $$(ls -t $(DEMO)/*.csv | head -1) | sed -n 17p); echo "picture: $$image"; \
+	image=$$(sed -n 's/,test//p' $$(ls -t $(DEMO)/*.csv | head -1) | sed -n 17p); echo "photo: $$image"; \
 	$(RUN) test.py --file $(DEMO)/data/raw/Images/$$image --endpoint $(ENDPOINT)
 
 # A stage runs again when its script changes, or the modules of dog_breeds/ that it needs.
@@ -147,11 +147,11 @@ lint: .venv/installed .venv/lint/installed
 	@touch $@
 
 predict: .venv-serving/installed
-	@test -n "$(IMAGE)" || { echo "name a picture: make predict IMAGE=photo.jpg"; exit 1; }
+	@test -n "$(IMAGE)" || { echo "name a photo: make predict IMAGE=photo.jpg"; exit 1; }
 	@$(SERVING)/python test.py --model "$(MODEL)" --file "$(IMAGE)"
 
 teach: .venv-serving/installed
-	@test -n "$(IMAGES)" || { echo "name a folder with a sub-folder of pictures for each class: make teach IMAGES=my_pictures"; exit 1; }
+	@test -n "$(IMAGES)" || { echo "name a folder with a sub-folder of pictures for each class: make teach IMAGES=my_photos"; exit 1; }
 	@$(SERVING)/python teach.py --images "$(IMAGES)" --output "$(OUTPUT)"
 
 site: .venv-serving/installed

@@ -141,7 +141,7 @@ def loss_lower_bound(results: dict) -> float:
 def describe_results(results: dict) -> str:
     """Describe the comparison in one line for the crops and one for the whole photos."""
     line = (
-        "{name}: {pictures} test pictures, accuracy {keras[accuracy]:.2%} -> "
+        "{name}: {pictures} test images, accuracy {keras[accuracy]:.2%} -> "
         "{tflite[accuracy]:.2%}, calibration error {keras[calibration_error]:.2%} -> "
         "{tflite[calibration_error]:.2%}, taken as known {keras[taken_as_known]:.1%} -> "
         "{tflite[taken_as_known]:.1%}, same top class {same_top_class:.2%}, largest change "
@@ -206,7 +206,7 @@ def show_facts(file: Path) -> None:
         print(describe_results(facts["compared_with_keras"]))
     if "cross_validation" in facts:  # by teach.py
         result = facts["cross_validation"]
-        print("cross-validation: {accuracy:.1%} of {pictures} pictures".format(**result))
+        print("cross-validation: {accuracy:.1%} of {pictures} images".format(**result))
     for topic in ("training_data", "provenance"):
         if topic in facts:
             print(f"{topic.replace('_', ' ')}: {json.dumps(facts[topic], indent=1)}")

@@ -6,10 +6,10 @@ Writes    my_classes.tflite, served like the other model files, and my_classes.j
           The feature cache is data/features.
 Example
 
-    python teach.py --images my_pictures
-    python teach.py --images my_pictures --output cats.tflite --backbone other.tflite
-    python teach.py --images more_pictures --add my_classes.tflite --output more.tflite
-    python test.py --file photo.jpg --model my_classes.tflite    # ask the file about a picture
+    python teach.py --images my_photos
+    python teach.py --images my_photos --output cats.tflite --backbone other.tflite
+    python teach.py --images more_photos --add my_classes.tflite --output more.tflite
+    python test.py --file photo.jpg --model my_classes.tflite    # ask the file about an image
 
 Time      Five classes of 40 images take 9 seconds on 2 cores.
 Expect    The accuracy in cross-validation. Each image is evaluated by a head that has seen neither
@@ -71,7 +71,7 @@ DECODING = 0.006  # seconds that a CPU takes to read a usual photo
 # --- What there is to learn -----------------------------------------------------------------------
 
 
-def seconds_a_picture(backbone: Path) -> float:
+def seconds_per_image(backbone: Path) -> float:
     """Return the approximate seconds for one image, with all CPUs at work. Raises ValueError if the
     file is no backbone."""
     size = read_facts(backbone)["input"]["height"]
@@ -89,12 +89,12 @@ def seconds_a_picture(backbone: Path) -> float:
     return ((time.perf_counter() - began) / 3 + DECODING) / cpu_count()
 
 
-def names_of(pictures: ClassImages) -> list[str]:
+def names_of(class_images: ClassImages) -> list[str]:
     """Return "class/file name" for each image, as the report names it.
 
     If a class has a file name twice, the name of the split's folder stands between the two."""
     names = []
-    for name, paths in pictures.items():
+    for name, paths in class_images.items():
         numbers = Counter(path.name for path in paths)
         for path in paths:
             part = f"{path.parent.parent.name}/" if numbers[path.name] > 1 else ""
@@ -103,7 +103,7 @@ def names_of(pictures: ClassImages) -> list[str]:
 
 
 def examples_of(
-    pictures: ClassImages, thumbnails: np.ndarray, backbone: Path, cache: Path, most_turned: int
+    class_images: ClassImages, thumbnails: np.ndarray, backbone: Path, cache: Path, most_turned: int
 ) -> tuple[Examples, Examples]:
     """Return the features of all images, and the examples for `heads.fit_upright`.
 
@@ -111,18 +111,22 @@ def examples_of(
     image that the row copies, or the row's own number. The second result holds `most_turned` of the
     images, upright and turned. Raises ValueError if a class has too few different images."""
     facts = read_facts(backbone)
-    views = [View(path, facts["photo_share"]) for paths in pictures.values() for path in paths]
+    views = [View(path, facts["photo_share"]) for paths in class_images.values() for path in paths]
     some = evenly_spaced(range(len(views)), most_turned)
     all_views = [*views, *(turned(views[row]) for row in some)]
     rows_of_all = features_by(backbone, all_views, cache)
     features, turned_features = rows_of_all[: len(views)], rows_of_all[len(views) :]
-    labels = np.repeat(np.arange(len(pictures)), [len(paths) for paths in pictures.values()])
+    labels = np.repeat(
+        np.arange(len(class_images)), [len(paths) for paths in class_images.values()]
+    )
 
     # The mean squared distance between two images of a class is twice their variance
-    spread = np.array([2 * features[labels == k].var(axis=0).sum() for k in range(len(pictures))])
+    spread = np.array(
+        [2 * features[labels == k].var(axis=0).sum() for k in range(len(class_images))]
+    )
     first = near_copies(group_copies(thumbnails), features, NEAR**2 * spread[labels])
     check_class_sizes(
-        {name: set(first[labels == k]) for k, name in enumerate(pictures)},
+        {name: set(first[labels == k]) for k, name in enumerate(class_images)},
         FEWEST,
         "different photos",
     )
@@ -155,9 +159,9 @@ def near_copies(first: np.ndarray, features: np.ndarray, limits: np.ndarray) -> 
     return result
 
 
-def copies_in(pictures: ClassImages, first: np.ndarray) -> list[list[str]]:
+def copies_in(class_images: ClassImages, first: np.ndarray) -> list[list[str]]:
     """Return the names of identical images, one list for each image that occurs more than once."""
-    names = np.array(names_of(pictures))
+    names = np.array(names_of(class_images))
     return [names[first == i].tolist() for i, number in enumerate(np.bincount(first)) if number > 1]
 
 
@@ -165,7 +169,7 @@ def copies_in(pictures: ClassImages, first: np.ndarray) -> list[list[str]]:
 
 
 def facts_of(
-    pictures: ClassImages,
+    class_images: ClassImages,
     kept: dict,
     backbone: Path,
     classifier: Classifier,
@@ -175,9 +179,9 @@ def facts_of(
     """Return the facts that the file states about itself, like `convert_model.collect_facts`.
 
     `kept` holds the facts of the backbone or, with --add, of the file that has the old classes."""
-    beside = len(classifier.means) > len(pictures)
+    beside = len(classifier.means) > len(class_images)
     old = kept.get("display_names") or {name: display_name(name) for name in kept["classes"]}
-    names = (old if beside else {}) | {name: display_name(name) for name in pictures}
+    names = (old if beside else {}) | {name: display_name(name) for name in class_images}
     packages = ("numpy", "pillow", "ai-edge-litert")
     return {
         name: kept[name] for name in ("format_version", "input", "photo_share", "quantization")
@@ -193,7 +197,7 @@ def facts_of(
         },
         "training_data": {
             "folder": printable(root.resolve().name),
-            "images": {name: len(paths) for name, paths in pictures.items()},
+            "images": {name: len(paths) for name, paths in class_images.items()},
             **({"beside": kept["training_data"]} if beside else {}),
         },
         "provenance": {
@@ -216,11 +220,11 @@ def describe(report: dict) -> str:
     added = " added" if "beside" in report["training_data"] else ""
     lines = [
         f"accuracy in cross-validation: {result['accuracy']:.1%} of {result['pictures']:,}{added} "
-        f"pictures (95 % interval {low:.1%} to {high:.1%})",
+        f"images (95 % interval {low:.1%} to {high:.1%})",
         f"calibration error {result['calibration_error']:.1%}",
     ]
     if "taken_as_known" in result:
-        lines.append(f"taken as known: {result['taken_as_known']:.0%} of these pictures")
+        lines.append(f"taken as known: {result['taken_as_known']:.0%} of these images")
     if "candidates" in result:
         lines.append(
             f"candidates: {result['candidates']:.1f} classes on average, a single one for "
@@ -230,7 +234,7 @@ def describe(report: dict) -> str:
     passing = rule.get("pictures_of_a_class_left_out_taken_as_known")
     if passing is not None:
         lines.append(
-            f"of pictures of a class left out, {passing:.0%} are taken as known; "
+            f"of images of a class left out, {passing:.0%} are taken as known; "
             "of classes like yours far more"
         )
 
@@ -246,27 +250,25 @@ def describe(report: dict) -> str:
     )
     confusions = [
         f"{pair['count']} of {truncate(pair['true'], 24)} for {truncate(pair['taken_for'], 24)}: "
-        + ", ".join(
-            truncate(picture["picture"].split("/", 1)[1], 16) for picture in pair["pictures"][:2]
-        )
+        + ", ".join(truncate(image["image"].split("/", 1)[1], 16) for image in pair["pictures"][:2])
         for pair in result["confusions"]
     ]
     add("taken for another class:", confusions)
     doubts = sorted(
         (
-            -picture["probability"],
-            f"{truncate(picture['picture'])}: {truncate(pair['taken_for'], 30)}?",
+            -image["probability"],
+            f"{truncate(image['picture'])}: {truncate(pair['taken_for'], 30)}?",
         )
         for pair in result["confusions"]
-        for picture in pair["pictures"]
-        if picture["probability"] >= SURE
+        for image in pair["pictures"]
+        if image["probability"] >= SURE
     )
     add("look like another class; are they in the right folder?", [text for _, text in doubts])
     across = [
         group for group in report["copies"] if len({name.split("/")[0] for name in group}) > 1
     ]
     add(
-        "the same picture in two classes; keep it in one:",
+        "the same image in two classes; keep it in one:",
         [" = ".join(map(truncate, group[:2])) for group in across],
     )
     within = sum(len(group) - 1 for group in report["copies"]) - sum(
@@ -316,31 +318,31 @@ def teach_folder(
         raise ValueError(
             f"{report_file} is there, and is no report of teach.py; name another --output"
         )
-    pictures = list_class_images(images, 1 if add else 2)
-    twice = pictures.keys() & set(kept["classes"] if add else ())
+    class_images = list_class_images(images, 1 if add else 2)
+    twice = class_images.keys() & set(kept["classes"] if add else ())
     if twice:
         raise ValueError(f"{backbone} has a class {min(twice)!r} already; give yours another name")
-    check_class_sizes(pictures, FEWEST, "photos")
-    number = sum(map(len, pictures.values()))
+    check_class_sizes(class_images, FEWEST, "photos")
+    number = sum(map(len, class_images.values()))
     # With --add, the rule for turned images is the one of the old classes
     most_turned = 0 if add else recipe.TURNED_PHOTOS
-    about = (number + min(number, most_turned)) * seconds_a_picture(backbone)
+    about = (number + min(number, most_turned)) * seconds_per_image(backbone)
     about = f"{about / 60:.0f} minutes" if about > 100 else f"{max(about, 1):.0f} seconds"
     print(
-        f"{len(pictures)} classes, {number:,} pictures: about {about} for their features, once",
+        f"{len(class_images)} classes, {number:,} images: about {about} for their features, once",
         flush=True,
     )
     check_writable(output.parent)
 
-    pictures, thumbnails, wrong = inspect_images(pictures)
+    class_images, thumbnails, wrong = inspect_images(class_images)
     for name, what in list(wrong.items())[:SHOWN]:
         print(f"left out: {name}: {what}")
     if len(wrong) > SHOWN:
         print(f"left out: {len(wrong) - SHOWN} more, which the report names")
-    check_class_sizes(pictures, FEWEST, "readable photos")
+    check_class_sizes(class_images, FEWEST, "readable photos")
 
     examples, upright = examples_of(
-        pictures, thumbnails, backbone, features_dir(data_dir), most_turned
+        class_images, thumbnails, backbone, features_dir(data_dir), most_turned
     )
     if add:
         weights, means, score = read_head(backbone)
@@ -349,16 +351,18 @@ def teach_folder(
         classifier, logits, rules = teach_beside(examples, old, seed)
     else:
         classifier, logits, rules = teach(examples, upright, seed)
-    classes = [*(kept["classes"] if add else []), *pictures]
-    labels = examples.labels + len(classes) - len(pictures)
+    classes = [*(kept["classes"] if add else []), *class_images]
+    labels = examples.labels + len(classes) - len(class_images)
     different = len(set(examples.images))
-    result = judge(logits, labels, names_of(pictures), classes, classifier.temperature, different)
+    result = judge(
+        logits, labels, names_of(class_images), classes, classifier.temperature, different
+    )
     if classifier.rules.score == SCORE:
         result |= measure_known(logits, labels, classifier.rules)
-    facts = facts_of(pictures, kept, backbone, classifier, result | rules, images)
+    facts = facts_of(class_images, kept, backbone, classifier, result | rules, images)
     report = facts | {
         "cross_validation": result,
-        "copies": copies_in(pictures, examples.images),
+        "copies": copies_in(class_images, examples.images),
         "left_out": wrong,
     }
     report |= {"trial": recipe.PLAIN_TRIAL, "seed": seed}
@@ -377,9 +381,7 @@ def teach_folder(
 
 def main() -> None:
     """Parse the arguments and teach."""
-    parser = script_parser(
-        __doc__, "python teach.py --images my_pictures --output my_classes.tflite"
-    )
+    parser = script_parser(__doc__, "python teach.py --images my_photos --output my_classes.tflite")
     parser.add_argument(
         "--images", type=Path, required=True, metavar="DIR", help="folder with a sub-folder a class"
     )

@@ -209,12 +209,12 @@ def measure_on_test(task: Task, classifier: Classifier) -> tuple[dict, dict]:
             f"all test images of {min(gone)} are copies of train or validation images; "
             "choose another --seed, or a split of your own with --split-file"
         )
-    for kind, pictures in plain_set(task, "test").items():
-        left = np.isin(pictures.images, outputs["images"])
-        pictures = Examples(*(column[left] for column in pictures))
-        logits = apply_head(classifier.weights, pictures.features)
-        results[kind] = evaluate(logits, pictures.labels, task.classes, classifier.temperature)
-        results[kind] |= measure_known(logits, pictures.labels, classifier.rules)
+    for kind, examples in plain_set(task, "test").items():
+        left = np.isin(examples.images, outputs["images"])
+        examples = Examples(*(column[left] for column in examples))
+        logits = apply_head(classifier.weights, examples.features)
+        results[kind] = evaluate(logits, examples.labels, task.classes, classifier.temperature)
+        results[kind] |= measure_known(logits, examples.labels, classifier.rules)
         outputs[kind] = {"logits": logits, "scores": highest_logit(logits)}
     unknown = unknown_photos(task, recipe.UNKNOWN_PHOTOS)
     views = [photo_view(task, image) for image in unknown]

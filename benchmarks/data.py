@@ -64,7 +64,7 @@ XML = """<annotation>
 def make_archives(folder: Path, pictures: int) -> None:
     """Write images.tar and annotation.tar with this many images, spread over 120 breeds."""
     random = np.random.default_rng(33)
-    encoded = [draw_picture(random) for _ in range(min(DISTINCT, pictures))]
+    encoded = [draw_image(random) for _ in range(min(DISTINCT, pictures))]
     with (
         tarfile.open(folder / "images.tar", "w") as images,
         tarfile.open(folder / "annotation.tar", "w") as annotation,
@@ -83,7 +83,7 @@ def make_archives(folder: Path, pictures: int) -> None:
             add_file(annotation, f"Annotation/n{breed:08}-Breed_{breed}/{name}", xml)
 
 
-def draw_picture(random: np.random.Generator) -> bytes:
+def draw_image(random: np.random.Generator) -> bytes:
     """Return a JPEG whose detail falls with spatial frequency as in photographs (1/f).
 
     The file has about 38 kB, like the real ones."""

@@ -89,15 +89,15 @@ from onnxruntime import InferenceSession
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod
 from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
-source, pictures, target = sys.argv[1:]
+source, images, target = sys.argv[1:]
 quant_pre_process(source, target, skip_symbolic_shape=True)
 name = InferenceSession(target).get_inputs()[0].name
-class Pictures(CalibrationDataReader):
-    rows = iter(np.load(pictures))
+class Images(CalibrationDataReader):
+    rows = iter(np.load(images))
     def get_next(self):
         return {name: row[None] for row in [next(self.rows, None)] if row is not None} or None
 quantize_static(
-    target, target, Pictures(), per_channel=True,
+    target, target, Images(), per_channel=True,
     weight_type=QuantType.QInt8, activation_type=QuantType.QUInt8,
     quant_format=QuantFormat.QDQ, calibrate_method=CalibrationMethod.MinMax,
 )

@@ -85,9 +85,9 @@ def answers_of(model: Path, photos: Sequence[tuple[str, Path]]) -> list[Answer |
     return answers
 
 
-def ask_all(model: Path, pictures: dict[str, list[Path]]) -> list[Answer]:
+def ask_all(model: Path, images: dict[str, list[Path]]) -> list[Answer]:
     """Return the answers about all photos, using all CPUs. Print which photos are rejected."""
-    photos = [(folder, path) for folder, paths in pictures.items() for path in paths]
+    photos = [(folder, path) for folder, paths in images.items() for path in paths]
     batches = [photos[start : start + BATCH] for start in range(0, len(photos), BATCH)]
     results = map_in_processes(answers_of, ((model, batch) for batch in batches))
     answers = []
@@ -179,14 +179,14 @@ def cells(name: str, row: Row) -> list[object]:
 def evaluate(model: Path, folder: Path, without_fitted: bool) -> dict[str, float]:
     """Ask about all photos, print the tables and return the figures for --json."""
     classes = read_facts(model)["classes"]
-    pictures = list_class_images(folder)
-    meant = match_folders(pictures, classes)
-    known = [name for name in pictures if meant[name] and pictures[name]]
+    images = list_class_images(folder)
+    meant = match_folders(images, classes)
+    known = [name for name in images if meant[name] and images[name]]
     if not known:
         raise ValueError(f"no folder in {folder} has the name of a class of {model}")
     left_out = known[::2] if without_fitted else []
-    pictures = {name: paths for name, paths in pictures.items() if name not in left_out}
-    answers = ask_all(model, pictures)
+    images = {name: paths for name, paths in images.items() if name not in left_out}
+    answers = ask_all(model, images)
 
     def labels_of(some: Sequence[Answer]) -> np.ndarray:
         return np.array([classes.index(meant[answer.folder]) for answer in some])

@@ -101,7 +101,7 @@ CHANGES: dict[str, Callable[[Image.Image], Image.Image]] = {
 }
 
 
-# --- Other pictures -------------------------------------------------------------------------------
+# --- Other images -------------------------------------------------------------------------------
 
 
 def side_by_side(left: Path, right: Path) -> bytes:
@@ -169,7 +169,7 @@ def changed(file: Path, change: str) -> bytes:
         return as_jpeg(CHANGES[change](image.convert("RGB")))
 
 
-# --- Pictures to ask about ------------------------------------------------------------------------
+# --- Images to ask about ------------------------------------------------------------------------
 
 
 def sample(items: Sequence, number: int) -> list:
@@ -238,7 +238,7 @@ def table(results: dict[str, dict[str, float]], sizes: dict[str, int]) -> str:
             "known, plain look | known | sure | sure, but unknown",
         ),
     ):
-        lines += [f"| % | pictures | {head} |", "|---|---|---|---|---|---|"]
+        lines += [f"| % | images | {head} |", "|---|---|---|---|---|---|"]
         for name, result in results.items():
             if ("accuracy" in result) == ("accuracy" in keys):
                 cells = [

@@ -3,9 +3,9 @@ of ten breeds.
 
     PYTHONPATH=. python tests/colour_model.py MODEL.tflite EXPLAINING.tflite
 
-A picture's "breed" is the one of COLOURS nearest to the mean colour of its upper left quarter.
+An image's "breed" is the one of COLOURS nearest to the mean colour of its upper left quarter.
 Where none is near, as for gray, the similarity is below the threshold: the breed is not known, and
-the picture seems to be turned. The second has candidates and a map: each of its cells speaks for
+the image seems to be turned. The second has candidates and a map: each of its cells speaks for
 the breed of its own colour. TensorFlow needs a process of its own.
 """
 

@@ -1,4 +1,4 @@
-"""Pictures that show no dogs: shapes of any colour, size, place and turn, on any ground."""
+"""Images that show no dogs: shapes of any colour, size, place and turn, on any ground."""
 
 import math
 from pathlib import Path
@@ -12,7 +12,7 @@ CORNERS = {"circles": 60, "crosses": 12, "squares": 4, "stars": 10, "triangles":
 def draw_shape(
     kind: str, rng: np.random.Generator, size: tuple[int, int] = (320, 240)
 ) -> Image.Image:
-    """Return a picture of a shape, drawn at twice the size to be smooth."""
+    """Return an image of a shape, drawn at twice the size to be smooth."""
     light, dark = sorted((rng.integers(0, 256, 3) for _ in range(2)), key=lambda c: -c.sum())
     if light.sum() - dark.sum() < 150:
         light, dark = np.minimum(light + 90, 255), np.maximum(dark - 90, 0)
@@ -38,7 +38,7 @@ def draw_shape(
 
 
 def draw_shapes(folder: Path, number: int, seed: int = 0) -> Path:
-    """Draw so many pictures of each shape into sub-folders; return the folder."""
+    """Draw so many images of each shape into sub-folders; return the folder."""
     for kind in CORNERS:
         (folder / kind).mkdir(parents=True)
         for i in range(number):

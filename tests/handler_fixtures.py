@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from emulator import Stack, emulator
 from handler_process import ROOT, Silent, handler_process
-from odd_images import JPEG, picture, saved
+from odd_images import JPEG, drawn_image, saved
 
 from dog_breeds.clients.gateway import Gateway
 
@@ -59,7 +59,7 @@ def ask(colour_model: Path) -> Iterator[Callable]:
 
 @pytest.fixture
 def photo(tmp_path: Path) -> Path:
-    """The file of a usual picture."""
+    """The file of a usual image."""
     (tmp_path / "photo.jpg").write_bytes(JPEG)
     return tmp_path / "photo.jpg"
 
@@ -108,7 +108,7 @@ class LocalServer(Silent):
         if self.path == "/together.jpg":
             TOGETHER.wait()
         large = self.path == "/large.png"
-        content = saved(picture(), format="PNG") + bytes(9_900_000) if large else JPEG
+        content = saved(drawn_image(), format="PNG") + bytes(9_900_000) if large else JPEG
         cookies = {"Set_Cookie": "a=b", "Set_Cookie2": "a=b"} if "cookie" in self.path else {}
         self.reply(content, 404 if self.path == "/missing" else 200, **cookies)
 

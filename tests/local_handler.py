@@ -1,4 +1,4 @@
-"""The handler for a test that serves pictures itself: addresses of this machine count as public, at
+"""The handler for a test that serves images itself: addresses of this machine count as public, at
 one port.
 """
 

@@ -13,7 +13,7 @@ import numpy as np
 from colour_model import COLOURS
 from PIL import Image, ImageDraw, ImageOps, PngImagePlugin
 
-BREED = "leonberg"  # what the colour model sees in the upper left quarter of picture()
+BREED = "leonberg"  # what the colour model sees in the upper left quarter of image()
 DAMAGED, TOO_LARGE, OTHER_TYPE = "invalid_image", "too_large", "unsupported_type"  # error codes
 FORMATS = {
     "jpg": {"format": "JPEG", "quality": 90},
@@ -24,7 +24,7 @@ FORMATS = {
     "gif": {"format": "GIF"},
     "bmp": {"format": "BMP"},
 }
-STORED = {  # how an upright picture is turned before it is stored, by EXIF orientation
+STORED = {  # how an upright image is turned before it is stored, by EXIF orientation
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -43,8 +43,8 @@ def once(cases: Callable[[], Iterator[Case]]) -> Callable[[], tuple[Case, ...]]:
     return functools.cache(functools.wraps(cases)(lambda: tuple(cases())))
 
 
-def picture(width: int = 320, height: int = 240, breed: str = BREED) -> Image.Image:
-    """A picture in a breed's colour, but for three quarters of it, which are in other colours."""
+def drawn_image(width: int = 320, height: int = 240, breed: str = BREED) -> Image.Image:
+    """An image in a breed's colour, but for three quarters of it, which are in other colours."""
     image = Image.new("RGB", (width, height), COLOURS["maltese_dog"])
     image.paste(COLOURS["samoyed"], (width // 2, 0, width, height // 2))
     image.paste(COLOURS["shih_tzu"], (width // 2, height // 2, width, height))
@@ -53,7 +53,7 @@ def picture(width: int = 320, height: int = 240, breed: str = BREED) -> Image.Im
 
 
 def one_way_up() -> Image.Image:
-    """A picture that is a breed's only when upright, and has no borders."""
+    """An image that is a breed's only when upright, and has no borders."""
     image = Image.new("RGB", (480, 360), (128, 128, 128))
     image.paste(COLOURS[BREED], (0, 0, 240, 180))
     image.paste((150, 150, 110), (240, 0, 480, 180))
@@ -62,7 +62,7 @@ def one_way_up() -> Image.Image:
 
 
 def screenshot(image: Image.Image) -> Image.Image:
-    """A picture on a telephone's screen, between white borders with a few words."""
+    """An image on a telephone's screen, between white borders with a few words."""
     screen = Image.new("RGB", (540, 1170), "white")
     screen.paste(image.resize((540, 405)), (0, 380))
     ImageDraw.Draw(screen).text((20, 70), "Our dog", "black", font_size=34)
@@ -81,13 +81,13 @@ def text(image: Image.Image, **options: object) -> str:
     return base64.b64encode(saved(image, **({"format": "JPEG"} | options))).decode()
 
 
-JPEG = saved(picture(500, 375), format="JPEG")  # the usual picture
+JPEG = saved(drawn_image(500, 375), format="JPEG")  # the usual image
 TEXT = base64.b64encode(JPEG).decode()
 
 
 def modes() -> Iterator[Case]:
     """Every mode of every format."""
-    rgb, gray = picture(), picture(breed="great_pyrenees").convert("L")
+    rgb, gray = drawn_image(), drawn_image(breed="great_pyrenees").convert("L")
     alpha = Image.new("L", rgb.size, 255)
     alpha.paste(0, (rgb.width // 2, 0, *rgb.size))
     rgba, clear = rgb.copy(), Image.new("RGBA", rgb.size, (0, 0, 0, 0))
@@ -104,7 +104,7 @@ def modes() -> Iterator[Case]:
             yield f"alpha.{kind}", saved(rgba, **options), BREED
             # Nothing at all, over white
             yield (f"clear.{kind}", saved(clear, **options), "great_pyrenees")
-            frames = [picture(breed="afghan_hound"), picture(breed="samoyed")]
+            frames = [drawn_image(breed="afghan_hound"), drawn_image(breed="samoyed")]
             yield (
                 f"animated.{kind}",
                 saved(rgb, save_all=True, append_images=frames, **options),
@@ -218,15 +218,19 @@ def downwards_bmp(image: Image.Image) -> bytes:
 
 
 def turned() -> Iterator[Case]:
-    """Pictures that their EXIF data turn upright, and some with EXIF data that make no sense."""
+    """Images that their EXIF data turn upright, and some with EXIF data that make no sense."""
     for kind in ("jpg", "progressive.jpg", "png", "webp"):
         for orientation in (*range(10), 65535):
-            image = picture().transpose(STORED[orientation]) if orientation in STORED else picture()
+            image = (
+                drawn_image().transpose(STORED[orientation])
+                if orientation in STORED
+                else drawn_image()
+            )
             exif = orientation_exif(orientation)
             yield f"turned_{orientation}.{kind}", saved(image, exif=exif, **FORMATS[kind]), BREED
-    large = picture(4032, 3024).transpose(STORED[6])
+    large = drawn_image(4032, 3024).transpose(STORED[6])
     yield "phone.jpg", saved(large, format="JPEG", exif=orientation_exif(6)), BREED
-    image = picture().transpose(STORED[6])
+    image = drawn_image().transpose(STORED[6])
     yield "exif_unwritable.jpg", saved(image, format="JPEG", exif=UNWRITABLE_EXIF), BREED
     for name, exif in {
         "garbage": b"Exif\0\0" + bytes(range(256)),
@@ -235,10 +239,10 @@ def turned() -> Iterator[Case]:
         "text": b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x02\0\x04\0\0\0six\0\0\0\0\0",
     }.items():
         for kind in ("jpg", "png", "webp"):
-            yield f"exif_{name}.{kind}", saved(picture(), exif=exif, **FORMATS[kind]), BREED
+            yield f"exif_{name}.{kind}", saved(drawn_image(), exif=exif, **FORMATS[kind]), BREED
     info = PngImagePlugin.PngInfo()
     info.add_text("Raw profile type exif", "\nexif\n 8\nnot hexadecimal")
-    yield "exif_profile.png", saved(picture(), format="PNG", pnginfo=info), BREED
+    yield "exif_profile.png", saved(drawn_image(), format="PNG", pnginfo=info), BREED
 
 
 # Turned by 90 degrees, and with a resolution that is a text: Pillow reads it, and fails when it is
@@ -268,8 +272,8 @@ def cut_off() -> Iterator[Case]:
 
 
 def mislabelled() -> Iterator[Case]:
-    """Files that are not what they begin like, or not pictures of a kind that is taken."""
-    jpeg, png = saved(picture(), format="JPEG"), saved(picture(), format="PNG")
+    """Files that are not what they begin like, or not images of a kind that is taken."""
+    jpeg, png = saved(drawn_image(), format="JPEG"), saved(drawn_image(), format="PNG")
     starts = {"jpeg": jpeg[:3], "png": png[:8], "gif": b"GIF89a", "bmp": b"BM", "webp": b"RIFF"}
     for name, start in starts.items():
         yield f"{name}_of_zeros", start + bytes(5000), DAMAGED
@@ -298,7 +302,7 @@ def mislabelled() -> Iterator[Case]:
     yield "jpeg_no_frame", b"\xff\xd8\xff\xd9" + jpeg[2:22], DAMAGED
     yield "jpeg_no_tables", jpeg[:20] + jpeg[jpeg.index(b"\xff\xc0") :], DAMAGED
     for kind in ("TIFF", "JPEG2000", "ICO", "PPM", "EPS", "TGA"):
-        yield kind.lower(), saved(picture(64, 64), format=kind), OTHER_TYPE
+        yield kind.lower(), saved(drawn_image(64, 64), format=kind), OTHER_TYPE
     for name, data in {
         "nothing": b"",
         "a byte": b"\xff",
@@ -318,7 +322,7 @@ def mislabelled() -> Iterator[Case]:
 
 
 def sizes() -> Iterator[Case]:
-    """Pictures of one pixel and of absurdly many."""
+    """Images of one pixel and of absurdly many."""
     breed, colour = BREED, COLOURS[BREED]
     for width, height in ((1, 1), (1, 2), (1, 9000), (9000, 1), (16383, 3), (2, 2)):
         for kind in ("jpg", "png", "webp", "gif", "bmp"):
@@ -337,7 +341,7 @@ def sizes() -> Iterator[Case]:
         TOO_LARGE,
     )
     yield "over_50_megapixels.gif", saved(Image.new("P", (8000, 6251)), format="GIF"), TOO_LARGE
-    gif, bmp = (saved(picture(), **FORMATS[kind]) for kind in ("gif", "bmp"))
+    gif, bmp = (saved(drawn_image(), **FORMATS[kind]) for kind in ("gif", "bmp"))
     yield "announces_65535x65535.jpg", jpeg_head(b"\xc0", 65535, 65535, 1), TOO_LARGE
     yield "announces_0x0.jpg", jpeg_head(b"\xc0", 0, 0, 1), DAMAGED
     for width, height, code in (
@@ -366,7 +370,7 @@ def sizes() -> Iterator[Case]:
         b"RIFF" + struct.pack("<I", 4 + len(webp)) + b"WEBP" + webp,
         DAMAGED,
     )
-    yield "over_10_megabytes.png", saved(picture(), format="PNG") + bytes(10_000_000), TOO_LARGE
+    yield "over_10_megabytes.png", saved(drawn_image(), format="PNG") + bytes(10_000_000), TOO_LARGE
 
 
 @once
@@ -376,7 +380,7 @@ def hostile() -> Iterator[Case]:
     All are harmless for other software. A file that stands for a costly one is just beyond the
     limit, or is cut off before any data: the service has to refuse it by its header.
     """
-    jpeg, png, gif = (saved(picture(), **FORMATS[kind]) for kind in ("jpg", "png", "gif"))
+    jpeg, png, gif = (saved(drawn_image(), **FORMATS[kind]) for kind in ("jpg", "png", "gif"))
     yield "many_segments.jpg", jpeg[:2] + segment(b"\xe5", b"") * 6000 + jpeg[2:], DAMAGED
     yield "many_fill_bytes.jpg", jpeg[:2] + b"\xff" * 6000 + jpeg[2:], DAMAGED
     yield "many_chunks.png", png[:33] + chunk(b"prVt", b"") * 6000 + png[33:], DAMAGED
@@ -384,7 +388,7 @@ def hostile() -> Iterator[Case]:
     comment = b"!\xfe" + b"\1c" * 6000 + b"\0"
     yield "long_comment.gif", gif[:start] + comment + gif[start:], DAMAGED
     # Of long EXIF data only the start is read; it holds the orientation.
-    turned = saved(picture().transpose(STORED[6]), format="PNG")
+    turned = saved(drawn_image().transpose(STORED[6]), format="PNG")
     exif = chunk(b"eXIf", orientation_exif(6, 100_000).removeprefix(b"Exif\0\0"))
     yield "long_exif.png", turned[:33] + exif + turned[33:], BREED
     for kind, name in ((b"zTXt", b"a"), (b"iCCP", b"a")):
@@ -425,10 +429,10 @@ def hostile() -> Iterator[Case]:
         yield f"50_megapixels_{channels}.png", content, breed
     black = Image.new("RGB", (7000, 7000))
     yield "49_megapixels.webp", saved(black, format="WEBP", lossless=True, method=0), DAMAGED
-    yield "12_megapixels.webp", saved(picture(4032, 3024), format="WEBP", method=0), BREED
+    yield "12_megapixels.webp", saved(drawn_image(4032, 3024), format="WEBP", method=0), BREED
     cmyk = Image.new("CMYK", (7000, 7000), (0, 0, 255, 0))
     yield "progressive_cmyk.jpg", saved(cmyk, format="JPEG", progressive=True), None
-    large = picture(6000, 4000).convert("RGBA")
+    large = drawn_image(6000, 4000).convert("RGBA")
     yield "24_megapixels_alpha.png", saved(large, format="PNG", compress_level=1), BREED
 
 

@@ -20,7 +20,7 @@ from colour_model import COLOURS
 from conftest import ROOT, run
 from emulator import emulator
 from lambda_bridge import ALWAYS, BUCKET, world
-from odd_images import picture, saved
+from odd_images import drawn_image, saved
 from step_functions import as_interpreted, definition
 
 from dog_breeds.clients import batch
@@ -39,7 +39,7 @@ NOT_PHOTOS = {"": b"", "notes.txt": b"no photo", "folder.jpg/": b"", "list.json"
 
 def coloured(number: int) -> bytes:
     """A photo of the breed with a number."""
-    return saved(picture(64, 48, BREEDS[number % 10]), format="PNG")
+    return saved(drawn_image(64, 48, BREEDS[number % 10]), format="PNG")
 
 
 @pytest.fixture(scope="module")

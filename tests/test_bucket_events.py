@@ -18,7 +18,7 @@ from emulator import ROOT, emulator, free_ports, wait_for
 from handler_process import handler_process, run_python, with_bucket
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from odd_images import BREED, JPEG, picture, saved
+from odd_images import BREED, JPEG, drawn_image, saved
 from test_lambda_function import json_values
 from test_template import resources  # noqa: F401  a fixture
 
@@ -393,7 +393,7 @@ def test_photos_that_land_are_answered_below_results_in_the_same_bucket(stack, c
     )
     polled(queue, queues)
     bucket.put_object(Bucket="my-photos", Key=KEY, Body=JPEG)
-    bucket.put_object(Bucket="my-photos", Key="b.png", Body=saved(picture(), format="PNG"))
+    bucket.put_object(Bucket="my-photos", Key="b.png", Body=saved(drawn_image(), format="PNG"))
     bucket.put_object(Bucket="my-photos", Key="notes.txt", Body=b"a dog")
     bucket.put_object(Bucket="my-photos", Key="results/b.png.json", Body=b"{}")
     event = polled(queue, queues)

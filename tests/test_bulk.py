@@ -14,7 +14,7 @@ import pytest
 from colour_model import COLOURS
 from conftest import command, run
 from handler_process import family
-from odd_images import picture, saved
+from odd_images import drawn_image, saved
 from PIL import Image
 from test_clients import saved_heic
 
@@ -48,7 +48,7 @@ def photos_in(folder: Path, number: int) -> dict[str, str]:
         breed = list(COLOURS)[index % len(COLOURS)]
         name = f"{index // 100}/{index}.jpg"
         (folder / name).parent.mkdir(exist_ok=True)
-        (folder / name).write_bytes(saved(picture(64, 48, breed), format="JPEG", quality=95))
+        (folder / name).write_bytes(saved(drawn_image(64, 48, breed), format="JPEG", quality=95))
         breeds[name] = breed
     return breeds
 
@@ -57,20 +57,20 @@ def test_odd_names_and_files(colour_model, tmp_path):
     folder, table = tmp_path / "photos", tmp_path / "out.csv"
     (folder / "Ünïcode").mkdir(parents=True)
     for name in ODD:
-        (folder / name).write_bytes(saved(picture(), format="PNG"))
+        (folder / name).write_bytes(saved(drawn_image(), format="PNG"))
     (folder / "text.jpg").write_text("a dog")
     (folder / "empty.png").write_bytes(b"")
-    (folder / "large.png").write_bytes(saved(picture(), format="PNG") + bytes(10_000_000))
-    heic = saved_heic(picture())
+    (folder / "large.png").write_bytes(saved(drawn_image(), format="PNG") + bytes(10_000_000))
+    heic = saved_heic(drawn_image())
     (folder / "photo.heic").write_bytes(heic)
     (folder / "renamed.jpg").write_bytes(heic)
     (folder / "half.heic").write_bytes(heic[: len(heic) // 2])
-    picture().save(folder / "photo.avif")
+    drawn_image().save(folder / "photo.avif")
     avif = bytearray((folder / "photo.avif").read_bytes())
-    avif[avif.index(b"pitm") + 9] = 7  # a picture that is not there: Pillow raises RuntimeError
+    avif[avif.index(b"pitm") + 9] = 7  # an image that is not there: Pillow raises RuntimeError
     (folder / "half.avif").write_bytes(avif)
-    picture().save(folder / "scan.TIF")
-    picture().save(folder / "scan.jpg", format="TIFF")
+    drawn_image().save(folder / "scan.TIF")
+    drawn_image().save(folder / "scan.jpg", format="TIFF")
     (folder / "camera.HIF").write_bytes(heic)
     # 52 megapixels
     Image.new("RGB", (8000, 6500), COLOURS["leonberg"]).save(folder / "telephone.jpg")

@@ -14,7 +14,7 @@ from conftest import COMMITTED, NOT_PUBLIC, ROOT, command, exit_message, needs_g
 from emulator import free_ports
 from handler_fixtures import local_gateway, local_server
 from handler_process import Silent
-from odd_images import BREED, STORED, UNWRITABLE_EXIF, orientation_exif, picture, png_file
+from odd_images import BREED, STORED, UNWRITABLE_EXIF, drawn_image, orientation_exif, png_file
 from PIL import Image
 
 import test
@@ -75,9 +75,9 @@ def test_shows_several_candidates_and_no_single_one(colour_model, tmp_path):
 @pytest.mark.parametrize("orientation", [1, 6])
 def test_large_photo_is_sent_smaller_and_upright(stack, tmp_path, orientation):
     image = (
-        picture(4000, 3000)
+        drawn_image(4000, 3000)
         if orientation == 1
-        else picture(4000, 3000).transpose(Image.Transpose.ROTATE_90)
+        else drawn_image(4000, 3000).transpose(Image.Transpose.ROTATE_90)
     )
     noise = np.random.default_rng(0).integers(-9, 9, (image.height, image.width, 1))
     image = Image.fromarray((np.asarray(image, int) + noise).clip(0, 255).astype(np.uint8))
@@ -89,14 +89,14 @@ def test_large_photo_is_sent_smaller_and_upright(stack, tmp_path, orientation):
 
 
 def saved_heic(image: Image.Image, **options: object) -> bytes:
-    """The picture as an iPhone stores it."""
+    """The image as an iPhone stores it."""
     buffer = io.BytesIO()
     pillow_heif.from_pillow(image).save(buffer, **options)
     return buffer.getvalue()
 
 
-def test_pictures_of_other_formats_are_sent_as_jpeg(stack, tmp_path):
-    image = picture(640, 480)
+def test_images_of_other_formats_are_sent_as_jpeg(stack, tmp_path):
+    image = drawn_image(640, 480)
     (tmp_path / "photo.heic").write_bytes(saved_heic(image))
     (tmp_path / "turned.heic").write_bytes(
         saved_heic(image.transpose(Image.Transpose.ROTATE_90), exif=orientation_exif(6))
@@ -147,7 +147,7 @@ def files(tmp_path, photo) -> Path:
     (tmp_path / "large.jpg").write_bytes(bytes(5_000_000))
     (tmp_path / "empty.jpg").write_bytes(b"")
     (tmp_path / "half.jpg").write_bytes(photo.read_bytes()[:2000])
-    heic = saved_heic(picture(500, 375))
+    heic = saved_heic(drawn_image(500, 375))
     (tmp_path / "half.heic").write_bytes(heic[: len(heic) // 2])
     (tmp_path / "bad.tflite").write_bytes(b"TFL3")
     return tmp_path
@@ -276,7 +276,7 @@ def test_help_shows_the_photo_and_the_endpoint():
     assert all(endpoint in text for endpoint in test.ENDPOINTS)
 
 
-def test_a_large_picture_of_16_bits_keeps_its_greys(tmp_path):
+def test_a_large_image_of_16_bits_keeps_its_greys(tmp_path):
     rng = np.random.default_rng(0)
     Image.fromarray(rng.integers(28_000, 32_000, (1600, 1600), np.uint16)).save(
         tmp_path / "large.png"
@@ -286,14 +286,14 @@ def test_a_large_picture_of_16_bits_keeps_its_greys(tmp_path):
 
 
 def test_a_photo_whose_exif_pillow_cannot_write_is_turned_upright(tmp_path):
-    picture().transpose(STORED[6]).save(tmp_path / "odd.jpg", exif=UNWRITABLE_EXIF)
+    drawn_image().transpose(STORED[6]).save(tmp_path / "odd.jpg", exif=UNWRITABLE_EXIF)
     upright = client_images.upright_image(tmp_path / "odd.jpg", 2000)
-    assert upright.size == picture().size and upright.getpixel((9, 9)) == pytest.approx(
+    assert upright.size == drawn_image().size and upright.getpixel((9, 9)) == pytest.approx(
         COLOURS[BREED], abs=3
     )
 
 
-def test_a_picture_of_too_many_pixels_is_sent_smaller(tmp_path):
+def test_a_image_of_too_many_pixels_is_sent_smaller(tmp_path):
     Image.new("L", (8000, 6500)).save(tmp_path / "telephone.jpg")
     assert (tmp_path / "telephone.jpg").stat().st_size < client_images.MAX_SENT
     with Image.open(io.BytesIO(client_images.image_to_send(tmp_path / "telephone.jpg"))) as sent:
@@ -301,7 +301,7 @@ def test_a_picture_of_too_many_pixels_is_sent_smaller(tmp_path):
 
 
 def test_what_cannot_be_sent_is_said(tmp_path, monkeypatch):
-    (tmp_path / "photo.heic").write_bytes(saved_heic(picture()))
+    (tmp_path / "photo.heic").write_bytes(saved_heic(drawn_image()))
     (tmp_path / "bomb.png").write_bytes(png_file((60_000, 60_000, 8, 2, 0, 0, 0)))
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
     for name, said in (

@@ -60,7 +60,7 @@ def keras_answers(small, views, in_keras_process) -> dict[str, np.ndarray]:
 
 @pytest.fixture(scope="module", autouse=True)
 def asked_once(in_keras_process) -> Iterator[None]:
-    """Keras, which is slow, is asked about each picture once."""
+    """Keras, which is slow, is asked about each image once."""
     said = {}
 
     def ask(module, function, *arguments):
@@ -168,7 +168,7 @@ def test_compare_measures_accuracy_agreement_and_change():
     assert (result["lost"], result["won"]) == (1, 0)
     assert (result["keras"]["taken_as_known"], result["tflite"]["taken_as_known"]) == (0.75, 0.5)
     assert result["same_top_class"] == 0.75 and result["largest_change"] == pytest.approx(0.2)
-    # Four pictures in bins of their own: the mean of |0.9 - 1|, |0.8 - 1|, |0.6 - 1| and |0.7 - 0|.
+    # Four images in bins of their own: the mean of |0.9 - 1|, |0.8 - 1|, |0.6 - 1| and |0.7 - 0|.
     assert result["keras"]["calibration_error"] == pytest.approx((0.1 + 0.2 + 0.4 + 0.7) / 4)
 
 
@@ -376,7 +376,7 @@ def test_the_file_carries_its_facts(converted, small, monkeypatch, capsys):
             == hashlib.sha256(path.read_bytes()).hexdigest()
         )
     assert facts["model_sha256"] == hashlib.sha256(model_bytes).hexdigest()
-    # Every test picture was compared: the file is as accurate as training said
+    # Every test image was compared: the file is as accurate as training said
     for kind in features.VIEW_KINDS:
         assert facts["compared_with_keras"][kind]["pictures"] == report["test"][kind]["pictures"]
         assert (
@@ -492,7 +492,7 @@ def test_the_committed_file_is_small_and_documented():
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
 def test_the_committed_file_knows_real_dogs(real_data, runtime):
-    """On the whole photos of the test part: as accurate as it says, within what so few pictures can
+    """On the whole photos of the test part: as accurate as it says, within what so few images can
     tell.
     """
     facts, split = read_facts(COMMITTED), Path(MIRROR, "official_split.csv")

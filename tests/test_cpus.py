@@ -7,7 +7,7 @@ import re
 import pytest
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 from conftest import COMMITTED, run
-from odd_images import picture
+from odd_images import drawn_image
 
 from dog_breeds.learning import tflite
 from dog_breeds.serving import cpus
@@ -111,7 +111,7 @@ def test_training_says_it_once(tmp_path, monkeypatch, capsys):
 def test_clients_say_it_beside_the_answer(tmp_path):
     """test.py with a model file, on the CPU of this machine, about one photo and about a folder."""
     (tmp_path / "photos").mkdir()
-    picture().save(tmp_path / "photos" / "a.png")
+    drawn_image().save(tmp_path / "photos" / "a.png")
     remarks = [cpus.why_slow(interpreter(COMMITTED, True))]
     if remarks == [""]:
         remarks = []

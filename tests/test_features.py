@@ -42,12 +42,12 @@ def lab(small, tmp_path) -> Path:
 
 @pytest.fixture
 def passes(monkeypatch) -> list[int]:
-    """Time by time, how many pictures have been given to the backbone."""
+    """Time by time, how many images have been given to the backbone."""
     rows, run_file = [], features.run_file
 
-    def counting(file, pictures, *rest):
-        rows.append(len(pictures))
-        return run_file(file, pictures, *rest)
+    def counting(file, views, *rest):
+        rows.append(len(views))
+        return run_file(file, views, *rest)
 
     monkeypatch.setattr(features, "run_file", counting)
     return rows
@@ -81,7 +81,7 @@ def save(path, pixels):
 
 
 def dot(path, x, y, size=200):
-    """A picture of one bright spot around the point x, y."""
+    """An image of one bright spot around the point x, y."""
     rows, columns = np.mgrid[:size, :size]
     spot = 255 * np.exp(-((columns + 0.5 - x) ** 2 + (rows + 0.5 - y) ** 2) / 50)
     return save(path, np.repeat(spot[..., None], 3, 2))
@@ -106,7 +106,7 @@ def test_rotation_turns_by_exactly_the_angle(tmp_path, angle):
     assert np.degrees(np.arctan2(-y, x)) == pytest.approx(angle, abs=0.15)
 
 
-def test_rotation_fills_corners_with_the_mirrored_picture(tmp_path):
+def test_rotation_fills_corners_with_the_mirrored_image(tmp_path):
     white = save(tmp_path / "white.png", np.full((200, 200, 3), 255))
     assert features.load_pixels(View(white, angle=recipe.MAX_ROTATION), 200).min() == 255
 
@@ -186,7 +186,7 @@ def test_each_view_passes_the_backbone_once(lab, passes):
     assert np.abs(more[21] - rows[0]).max() > 0.01
 
 
-def test_a_changed_picture_is_computed_again_and_nothing_else(lab, passes):
+def test_a_changed_image_is_computed_again_and_nothing_else(lab, passes):
     views = crops(lab, 18)
     rows = extract(views, lab)
     views[5].path.unlink()  # a hard link: leaves the other tests' file alone
@@ -303,7 +303,7 @@ def test_damaged_shards_are_computed_again(lab, passes, monkeypatch):
         assert (extract(views, lab) == rows).all()
 
 
-def test_a_broken_picture_is_named(lab, tmp_path):
+def test_a_broken_image_is_named(lab, tmp_path):
     broken = tmp_path / "broken.jpg"
     broken.write_bytes(crops(lab, 1)[0].path.read_bytes()[:3000])
     with pytest.raises(OSError, match=re.escape(str(broken))):

@@ -199,7 +199,7 @@ def test_head_has_the_length_and_no_body(echo):
 
 
 def test_six_megabytes_is_the_limit(echo):
-    """Of the event: base64 makes it 4.7 MB of a picture. The connection stays usable."""
+    """Of the event: base64 makes it 4.7 MB of an image. The connection stays usable."""
     with serving(echo) as ask:
         connection = ask.connect()
         for size, status in (

@@ -103,7 +103,7 @@ def test_a_head_learns_and_is_reproducible():
 
 
 def test_each_class_counts_the_same(monkeypatch):
-    """Five times the pictures of one class: without dropout, and in one batch, the head is the
+    """Five times the images of one class: without dropout, and in one batch, the head is the
     same.
     """
     train, trial = blobs(200), {"learning_rate": 0.01, "inner_size": 0, "dropout": 0.0}
@@ -236,7 +236,7 @@ def test_the_similarity_is_the_angle_to_the_nearest_class():
     )
 
 
-def test_the_score_of_upright_pictures_lets_a_fixed_share_of_new_ones_pass():
+def test_the_score_of_upright_images_lets_a_fixed_share_of_new_ones_pass():
     def pairs(images, seed):
         """For each image an upright row, 2 standard deviations further along a diagonal than its
         turned one.

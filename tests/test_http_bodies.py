@@ -10,12 +10,12 @@ import urllib.parse
 import pytest
 import requests
 from handler_fixtures import local_gateway
-from odd_images import BREED, JPEG, TEXT, picture, saved
+from odd_images import BREED, JPEG, TEXT, drawn_image, saved
 from services import SERVICES, function_url, http_api, rest
 
 FORM = "application/x-www-form-urlencoded"
 DOG = {"prediction": {BREED: 1.0}, "known": True}
-PNG = saved(picture(), format="PNG")
+PNG = saved(drawn_image(), format="PNG")
 ADDRESS = "http://10.0.0.1/dog.jpg"
 
 

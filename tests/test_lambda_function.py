@@ -1,4 +1,4 @@
-"""The handler: requests and answers, odd and hostile pictures, any event at all, logs, memory, and
+"""The handler: requests and answers, odd and hostile images, any event at all, logs, memory, and
 its start.
 """
 
@@ -30,7 +30,7 @@ from handler_process import (
 )
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from odd_images import BREED, JPEG, TEXT, picture, saved, text
+from odd_images import BREED, JPEG, TEXT, drawn_image, saved, text
 from PIL import Image
 from services import SERVICES, function_url, response, rest
 
@@ -76,8 +76,8 @@ def test_all_classes_best_first_and_adding_up(stack):
     assert stack.invoke({"image": TEXT})["known"] is True
 
 
-def test_candidates_of_known_pictures(colour_model, tmp_path):
-    """From a probability of 0.1, and always the first; not in the answer to an unknown picture."""
+def test_candidates_of_known_images(colour_model, tmp_path):
+    """From a probability of 0.1, and always the first; not in the answer to an unknown image."""
     model = with_facts(colour_model, tmp_path / "m.tflite", candidates={"threshold": 0.1})
     between = Image.new("RGB", (64, 64), (67, 41, 20))  # shih_tzu's colour and irish_wolfhound's
     plain, unclear = text(Image.new("RGB", (64, 64), "white")), text(between, format="PNG")
@@ -115,7 +115,7 @@ def test_top_k_keeps_the_best(stack, top_k):
 
 
 def test_list_keeps_order_and_has_an_answer_or_error_for_each(stack):
-    dogs = {breed: text(picture(breed=breed)) for breed in list(COLOURS)[:8]}
+    dogs = {breed: text(drawn_image(breed=breed)) for breed in list(COLOURS)[:8]}
     answers = stack.invoke({"images": [*dogs.values(), "?", 5], "top_k": 1})["predictions"]
     assert [list(answer["prediction"]) for answer in answers[:8]] == [[breed] for breed in dogs]
     assert answers[8:] == [error("invalid_request", NO_TEXT)] * 2
@@ -151,7 +151,7 @@ def test_base64_may_be_wrapped_and_be_a_data_url(stack):
         assert stack.invoke({"image": same}) == whole
 
 
-# --- Pictures -------------------------------------------------------------------------------------
+# --- Images -------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -207,7 +207,7 @@ def test_a_signal_that_comes_too_late_does_nothing():
 
 def test_a_list_of_slow_images_is_answered_before_lambda_ends_it(colour_model, tmp_path):
     """Decoding of a wide image never ends here."""
-    slow = saved(picture(1000, 750), format="JPEG")
+    slow = saved(drawn_image(1000, 750), format="JPEG")
     texts = [base64.b64encode(data).decode() for data in (*[slow] * 9, JPEG)]
     (tmp_path / "event.json").write_text(json.dumps({"images": texts}))
     code = """
@@ -422,10 +422,12 @@ def test_memory_stays_level(stack):
     """400 requests of all kinds, or 2,000: resident memory at the end is that after the first
     hundred.
     """
-    pictures = [saved(picture(500, 375), **options) for options in odd_images.FORMATS.values()]
-    pictures += [saved(picture(2000, 1500), format="JPEG"), JPEG[:500]]
-    pictures.append(saved(picture(1200, 900).convert("RGBA"), format="PNG"))
-    texts = [base64.b64encode(data).decode() for data in pictures]
+    drawn_images = [
+        saved(drawn_image(500, 375), **options) for options in odd_images.FORMATS.values()
+    ]
+    drawn_images += [saved(drawn_image(2000, 1500), format="JPEG"), JPEG[:500]]
+    drawn_images.append(saved(drawn_image(1200, 900).convert("RGBA"), format="PNG"))
+    texts = [base64.b64encode(data).decode() for data in drawn_images]
     events = [
         *({"image": text} for text in texts),
         {"images": texts[:4]},

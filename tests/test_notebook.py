@@ -29,7 +29,7 @@ def outputs(notebook, kind):
     ]
 
 
-def pictures(notebook):
+def images(notebook):
     results = outputs(notebook, "execute_result") + outputs(notebook, "display_data")
     return [result.data["image/png"] for result in results if "image/png" in result.data]
 
@@ -54,7 +54,7 @@ def test_it_runs_on_the_demo_set(committed, made_demo, tmp_path, monkeypatch):
     fresh = NotebookClient(
         nbformat.from_dict(committed), timeout=600, resources={"metadata": {"path": ROOT}}
     ).execute()
-    assert len(pictures(fresh)) == 14
+    assert len(images(fresh)) == 14
     assert not [stream.text for stream in outputs(fresh, "stream") if stream.name == "stderr"]
 
     model = find_best_model(tmp_path)
@@ -86,7 +86,7 @@ def test_it_is_committed_with_the_outputs_of_one_whole_run(committed):
     nbformat.validate(committed)
     code = [cell for cell in committed.cells if cell.cell_type == "code"]
     assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
-    assert len(pictures(committed)) == 14
+    assert len(images(committed)) == 14
     assert not outputs(committed, "error")
     text = NOTEBOOK.read_text()
     assert "stderr" not in text

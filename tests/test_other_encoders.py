@@ -11,7 +11,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 from conftest import run
-from odd_images import BREED, chunk, orientation_exif, picture, png_file, saved
+from odd_images import BREED, chunk, drawn_image, orientation_exif, png_file, saved
 from PIL import Image, PngImagePlugin
 from planted import smooth_image
 
@@ -72,7 +72,7 @@ def test_a_jpeg_without_its_end_is_read_as_if_it_had_one(ask, tmp_path, kind, be
         "ones": b"\xff" * 1000,
         "a video": samsung_trailer(),
     }
-    data = jpeg(picture(500, 375), **KINDS[kind]) + after[behind]
+    data = jpeg(drawn_image(500, 375), **KINDS[kind]) + after[behind]
     assert breed(ask, data) == BREED
     for image in (PHOTO, NOISE, PHOTO.convert("L"), PHOTO.convert("CMYK"), PHOTO.resize((9, 9))):
         data = jpeg(image, **KINDS[kind])
@@ -114,7 +114,7 @@ def test_what_is_cut_off_of_a_blank_jpeg_is_refused_unless_it_makes_no_differenc
 
 
 def test_everybody_who_reads_a_cut_off_jpeg_says_so(ask, tmp_path):
-    data = jpeg(picture(500, 375))[:-500]
+    data = jpeg(drawn_image(500, 375))[:-500]
     assert answer(ask, data) == {"error": {"code": "invalid_image", "message": f"the image {CUT}"}}
     file = tmp_path / "photo.jpg"
     file.write_bytes(data)
@@ -156,7 +156,7 @@ def test_a_trailer_that_makes_no_sense_is_none(damage):
 
 def with_chunks(*chunks: bytes, image: Image.Image | None = None) -> bytes:
     """Return a PNG file with further parts before its pixels."""
-    png = saved(image or picture(), format="PNG")
+    png = saved(image or drawn_image(), format="PNG")
     return png[:33] + b"".join(chunks) + png[33:]
 
 
@@ -186,14 +186,14 @@ def test_a_png_with_a_large_text_or_profile(ask, tmp_path, part):
 
 
 def test_texts_that_turn_a_png_are_read():
-    turned = picture().transpose(Image.Transpose.ROTATE_90)
+    turned = drawn_image().transpose(Image.Transpose.ROTATE_90)
     exif = orientation_exif(6).hex()
     texts = PngImagePlugin.PngInfo()
     profile = f"\nexif\n{len(exif) // 2:8}\n{exif}\n"
     texts.add_text("Raw profile type exif", profile, zip=True)
     data = saved(turned, format="PNG", pnginfo=texts)
     assert b"zTXt" in data
-    upright = read_pixels(io.BytesIO(saved(picture(), format="PNG")), 99)
+    upright = read_pixels(io.BytesIO(saved(drawn_image(), format="PNG")), 99)
     assert (read_pixels(io.BytesIO(data), 99) == upright).all()
     xmp = '<x:xmpmeta xmlns:x="adobe:ns:meta/"><d tiff:Orientation="6"/></x:xmpmeta>'
     texts = PngImagePlugin.PngInfo()
@@ -240,7 +240,7 @@ def test_numbers_of_32_bits_are_refused_with_a_sentence(colour_model, tmp_path, 
     assert done.returncode == 1 and done.stderr.count("\n") == 1 and "field.tif" in done.stderr
 
 
-def test_a_lab_picture_is_refused_with_a_sentence(tmp_path):
+def test_a_lab_image_is_refused_with_a_sentence(tmp_path):
     Image.new("LAB", (40, 30)).save(tmp_path / "lab.tif")
     with pytest.raises(UnreadableImage, match=r"lab\.tif holds numbers .*LAB"):
         upright_image(tmp_path / "lab.tif", 40)

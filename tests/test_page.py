@@ -120,7 +120,7 @@ def test_page_for_classes_of_ones_own_does_not_speak_of_dogs(colour_model, tmp_p
 
 
 def two_colours(left: str, right: str) -> str:
-    """A picture of two halves, as base64."""
+    """An image of two halves, as base64."""
     image = Image.new("RGB", (400, 300), COLOURS[left])
     image.paste(COLOURS[right], (200, 0, 400, 300))
     return text(image, format="PNG")

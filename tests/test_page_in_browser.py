@@ -13,7 +13,16 @@ from conftest import ROOT
 from emulator import emulator
 from handler_fixtures import local_gateway, local_server
 from handler_process import Silent
-from odd_images import BREED, JPEG, TEXT, one_way_up, orientation_exif, picture, saved, screenshot
+from odd_images import (
+    BREED,
+    JPEG,
+    TEXT,
+    drawn_image,
+    one_way_up,
+    orientation_exif,
+    saved,
+    screenshot,
+)
 from PIL import Image
 
 sync_api = pytest.importorskip(
@@ -33,7 +42,7 @@ PHONE = {
     "has_touch": True,
 }
 DOG = {"name": "dog.jpg", "mimeType": "image/jpeg", "buffer": JPEG}
-# Hands a picture over as the clipboard or the mouse would; `kind` is the name of the event and its
+# Hands an image over as the clipboard or the mouse would; `kind` is the name of the event and its
 # transfer.
 HAND_OVER = """([kind, base64, text]) => {
   const transfer = new DataTransfer();
@@ -49,22 +58,22 @@ HAND_OVER = """([kind, base64, text]) => {
 }"""
 
 
-class Pictures(Silent):
-    """Serves a picture at /dog.jpg and text elsewhere."""
+class Photos(Silent):
+    """Serves an image at /dog.jpg and text elsewhere."""
 
     def do_GET(self) -> None:
-        self.reply(JPEG if self.path == "/dog.jpg" else b"not a picture")
+        self.reply(JPEG if self.path == "/dog.jpg" else b"not an image")
 
 
 @pytest.fixture(scope="module")
-def pictures():
-    with local_server(Pictures) as address:
+def photo_server():
+    with local_server(Photos) as address:
         yield address
 
 
 @pytest.fixture(scope="module")
-def stack(explaining_model, pictures):
-    env = {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "LOCAL_PORT": pictures.rpartition(":")[2]}
+def stack(explaining_model, photo_server):
+    env = {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "LOCAL_PORT": photo_server.rpartition(":")[2]}
     with emulator(explaining_model, "local_handler.lambda_handler", **env) as running:
         yield running
 
@@ -111,9 +120,9 @@ def visit(browser, address):
 
 
 def shown(page) -> str:
-    """The heading of the next answer, once its picture is there, too."""
+    """The heading of the next answer, once its image is there, too."""
     page.wait_for_selector("#result:not([hidden])")
-    sync_api.expect(page.locator("#picture")).to_have_js_property("complete", True)
+    sync_api.expect(page.locator("#photo")).to_have_js_property("complete", True)
     return page.inner_text("#best")
 
 
@@ -141,7 +150,7 @@ def test_what_is_sent_goes_by_the_content_and_stays_below_what_a_load_balancer_t
     sent = []
     page = visit()
     page.on("request", lambda request: sent.append(request.post_data_buffer or b""))
-    picture(400, 300).save(buffer := io.BytesIO(), "AVIF")
+    drawn_image(400, 300).save(buffer := io.BytesIO(), "AVIF")
     page.set_input_files("#file", DOG | {"buffer": buffer.getvalue()})  # as websites name them
     assert shown(page) == NAME
     noise = Image.effect_noise((640, 600), 90).convert("RGB")
@@ -150,7 +159,7 @@ def test_what_is_sent_goes_by_the_content_and_stays_below_what_a_load_balancer_t
     assert 700_000 < len(content) < 1_000_000
     sent.clear()
     page.set_input_files("#file", {"name": "noise.png", "mimeType": "image/png", "buffer": content})
-    sync_api.expect(page.locator("#picture")).to_have_js_property("naturalWidth", 640)
+    sync_api.expect(page.locator("#photo")).to_have_js_property("naturalWidth", 640)
     assert shown(page) == NAME and 100_000 < max(map(len, sent)) < 1_000_000
 
 
@@ -166,7 +175,7 @@ def test_upload(visit, stack):
     )
     track = page.eval_on_selector(".track", "track => track.getBoundingClientRect().width")
     assert widths[0] == pytest.approx(track) and widths[1] == pytest.approx(0, abs=1)
-    assert page.locator("#picture").evaluate("picture => picture.naturalWidth") == 500
+    assert page.locator("#photo").evaluate("image => image.naturalWidth") == 500
     assert stack.log()["bytes"] == len(JPEG), "what is small enough is sent as it is"
     assert [url for url in visit.loaded if not url.startswith(("blob:", "data:", page.url))] == []
     page.set_input_files("#file", [DOG])
@@ -181,9 +190,9 @@ def test_one_request_loads_the_page(visit, address):
 @pytest.mark.parametrize("orientation", [1, 6])
 def test_photo_of_12_megapixels_is_sent_small_and_upright(visit, stack, orientation):
     image = (
-        picture(4000, 3000)
+        drawn_image(4000, 3000)
         if orientation == 1
-        else picture(4000, 3000).transpose(Image.Transpose.ROTATE_90)
+        else drawn_image(4000, 3000).transpose(Image.Transpose.ROTATE_90)
     )
     photo = saved(image, format="JPEG", quality=98, exif=orientation_exif(orientation))
     page = visit()
@@ -210,25 +219,25 @@ def test_transparent_png_and_panorama(visit, stack):
 
 
 @pytest.mark.parametrize("kind", ["paste", "drop"])
-def test_picture_or_address_pasted_or_dropped(visit, pictures, kind):
+def test_image_or_address_pasted_or_dropped(visit, photo_server, kind):
     page = visit()
     page.evaluate(HAND_OVER, [kind, TEXT, ""])
     assert shown(page) == NAME
     page = visit()
-    page.evaluate(HAND_OVER, [kind, "", f" {pictures}/dog.jpg\n"])
-    assert shown(page) == NAME and page.input_value("#url") == f"{pictures}/dog.jpg"
-    assert page.locator("#picture").evaluate("picture => picture.naturalWidth") == 500
+    page.evaluate(HAND_OVER, [kind, "", f" {photo_server}/dog.jpg\n"])
+    assert shown(page) == NAME and page.input_value("#url") == f"{photo_server}/dog.jpg"
+    assert page.locator("#photo").evaluate("image => image.naturalWidth") == 500
     page.evaluate(HAND_OVER, [kind, "", "no address"])
     assert page.is_visible("#result")
 
 
-def test_address_by_keyboard_alone(visit, pictures):
+def test_address_by_keyboard_alone(visit, photo_server):
     page = visit()
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.id") == "file"
     while page.evaluate("document.activeElement.id") != "url":
         page.keyboard.press("Tab")
-    page.keyboard.insert_text(f"{pictures}/dog.jpg")
+    page.keyboard.insert_text(f"{photo_server}/dog.jpg")
     page.keyboard.press("Enter")
     assert shown(page) == NAME
     while page.evaluate("document.activeElement.id") != "look":
@@ -237,7 +246,7 @@ def test_address_by_keyboard_alone(visit, pictures):
     assert page.is_visible("#map")
 
 
-def test_what_is_wrong_is_said(visit, pictures, stack):
+def test_what_is_wrong_is_said(visit, photo_server, stack):
     page, before = visit(), stack.printed()
     damaged = DOG | {"buffer": JPEG[:900]}
     for file in (damaged, {"name": "dog.jpg", "mimeType": "image/jpeg", "buffer": b"a dog"}):
@@ -250,7 +259,7 @@ def test_what_is_wrong_is_said(visit, pictures, stack):
         page.set_input_files("#file", file)
         sync_api.expect(page.locator("#problem")).to_contain_text("HEIC photos")
     assert stack.printed() == before, "nothing was sent"
-    page.fill("#url", f"{pictures}/text")
+    page.fill("#url", f"{photo_server}/text")
     page.click("text=Ask")
     sync_api.expect(page.locator("#problem")).to_contain_text("none of JPEG")
     page.route("**/*", lambda route: route.abort())
@@ -280,7 +289,7 @@ def test_unknown_breed(visit):
 
 
 def test_candidates(visit):
-    """The browser gets the answer from the test: a second picture has one candidate alone."""
+    """The browser gets the answer from the test: a second image has one candidate alone."""
     page = visit()
     answer = {"prediction": {"maltese_dog": 0.6, "samoyed": 0.4}, "known": True}
     page.route("**/*", lambda route: route.fulfill(body=json.dumps(answer)))
@@ -294,7 +303,7 @@ def test_candidates(visit):
         assert page.inner_text("#status") == status
 
 
-def test_says_how_the_picture_was_seen(visit):
+def test_says_how_the_image_was_seen(visit):
     page = visit()
     lying = saved(screenshot(one_way_up()).transpose(Image.Transpose.ROTATE_90), format="PNG")
     page.set_input_files("#file", {"name": "scan.png", "mimeType": "image/png", "buffer": lying})
@@ -312,10 +321,10 @@ def test_where_it_looked(visit):
     assert shown(page) == "Samoyed" and page.is_hidden("#map")
     page.check("#look")
     assert page.is_visible("#map")
-    picture, canvas = page.locator("#picture").bounding_box(), page.locator("#map").bounding_box()
+    image, canvas = page.locator("#photo").bounding_box(), page.locator("#map").bounding_box()
     for side, start in (("width", "x"), ("height", "y")):
-        assert canvas[side] == pytest.approx(0.875 * picture[side], abs=1)
-        assert canvas[start] - picture[start] == pytest.approx(0.0625 * picture[side], abs=1)
+        assert canvas[side] == pytest.approx(0.875 * image[side], abs=1)
+        assert canvas[start] - image[start] == pytest.approx(0.0625 * image[side], abs=1)
     path = "document.getElementById('map').getContext('2d').getImageData(0, 0, 10, 10).data"
     shades = list(page.evaluate(f"[...{path}]"))[3::4]
     assert shades == ([0] * 5 + [187] * 5) * 10
@@ -342,15 +351,15 @@ def test_accessible_and_not_too_wide(visit, options):
         assert page.is_visible("#camera") == bool(options)
 
 
-def test_without_javascript_the_form_asks_about_an_address(browser, address, pictures):
+def test_without_javascript_the_form_asks_about_an_address(browser, address, photo_server):
     # Whose console is not silent: the answer has no icon
     context = browser.new_context(java_script_enabled=False)
     page = context.new_page()
     page.goto(address)
     assert page.is_hidden("#drop") and "Without JavaScript" in page.inner_text("main")
-    page.fill("#url", f"{pictures}/dog.jpg")
+    page.fill("#url", f"{photo_server}/dog.jpg")
     page.click("text=Ask")
-    page.wait_for_url(f"{address}?url={urllib.parse.quote_plus(pictures + '/dog.jpg')}")
+    page.wait_for_url(f"{address}?url={urllib.parse.quote_plus(photo_server + '/dog.jpg')}")
     assert f'{{"prediction": {{"{BREED}": 1.0' in page.content()
     context.close()
 

@@ -19,10 +19,10 @@ STAGES = (
 
 
 def answer(output: str) -> tuple[str, dict[str, float]]:
-    """The breed of the picture that the demo asked about, and the prediction: breed -> percent."""
-    wnid_and_name = re.search(r"^picture: (\S+)/\S+\.jpg$", output, re.M).group(1)
+    """The breed of the image that the demo asked about, and the prediction: breed -> percent."""
+    wnid_and_name = re.search(r"^image: (\S+)/\S+\.jpg$", output, re.M).group(1)
     breed = wnid_and_name.split("-", 1)[1].lower().replace("-", "_")
-    lines = output[output.index("picture: ") :].splitlines()[1:]
+    lines = output[output.index("image: ") :].splitlines()[1:]
     return breed, {line.split()[0]: float(line.split()[1].rstrip("%")) for line in lines}
 
 
@@ -36,13 +36,13 @@ def test_demo_ends_in_the_right_answer(made_demo):
     assert 99 < sum(prediction.values()) < 101
 
 
-def test_demo_asks_about_a_test_picture(made_demo):
-    image = re.search(r"^picture: (\S+)$", made_demo.output, re.M).group(1)
+def test_demo_asks_about_a_test_image(made_demo):
+    image = re.search(r"^image: (\S+)$", made_demo.output, re.M).group(1)
     assert dict(csv.reader(made_demo.model.with_suffix(".csv").open()))[image] == "test"
 
 
 def test_a_clone_can_predict_without_training(made_demo):
-    """The committed model answers for any picture; a drawn dog is none of its breeds."""
+    """The committed model answers for any image; a drawn dog is none of its breeds."""
     image = next(made_demo.data_dir.glob("raw/Images/*/*.jpg"))
     result = make("predict", f"IMAGE={image}")
     assert result.returncode == 0, result.stderr

@@ -1,4 +1,4 @@
-"""What the model is shown of a picture: every mode, turn and size; and the handler shows it what
+"""What the model is shown of an image: every mode, turn and size; and the handler shows it what
 training does.
 """
 
@@ -38,7 +38,7 @@ WIDE = np.random.default_rng(8).integers(0, 2**16, (500, 40, 4), np.uint16)
 
 
 def holes() -> Image.Image:
-    """A new palette each time: Pillow changes it when it converts the picture."""
+    """A new palette each time: Pillow changes it when it converts the image."""
     image = RGB.quantize(16)
     image.info["transparency"] = 3
     return image
@@ -99,7 +99,7 @@ def test_every_mode_becomes_rgb(data, expected, allowed):
 
 
 @pytest.mark.parametrize("orientation", range(10))
-def test_pictures_are_turned_as_their_exif_data_say(tmp_path, orientation):
+def test_images_are_turned_as_their_exif_data_say(tmp_path, orientation):
     upright, file = smooth_image(500, 375), tmp_path / "photo.png"
     stored = upright.transpose(STORED[orientation]) if orientation in STORED else upright
     file.write_bytes(saved(stored, format="PNG", exif=orientation_exif(orientation)))
@@ -130,7 +130,7 @@ def test_large_jpeg_is_decoded_at_a_smaller_scale_but_never_below_what_is_needed
 
 
 @pytest.mark.parametrize("share", [1.0, 0.875])
-def test_the_smaller_scale_shows_the_model_the_same_picture(tmp_path, large, share):
+def test_the_smaller_scale_shows_the_model_the_same_image(tmp_path, large, share):
     (tmp_path / "large.jpg").write_bytes(large)
     at_full_scale = np.asarray(resize(Image.open(tmp_path / "large.jpg"), 299, share), int)
     assert np.abs(at_full_scale - read_pixels(tmp_path / "large.jpg", 299, share)).mean() < 1.5
@@ -196,7 +196,7 @@ def lower_limit(megabytes: int) -> None:
 @pytest.mark.parametrize("megabytes", [10_000, 120])
 def test_a_lower_limit_of_memory_leaves_sound_photos_sound(colour_model, megabytes):
     with handler_process(colour_model, lower_limit, megabytes) as ask:
-        for data in (odd_images.JPEG, saved(odd_images.picture(3000, 2000), format="PNG")):
+        for data in (odd_images.JPEG, saved(odd_images.drawn_image(3000, 2000), format="PNG")):
             answer = ask({"image": base64.b64encode(data).decode()}).answer
             assert next(iter(answer["prediction"])) == odd_images.BREED
         large = saved(Image.new("RGB", (7000, 7000), "red"), format="PNG")

@@ -29,7 +29,7 @@ def test_all_three_rules_hold_on_new_photos():
     right = measured["candidates_hold_the_right_class"]
     assert right == pytest.approx(recipe.CANDIDATES_LEVEL, abs=0.012)
     assert 1 < measured["candidates"] < 3 and 0.1 < measured["single_candidate"] < 1
-    nothing = np.full((10, 6), -20.0)  # as of pictures of something else
+    nothing = np.full((10, 6), -20.0)  # as of images of something else
     assert rules.measure_known(nothing, new_labels[:10], fitted) == {"taken_as_known": 0}
 
 

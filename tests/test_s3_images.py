@@ -1,4 +1,4 @@
-"""Pictures from S3: boto3 itself, against a bucket on this machine."""
+"""Images from S3: boto3 itself, against a bucket on this machine."""
 
 import hashlib
 import os
@@ -6,7 +6,7 @@ import os
 import pytest
 from emulator import emulator
 from handler_process import handler_process, with_bucket
-from odd_images import BREED, JPEG, picture, saved
+from odd_images import BREED, JPEG, drawn_image, saved
 from services import function_url
 
 from dog_breeds.serving import limits
@@ -15,8 +15,8 @@ OBJECTS = {
     "photos/a dog & ü+1.jpg": JPEG,
     "photos/": b"",
     "photos/text.txt": b"a dog",
-    "photos/cut.jpg": saved(picture(), format="JPEG"),
-    "photos/large.png": saved(picture(), format="PNG") + bytes(limits.MAX_BYTES),
+    "photos/cut.jpg": saved(drawn_image(), format="JPEG"),
+    "photos/large.png": saved(drawn_image(), format="PNG") + bytes(limits.MAX_BYTES),
 }
 
 

@@ -12,7 +12,7 @@ import pytest
 from colour_model import COLOURS, with_facts
 from conftest import ROOT, exit_message, make
 from handler_process import handler_process
-from odd_images import BREED, JPEG, one_way_up, orientation_exif, picture, saved, screenshot
+from odd_images import BREED, JPEG, drawn_image, one_way_up, orientation_exif, saved, screenshot
 from PIL import Image
 from site_visits import BASE64, Files, IsolatedFiles, answer_of_page, host, loaded
 
@@ -323,7 +323,7 @@ def test_answers_are_the_handlers(ready, explaining_model):
         JPEG,
         png(halves("samoyed", "leonberg")),
         png(Image.new("RGB", (64, 64), (128, 128, 128))),  # unknown, and unknown when turned
-        png(screenshot(picture())),
+        png(screenshot(drawn_image())),
         png(one_way_up().transpose(Image.Transpose.ROTATE_180)),
         png(lying),
         jpeg(one_way_up(), exif=orientation_exif(6)),
@@ -359,7 +359,7 @@ def test_answers_are_the_handlers(ready, explaining_model):
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_pixels_are_upright(ready, orientation):
-    image = picture().transpose(Image.Transpose.ROTATE_90)
+    image = drawn_image().transpose(Image.Transpose.ROTATE_90)
     content = jpeg(image, exif=orientation_exif(orientation))
     assert differences(ready, content).max() <= 3
 
@@ -373,7 +373,7 @@ def differences(page, content: bytes) -> np.ndarray:
 def test_pixels_of_every_kind_of_file(ready):
     random = np.random.default_rng(0)
     noise = Image.fromarray(random.integers(0, 256, (240, 320, 4), np.uint8), "RGBA")
-    smooth = picture(700, 500).resize((320, 240), Image.Resampling.BICUBIC)
+    smooth = drawn_image(700, 500).resize((320, 240), Image.Resampling.BICUBIC)
     clear = smooth.copy()
     clear.putalpha(noise.getchannel("A"))
     for image in (smooth, smooth.convert("L"), smooth.convert("P"), clear, noise.convert("RGB")):

@@ -41,7 +41,7 @@ FORBIDDEN = ("tensorflow", "keras", "torch", "jax", "tf_keras")
 
 
 def make_folders(root: Path, folders: dict[str, list[str]]) -> Path:
-    """Make folders of files; pictures all differ."""
+    """Make folders of files; images all differ."""
     root.mkdir()
     for number, (folder, files) in enumerate(folders.items()):
         (root / folder).mkdir(parents=True)
@@ -52,7 +52,7 @@ def make_folders(root: Path, folders: dict[str, list[str]]) -> Path:
                     "stars", np.random.default_rng([number, len(file), *file.encode()])
                 ).save(path)
             else:
-                path.write_text("no picture")
+                path.write_text("no image")
     return root
 
 
@@ -125,8 +125,8 @@ def make_folders(root: Path, folders: dict[str, list[str]]) -> Path:
     ],
 )
 def test_a_folder_that_cannot_be_learned_gets_one_clear_line(tmp_path, monkeypatch, folders, says):
-    monkeypatch.setattr(teach, "seconds_a_picture", lambda backbone: 0.02)
-    root, output = tmp_path / "my pictures", tmp_path / "out" / "model.tflite"
+    monkeypatch.setattr(teach, "seconds_per_image", lambda backbone: 0.02)
+    root, output = tmp_path / "my images", tmp_path / "out" / "model.tflite"
     if folders is not None:
         make_folders(root, folders)
     assert says.format(root=root) in exit_message(
@@ -135,7 +135,7 @@ def test_a_folder_that_cannot_be_learned_gets_one_clear_line(tmp_path, monkeypat
     assert not list(tmp_path.rglob("*.tflite")) and not list(tmp_path.rglob("*.json"))
 
 
-def test_copies_of_one_picture_are_too_few(tmp_path):
+def test_copies_of_one_image_are_too_few(tmp_path):
     root = make_folders(tmp_path / "pictures", {"cats": SIX, "dogs": ["0.png"]})
     for name in SIX[1:]:
         shutil.copy(root / "dogs" / "0.png", root / "dogs" / name)
@@ -146,8 +146,8 @@ def test_copies_of_one_picture_are_too_few(tmp_path):
     )
 
 
-def test_pictures_of_a_camera_that_stands_still_are_no_copies(tmp_path, monkeypatch):
-    """Two classes that differ in a detail: every picture's thumbnail looks like every other's."""
+def test_images_of_a_camera_that_stands_still_are_no_copies(tmp_path, monkeypatch):
+    """Two classes that differ in a detail: every image's thumbnail looks like every other's."""
     rng = np.random.default_rng(5)
     scene = rng.integers(0, 255, (32, 36), np.uint8)
     thumbnails = np.array(
@@ -158,14 +158,14 @@ def test_pictures_of_a_camera_that_stands_still_are_no_copies(tmp_path, monkeypa
     monkeypatch.setattr(
         teach, "features_by", lambda _, views, *more: np.resize(features, (len(views), 2048))
     )
-    pictures = {name: [Path(f"{i}.png") for i in range(12)] for name in ("good", "scratched")}
-    examples, upright = teach.examples_of(pictures, thumbnails, teach.BACKBONE, tmp_path, 1000)
+    class_images = {name: [Path(f"{i}.png") for i in range(12)] for name in ("good", "scratched")}
+    examples, upright = teach.examples_of(class_images, thumbnails, teach.BACKBONE, tmp_path, 1000)
     assert (examples.images == np.arange(24)).all() and (
         upright.images == np.tile(np.arange(24), 2)
     ).all()
 
 
-def test_copies_among_pictures_of_a_camera_that_stands_still_are_one_picture(tmp_path, monkeypatch):
+def test_copies_among_images_of_a_camera_that_stands_still_are_one_image(tmp_path, monkeypatch):
     rng = np.random.default_rng(5)
     scene = rng.integers(0, 255, (32, 36), np.uint8)
     thumbnails = np.array(
@@ -178,8 +178,8 @@ def test_copies_among_pictures_of_a_camera_that_stands_still_are_one_picture(tmp
     monkeypatch.setattr(
         teach, "features_by", lambda _, views, *more: np.resize(features, (len(views), 2048))
     )
-    pictures = {name: [Path(f"{i}.png") for i in range(24)] for name in ("good", "scratched")}
-    examples, _ = teach.examples_of(pictures, thumbnails, teach.BACKBONE, tmp_path, 0)
+    class_images = {name: [Path(f"{i}.png") for i in range(24)] for name in ("good", "scratched")}
+    examples, _ = teach.examples_of(class_images, thumbnails, teach.BACKBONE, tmp_path, 0)
     assert examples.images.tolist() == np.arange(0, 48, 2).repeat(2).tolist()
 
 
@@ -226,7 +226,7 @@ def test_the_parts_of_a_split_are_taken_together(tmp_path, capsys, layout):
         assert "cats/training_set/same.png" in names and len(set(names)) == len(names)
 
 
-def test_pictures_of_a_split_that_are_of_no_class_are_left_out(tmp_path, capsys):
+def test_images_of_a_split_that_are_of_no_class_are_left_out(tmp_path, capsys):
     folders = {"train/cats": SIX, "train/dogs": SIX, "test/unknown": SIX, "val/dogs": SIX}
     root = make_folders(tmp_path / "a", folders)
     found = class_folders.list_class_images(root)
@@ -250,7 +250,7 @@ def test_a_class_may_have_the_name_of_a_part(tmp_path, name):
     assert class_folders.list_class_images(root).keys() == {name, "ship"}
 
 
-def test_what_systems_leave_in_folders_is_no_picture_and_is_told(tmp_path, capsys):
+def test_what_systems_leave_in_folders_is_no_image_and_is_told(tmp_path, capsys):
     root = make_folders(tmp_path / "pictures", {"cats": SIX, "dogs": SIX})
     places = ["__MACOSX/cats", "@eaDir/0.png", "cats/@eaDir/0.png", "dogs/#recycle", ".thumbnails"]
     for place in [*places, "cats/.picasaoriginals", "$RECYCLE.BIN", "dogs/New folder"]:
@@ -261,7 +261,7 @@ def test_what_systems_leave_in_folders_is_no_picture_and_is_told(tmp_path, capsy
     (root / "New folder (2)").mkdir()
     (root / "New folder (2)" / ".DS_Store").write_text("")
     for name in ("cats/._0.png", "cats/Thumbs.db", "dogs/desktop.ini", "dogs/0.xmp", ".DS_Store"):
-        (root / name).write_text("no picture")
+        (root / name).write_text("no image")
     shutil.copy(root / "cats/0.png", root / "loose.jpg")
     (root / "felines").symlink_to(root / "cats")
     shutil.copy(root / "cats/0.png", root / "cats/camera.HIF")
@@ -333,11 +333,11 @@ def test_classes_beside_those_of_a_file_without_names_for_people():
     assert facts["display_names"]["my_cat"] == "My Cat"
 
 
-def test_pictures_of_any_kind_are_read_and_the_others_named(tmp_path):
+def test_images_of_any_kind_are_read_and_the_others_named(tmp_path):
     root = make_folders(tmp_path / "pictures", {"a": SIX, "b": [*SIX, "notes.txt"]})
-    picture = draw_shape("circles", np.random.default_rng(9))
+    image = draw_shape("circles", np.random.default_rng(9))
     for name in ("photo.JPG", "p.jpeg", "p.webp", "p.avif", "p.gif", "p.bmp"):
-        picture.save(root / "a" / name)
+        image.save(root / "a" / name)
     (root / "a" / "link.png").symlink_to(root / "b" / "0.png")
     (root / "a" / "broken.png").symlink_to(root / "nowhere.png")
     (root / "a" / "loop.png").symlink_to(root / "a" / "loop.png")
@@ -361,7 +361,7 @@ def test_pictures_of_any_kind_are_read_and_the_others_named(tmp_path):
     assert left_out.keys() == {"broken.png", "loop.png", "truncated.jpg", "text.jpg", "huge.png"}
     assert left_out["broken.png"] == f"there is no file {linked / 'a' / 'broken.png'}"
     assert "cut off" in left_out["truncated.jpg"] and left_out["text.jpg"].startswith(
-        "it is no picture that can be"
+        "it is no image that can be"
     )
     assert "b/?[2J?.png" in teach.names_of(readable)
 
@@ -371,7 +371,7 @@ def test_ctrl_c_says_that_the_same_command_goes_on(tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     root = make_folders(tmp_path / "pictures", {"cats": SIX, "dogs": SIX})
-    monkeypatch.setattr(teach, "seconds_a_picture", lambda backbone: 0.02)
+    monkeypatch.setattr(teach, "seconds_per_image", lambda backbone: 0.02)
     monkeypatch.setattr(teach, "examples_of", interrupt)
     said = exit_message(monkeypatch, teach, "--images", root, "--output", tmp_path / "model.tflite")
     assert said == "teach.py: stopped; the same command continues from the features computed so far"
@@ -411,7 +411,7 @@ class Taught(NamedTuple):
 
 @pytest.fixture(scope="module")
 def taught(tmp_path_factory) -> Taught:
-    """Ten pictures of each of five shapes, with what folders of people have; the run is killed
+    """Ten images of each of five shapes, with what folders of people have; the run is killed
     once, and resumed.
 
     Nothing that holds a gradient can be imported there.
@@ -466,7 +466,7 @@ def taught(tmp_path_factory) -> Taught:
 
 @pytest.fixture(scope="module")
 def fresh() -> list[tuple[str, Image.Image]]:
-    """Class and picture of shapes that nothing else has seen."""
+    """Class and image of shapes that nothing else has seen."""
     rng = np.random.default_rng(99)
     return [
         (LONG if kind == "squares" else kind, draw_shape(kind, rng))
@@ -479,12 +479,12 @@ def test_goes_on_where_it_was_killed_and_names_what_is_left_out(taught):
     cached, views = map(
         int, re.search(r"features: (\d+) of (\d+) views from the cache", taught.output).groups()
     )
-    # 54 pictures: one is damaged, one there twice byte for byte, but not turned alike
+    # 54 images: one is damaged, one there twice byte for byte, but not turned alike
     assert views == 52 + 53 and 8 <= cached < views
     first, second = taught.output.splitlines()[:2]
     assert first == f"left out in {taught.images}: 1 file whose name is not that of a photo (.txt)"
     assert re.fullmatch(
-        r"5 classes, 54 pictures: about \d+ (seconds|minutes) for their features, once", second
+        r"5 classes, 54 images: about \d+ (seconds|minutes) for their features, once", second
     )
     assert (
         f"left out: {taught.images}/crosses/half.jpg: it is cut off: its last part is missing"
@@ -493,7 +493,7 @@ def test_goes_on_where_it_was_killed_and_names_what_is_left_out(taught):
     assert not [path for path in taught.file.parent.rglob("*") if ".part" in path.name]
 
 
-def test_the_report_names_the_pictures_that_are_in_question(taught):
+def test_the_report_names_the_images_that_are_in_question(taught):
     report = taught.report
     assert report["classes"] == ["circles", "crosses", "stars", "triangles", LONG]
     assert [sorted(group) for group in report["copies"]] == [
@@ -502,7 +502,7 @@ def test_the_report_names_the_pictures_that_are_in_question(taught):
     ]
     assert list(report["left_out"]) == [f"{taught.images}/crosses/half.jpg"]
     result = report["cross_validation"]
-    mistakes = {entry["picture"] for pair in result["confusions"] for entry in pair["pictures"]}
+    mistakes = {entry["image"] for pair in result["confusions"] for entry in pair["pictures"]}
     assert {"circles/a star.png", "triangles/wrong.png"} <= mistakes  # they are in the wrong folder
     assert (
         result["pictures"] == 53
@@ -522,8 +522,8 @@ def test_the_report_names_the_pictures_that_are_in_question(taught):
 
 def test_the_file_has_the_features_of_its_backbone(taught, fresh):
     new, old = load_file(taught.file), load_file(teach.BACKBONE)
-    for _, picture in fresh[::3]:
-        pixels = np.asarray(picture.resize((299, 299)))
+    for _, image in fresh[::3]:
+        pixels = np.asarray(image.resize((299, 299)))
         ours, backbone = new(pixels), old(pixels)
         assert all((ours[name] == backbone[name]).all() for name in ("features", "map"))
 
@@ -534,7 +534,7 @@ def test_the_handler_serves_it_and_tells_shapes_apart(taught, fresh):
         facts["training_data"]
     )
     with handler_process(taught.file) as ask:
-        events = [{"image": text(picture, format="PNG")} for _, picture in fresh]
+        events = [{"image": text(image, format="PNG")} for _, image in fresh]
         answers = [ask(event).answer for event in events]
     right = sum(
         next(iter(answer["prediction"])) == kind
@@ -547,21 +547,21 @@ def test_the_handler_serves_it_and_tells_shapes_apart(taught, fresh):
 
 
 def test_the_clients_take_it(taught, fresh, tmp_path):
-    kind, picture = fresh[12]
-    picture.save(tmp_path / "photo.png")
+    kind, image = fresh[12]
+    image.save(tmp_path / "photo.png")
     done = run("test.py", "--model", taught.file, "--file", tmp_path / "photo.png")
     assert done.returncode == 0 and f"{kind} " in done.stdout, done.stderr
     shown = run("convert_model.py", "--show", taught.file)
     assert shown.returncode == 0, shown.stderr
     assert f"5 classes: circles, crosses, stars, triangles, {LONG}" in shown.stdout
     assert (
-        re.search(r"cross-validation: \d\d.\d% of 53 pictures", shown.stdout)
+        re.search(r"cross-validation: \d\d.\d% of 53 images", shown.stdout)
         and '"my shapes"' in shown.stdout
     )
 
 
 def test_classes_are_added_beside_those_of_a_file(taught, fresh, tmp_path):
-    """To the breeds of the committed file, of which there are no pictures: their part of the head
+    """To the breeds of the committed file, of which there are no images: their part of the head
     stays as it is.
     """
     for kind in ("circles", "stars"):
@@ -571,7 +571,7 @@ def test_classes_are_added_beside_those_of_a_file(taught, fresh, tmp_path):
     file, old = tmp_path / "more.tflite", teach.BACKBONE
     words = "--images", tmp_path / "more", "--data-dir", taught.data_dir
     done = run("teach.py", *words, "--add", old, "--output", file)
-    assert done.returncode == 0 and "of 20 added pictures" in done.stdout, done.stderr
+    assert done.returncode == 0 and "of 20 added images" in done.stdout, done.stderr
     classes = read_facts(old)["classes"]
     assert read_facts(file)["classes"] == [*classes, "circles", "stars"]
     assert read_facts(file)["training_data"]["beside"] == read_facts(old)["training_data"]
@@ -585,9 +585,9 @@ def test_classes_are_added_beside_those_of_a_file(taught, fresh, tmp_path):
     assert rule["score"] == old_rule["score"] and rule["threshold"] <= old_rule["threshold"]
     assert ("candidates" in read_facts(file)) == ("candidates" in read_facts(old))
     answer, right = load_file(file), []
-    for kind, picture in fresh:
+    for kind, image in fresh:
         if kind in ("circles", "stars"):
-            guess = answer(np.asarray(picture.resize((299, 299))))["probabilities"].argmax()
+            guess = answer(np.asarray(image.resize((299, 299))))["probabilities"].argmax()
             right.append(read_facts(file)["classes"][guess] == kind)
     assert np.mean(right) > 0.9
     again = run("teach.py", *words, "--add", file, "--output", tmp_path / "no.tflite")

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 from handler_process import handler_process, with_bucket
-from odd_images import TEXT, picture, saved
+from odd_images import TEXT, drawn_image, saved
 
 from dog_breeds.serving.limits import PassingFault
 
@@ -182,7 +182,7 @@ def test_batch_asks_as_the_handler_answers_and_queries_name_what_it_logs(
     resources, classify, colour_model
 ):
     with handler_process(
-        colour_model, with_bucket, {"photos/a.jpg": saved(picture(), format="JPEG")}
+        colour_model, with_bucket, {"photos/a.jpg": saved(drawn_image(), format="JPEG")}
     ) as ask:
         payload = json.dumps(classify["Arguments"]["Payload"])
         payload = payload.replace("${Bucket}", "bucket").replace(

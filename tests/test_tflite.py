@@ -48,7 +48,7 @@ def again(small, in_keras_process, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def pixels(small):
-    """The crops of some test pictures."""
+    """The crops of some test images."""
     task = small.task
     return [
         features.load_pixels(features.crop_view(task, image), SIZE)
@@ -57,7 +57,7 @@ def pixels(small):
 
 
 def drawn_head(inner_size, classes=120, seed=0):
-    """A head, means and a score of upright pictures as training might give them."""
+    """A head, means and a score of upright images as training might give them."""
     rng = np.random.default_rng(seed)
     weights = [10 * array for array in heads.first_weights(inner_size, classes, 2048, rng)]
     weights[1::2] = [rng.normal(size=bias.shape).astype(np.float32) for bias in weights[1::2]]
@@ -69,7 +69,7 @@ def drawn_head(inner_size, classes=120, seed=0):
 # --- The backbone ---------------------------------------------------------------------------------
 
 
-def test_the_same_pictures_give_the_same_bytes(backbone, again):
+def test_the_same_images_give_the_same_bytes(backbone, again):
     assert cut_backbone(again[0].read_bytes()) == cut_backbone(backbone.read_bytes())
 
 
@@ -135,7 +135,7 @@ def test_fused_relus_are_gone_and_are_the_relus_of_the_same_sums(backbone, again
         assert output.max() > 10 * step
 
 
-def test_calm_half_leaves_wild_pictures_out(small, in_keras_process):
+def test_calm_half_leaves_wild_images_out(small, in_keras_process):
     views = features.calibration_views(small.task)[:6]
     calm = in_keras_process("keras_side", "calm_half", small.task.weights, SIZE, views, views[2])
     assert len(calm) == 3 and views[2] not in calm and set(calm) < set(views)
@@ -152,8 +152,8 @@ def test_a_joined_file_answers_as_numpy_and_its_features_are_the_backbones(
     file = tmp_path / "joined.tflite"
     file.write_bytes(join_head(backbone.read_bytes(), head, means, upright))
     run, bare = load_file(file), load_file(backbone)
-    for picture in pixels:
-        outputs, expected = run(picture), bare(picture)
+    for photo in pixels:
+        outputs, expected = run(photo), bare(photo)
         assert list(outputs) == [
             "probabilities",
             "logit",

@@ -1,4 +1,4 @@
-"""Training: whole runs on drawn and on real pictures, the choice of the best model, and
+"""Training: whole runs on drawn and on real images, the choice of the best model, and
 mistakes."""
 
 import contextlib
@@ -193,7 +193,7 @@ def test_a_breed_whose_test_images_are_all_copies_is_named(small, monkeypatch):
 def test_mistakes_get_one_line(demo, tmp_path, monkeypatch):
     empty, output = tmp_path / "empty", tmp_path / "output"
     bad, other = tmp_path / "bad.csv", tmp_path / "other.csv"
-    bad.write_text("picture;part\n")
+    bad.write_text("image;part\n")
     other.write_text("image,split\nn02110958-pug/n02110958_1.jpg,train\n")
     unfetched = tmp_path / "unfetched"
     shutil.copytree(demo / "raw", unfetched / "raw", copy_function=os.link)
@@ -229,10 +229,10 @@ def test_a_mistake_ends_the_process_with_status_1_and_no_traceback(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-# --- The real pictures ----------------------------------------------------------------------------
+# --- The real images ----------------------------------------------------------------------------
 
 
-def test_real_breeds_are_learned_from_few_pictures(
+def test_real_breeds_are_learned_from_few_images(
     demo, real_data, in_keras_process, tmp_path, monkeypatch
 ):
     listed = {"train": {}, "test": {}}
@@ -350,7 +350,7 @@ def test_photos_of_other_breeds_that_cannot_be_read_are_passed_over(small, tmp_p
     others = [path for path in others if dataset.breed_name(path.parent.name) not in task.classes]
     for path in others[10:]:
         path.unlink()
-        path.write_bytes(b"no picture")
+        path.write_bytes(b"no image")
     (others[0].parent / ".DS_Store").write_bytes(b"")
     found = training.unknown_photos(task, 100)
     assert sorted(found) == [f"{path.parent.name}/{path.name}" for path in others[:10]]

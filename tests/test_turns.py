@@ -1,4 +1,4 @@
-"""Pictures on their side or within borders, in the real Lambda stack and when time is short, and
+"""Images on their side or within borders, in the real Lambda stack and when time is short, and
 which attempt counts.
 """
 
@@ -15,7 +15,7 @@ from PIL import Image
 from dog_breeds.serving.answers import best_prediction, cut_out, inside_borders
 
 UPRIGHT, SCREENSHOT = one_way_up(), screenshot(one_way_up())
-TURNS = {  # how the picture was turned, by the degrees clockwise that turn it back
+TURNS = {  # how the image was turned, by the degrees clockwise that turn it back
     90: Image.Transpose.ROTATE_90,
     180: Image.Transpose.ROTATE_180,
     270: Image.Transpose.ROTATE_270,
@@ -26,7 +26,7 @@ UNKNOWN = Image.new("RGB", (480, 360), (128, 128, 128))
 # --- Through the emulator -------------------------------------------------------------------------
 
 
-def test_turned_pictures_are_known_and_the_answer_says_how_they_were_turned(stack):
+def test_turned_images_are_known_and_the_answer_says_how_they_were_turned(stack):
     plain = stack.invoke({"image": text(UPRIGHT)})
     assert plain["known"] and "turned" not in plain
     for degrees, turn in TURNS.items():
@@ -39,13 +39,13 @@ def test_turned_pictures_are_known_and_the_answer_says_how_they_were_turned(stac
 
 
 @pytest.mark.parametrize("orientation", STORED)
-def test_a_picture_that_exif_turns_is_not_turned_again(stack, orientation):
+def test_a_image_that_exif_turns_is_not_turned_again(stack, orientation):
     stored = text(UPRIGHT.transpose(STORED[orientation]), exif=orientation_exif(orientation))
     answer = stack.invoke({"image": stored})
     assert answer["known"] and "turned" not in answer and next(iter(answer["prediction"])) == BREED
 
 
-def test_an_unknown_picture_stays_unknown_and_gets_its_plain_answer(stack):
+def test_an_unknown_image_stays_unknown_and_gets_its_plain_answer(stack):
     corner = UNKNOWN.copy()
     corner.paste((190, 130, 80), (0, 0, 240, 180))  # nearest to leonberg, but too far away
     corner.paste((110, 100, 90), (240, 180, 480, 360))
@@ -53,7 +53,7 @@ def test_an_unknown_picture_stays_unknown_and_gets_its_plain_answer(stack):
     assert answer == {"prediction": {BREED: pytest.approx(1, abs=0.1)}, "known": False}
 
 
-def test_a_picture_within_borders_is_known_without_them(stack):
+def test_a_image_within_borders_is_known_without_them(stack):
     for turn, expected in ((None, {}), (Image.Transpose.ROTATE_90, {"turned": 90})):
         answer = stack.invoke(
             {"image": text(SCREENSHOT.transpose(turn) if turn else SCREENSHOT), "top_k": 1}
@@ -66,7 +66,7 @@ def test_a_picture_within_borders_is_known_without_them(stack):
         assert answer == expected
 
 
-def test_client_says_how_the_picture_was_seen(stack, tmp_path):
+def test_client_says_how_the_image_was_seen(stack, tmp_path):
     SCREENSHOT.transpose(TURNS[90]).save(tmp_path / "scan.png")
     lines = run(
         "test.py", "--file", tmp_path / "scan.png", "--endpoint", stack.endpoint
@@ -99,7 +99,7 @@ def test_turns_stop_where_time_is_short(slow):
     assert 2 <= inferences < 4, "all four would take nearly half of the time that there is"
 
 
-def test_a_list_of_unknown_pictures_is_answered_before_the_time_out(slow):
+def test_a_list_of_unknown_images_is_answered_before_the_time_out(slow):
     answers, inferences = answer_and_inferences(slow, {"images": [text(UNKNOWN)] * 5})
     assert [answer["known"] for answer in answers["predictions"]] == [False] * 5
     assert inferences == 5, (
@@ -107,14 +107,14 @@ def test_a_list_of_unknown_pictures_is_answered_before_the_time_out(slow):
     )
 
 
-def test_explanations_are_about_the_picture_as_it_was_sent(explaining_model):
-    bordered = UNKNOWN.copy()  # a border around a lying picture
+def test_explanations_are_about_the_image_as_it_was_sent(explaining_model):
+    bordered = UNKNOWN.copy()  # a border around a lying image
     bordered.paste(UPRIGHT.transpose(TURNS[90]).resize((240, 180)), (240, 180))
     with handler_process(explaining_model) as ask:
         places = {90: (9, 0), 180: (9, 9), 270: (0, 9)}  # row and column of the breed's quarter
-        pictures = [(UPRIGHT.transpose(turn), places[degrees]) for degrees, turn in TURNS.items()]
-        for picture, place in (*pictures, (bordered, (9, 5))):
-            answer = ask({"image": text(picture), "explain": True}).answer
+        images = [(UPRIGHT.transpose(turn), places[degrees]) for degrees, turn in TURNS.items()]
+        for image, place in (*images, (bordered, (9, 5))):
+            answer = ask({"image": text(image), "explain": True}).answer
             cells = np.array(answer["explanation"])
             assert answer["turned"] and cells.shape == (10, 10) and cells[place] > 0.9, answer[
                 "turned"

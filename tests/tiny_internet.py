@@ -78,7 +78,7 @@ ALLOWED += [
 LATE = 8.3
 # Of *.changing.example; slow.example gets no answer at all
 CHANGING = itertools.cycle([PUBLIC, "127.0.0.1"])
-DOG = odd_images.saved(odd_images.picture(), format="JPEG")
+DOG = odd_images.saved(odd_images.drawn_image(), format="JPEG")
 reached: list[str] = []  # private address or wrong port that somebody connected to
 requests: list[dict] = []  # headers that the public server got
 

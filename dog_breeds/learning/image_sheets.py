@@ -42,7 +42,7 @@ def plot_crops(task: Task, images: Sequence[str]) -> Figure:
         )
     note = "Above: a photo with the box from its XML file. Below: the crop, "
     note += f"{task.size} x {task.size} pixels whatever the box's shape."
-    return plot_pictures([photos, crops], "From photos to crops", note)
+    return plot_images([photos, crops], "From photos to crops", note)
 
 
 def outline(photo: Image.Image, box: tuple[int, int, int, int]) -> Image.Image:
@@ -71,12 +71,12 @@ def plot_views(views: Sequence[View], rows: int) -> Figure:
         )
     columns = len(cells) // rows
     note = (
-        "Each column is one training picture. The corners that a rotation leaves empty show the "
+        "Each column is one training image. The corners that a rotation leaves empty show the "
         "mirrored edge."
     )
-    return plot_pictures(
+    return plot_images(
         [cells[row * columns : (row + 1) * columns] for row in range(rows)],
-        "Views of training pictures",
+        "Views of training images",
         note,
     )
 
@@ -99,7 +99,7 @@ def plot_samples(
         "Above: the five whose true breed got the lowest probability. Below: five others. Wrong "
         "answers are red, with the true breed in brackets."
     )
-    return plot_pictures(cells, "Answers to test pictures", note)
+    return plot_images(cells, "Answers to test images", note)
 
 
 def plot_explanations(
@@ -120,12 +120,14 @@ def plot_explanations(
     )
     for i, (maps, features) in zip(some, outputs, strict=True):
         light = evidence(maps, slope(classifier.weights, features, logits[i].argmax()))
-        picture = shade_image(Image.fromarray(load_pixels(views[i], PIXELS)), light.tolist(), 1.0)
-        cells.append((np.asarray(picture), *caption_of(logits[i], labels[i], task.classes)))
+        shown_image = shade_image(
+            Image.fromarray(load_pixels(views[i], PIXELS)), light.tolist(), 1.0
+        )
+        cells.append((np.asarray(shown_image), *caption_of(logits[i], labels[i], task.classes)))
     height, width = maps.shape[:2]
     note = "The same five. What spoke for the answer is light: its part in the logit, in "
     note += f"{height} x {width} cells."
-    return plot_pictures([cells], "Where the model looked", note)
+    return plot_images([cells], "Where the model looked", note)
 
 
 def hardest_first(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -140,7 +142,7 @@ def caption_of(logits: np.ndarray, label: int, classes: Sequence[str]) -> tuple[
     return (text, INK) if guess == label else (f"{text}\n({display_name(classes[label])})", RED)
 
 
-def plot_pictures(rows: Sequence[Sequence[tuple]], title: str, note: str) -> Figure:
+def plot_images(rows: Sequence[Sequence[tuple]], title: str, note: str) -> Figure:
     """Plot a sheet of images with captions.
 
     Each cell of `rows` is (pixels uint8 [height, width, 3], caption) or (pixels, caption, colour of

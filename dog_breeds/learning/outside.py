@@ -32,9 +32,9 @@ def read_outside(folder: Path, task: Task) -> Outside:
     class.
     """
     meant, views = {}, {}  # by folder name: the class or None, and the readable photos
-    pictures = list_class_images(folder)
-    for name, breed in match_folders(pictures, task.classes).items():
-        shown = [View(path, recipe.PHOTO_SHARE) for path in pictures[name]]
+    photos = list_class_images(folder)
+    for name, breed in match_folders(photos, task.classes).items():
+        shown = [View(path, recipe.PHOTO_SHARE) for path in photos[name]]
         shown = [view for view in shown if is_readable(view)]
         if shown:
             meant[name], views[name] = breed, shown

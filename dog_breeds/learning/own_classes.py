@@ -40,7 +40,7 @@ def teach(examples: Examples, upright: Examples, seed: int) -> Lesson:
     """
     labels, classes = examples.labels, examples.labels.max() + 1
     _, logits = cross_validate(examples, recipe.PLAIN_TRIAL, classes, seed)
-    fitted_on = f"{len(labels):,} pictures while they were held out"
+    fitted_on = f"{len(labels):,} images while they were held out"
     rules = fit_rules(logits, labels, recipe.KNOWN_SHARE, fitted_on, NOTE)
     weights = calibrated_weights(train(examples, classes, seed), rules.temperature)
     classifier = Classifier(weights, rules, class_means(examples), *fit_upright(upright, seed))
@@ -120,7 +120,7 @@ def teach_beside(examples: Examples, old: Classifier, seed: int) -> Lesson:
     threshold = min(float(np.quantile(scores, 1 - recipe.KNOWN_SHARE)), old.threshold)
     known = scores >= threshold
     rules = old.rules._replace(threshold=threshold, note=NOTE)
-    rules = rules._replace(fitted_on=f"{rules.fitted_on}, and {len(labels):,} added pictures")
+    rules = rules._replace(fitted_on=f"{rules.fitted_on}, and {len(labels):,} added images")
     if rules.likely is not None:
         likely = min(rules.likely, fit_candidates(logits[known], labels[known]))
         rules = rules._replace(likely=likely)
@@ -160,10 +160,10 @@ def judge(
     guesses, surest = probabilities.argmax(axis=1), probabilities.max(axis=1)
     confusions: dict[tuple[str, str], list[dict]] = {}
     for i in sorted(np.flatnonzero(guesses != labels), key=lambda i: -surest[i]):
-        pictures = confusions.setdefault((classes[labels[i]], classes[guesses[i]]), [])
-        pictures.append({"picture": names[i], "probability": round(float(surest[i]), 3)})
+        images = confusions.setdefault((classes[labels[i]], classes[guesses[i]]), [])
+        images.append({"image": names[i], "probability": round(float(surest[i]), 3)})
     result["confusions"] = [
-        {"true": true, "taken_for": other, "count": len(pictures), "pictures": pictures}
-        for (true, other), pictures in sorted(confusions.items(), key=lambda item: -len(item[1]))
+        {"true": true, "taken_for": other, "count": len(images), "pictures": images}
+        for (true, other), images in sorted(confusions.items(), key=lambda item: -len(item[1]))
     ]
     return result

@@ -40,8 +40,8 @@ def load_file(file: Path, runtime: str = RUNTIME) -> Callable[[np.ndarray], dict
     pixels = interpreter.get_input_details()[0]["index"]
     outputs = {output["name"]: output["index"] for output in interpreter.get_output_details()}
 
-    def run(picture: np.ndarray) -> dict[str, np.ndarray]:
-        interpreter.set_tensor(pixels, picture[None].astype(np.float32))
+    def run(image: np.ndarray) -> dict[str, np.ndarray]:
+        interpreter.set_tensor(pixels, image[None].astype(np.float32))
         interpreter.invoke()
         return {name: interpreter.get_tensor(index)[0] for name, index in outputs.items()}
 
@@ -68,30 +68,30 @@ def _open_interpreter(file: Path, runtime: str) -> Any:
 
 def run_file(
     file: Path,
-    pictures: Sequence[Any],
+    images: Sequence[Any],
     load: Callable[[Any], np.ndarray],
     names: Sequence[str],
     runtime: str = RUNTIME,
 ) -> Iterator[list[np.ndarray]]:
-    """Yield the outputs `names` of a model file for each image, in the order of `pictures`.
+    """Yield the outputs `names` of a model file for each image, in the order of `images`.
 
     `load` returns the pixels of an image. Each CPU has a thread with its own interpreter. `invoke`
     releases the GIL, so the threads run in parallel. Two interpreters with one thread each are
     faster than one interpreter with two threads. Raises the exceptions of `load`.
     """
     idle = queue.SimpleQueue()  # interpreters that no thread is using
-    for _ in range(min(cpu_count(), len(pictures))):
+    for _ in range(min(cpu_count(), len(images))):
         idle.put(load_file(file, runtime))
 
-    def answer(picture: Any) -> list[np.ndarray]:
-        pixels, run = load(picture), idle.get()
+    def answer(image: Any) -> list[np.ndarray]:
+        pixels, run = load(image), idle.get()
         try:
             outputs = run(pixels)
         finally:
             idle.put(run)
         return [outputs[name] for name in names]
 
-    yield from map_in_threads(answer, pictures)
+    yield from map_in_threads(answer, images)
 
 
 # --- The backbone and the head --------------------------------------------------------------------

@@ -174,7 +174,7 @@ def plot_confusion(result: dict, classes: Sequence[str], title: str) -> Figure:
     matrix, n = np.array(result["confusion_matrix"]), len(classes)
     low, high = result["accuracy_interval_95"]
     note = (
-        f"{matrix.trace()} of {matrix.sum()} pictures are right, {result['accuracy']:.1%} (95 % "
+        f"{matrix.trace()} of {matrix.sum()} images are right, {result['accuracy']:.1%} (95 % "
         f"interval {low:.1%} to {high:.1%})."
     )
     if result["most_confused"]:
@@ -213,7 +213,7 @@ def plot_breeds(result: dict) -> Figure:
     precision, recall = result["precision"], result["recall"]
     breeds = sorted(recall, key=lambda breed: recall[breed] + precision[breed])
     note = (
-        "Recall: of this breed's pictures, how many are recognised. Precision: of the pictures "
+        "Recall: of this breed's images, how many are recognised. Precision: of the images "
         "predicted as this breed, how many are right."
     )
     figure, [axes] = new_plot(0.3 * len(breeds) + 0.9, "Precision and recall by breed", note)
@@ -245,7 +245,7 @@ def plot_reliability(logits: np.ndarray, labels: np.ndarray, temperature: float)
     `logits` [n, classes] are the logits after temperature scaling.
     """
     note = (
-        "A disc for each bin of confidence, its area the number of pictures, the line its 95 % "
+        "A disc for each bin of confidence, its area the number of images, the line its 95 % "
         "interval. On the dashed line a model that says 80 % is right in 80 % of the cases."
     )
     figure, all_axes = new_plot(3.4, "Can the probabilities be believed?", note, 2)
@@ -254,9 +254,9 @@ def plot_reliability(logits: np.ndarray, labels: np.ndarray, temperature: float)
         (f"after, temperature {temperature:.2f}", logits),
     )
     for axes, (name, these) in zip(all_axes, panels, strict=True):
-        pictures, confidence, correct = reliability(these, labels).T
+        images, confidence, correct = reliability(these, labels).T
         axes.plot([0, 1], [0, 1], color=GRAY, linewidth=0.8, linestyle="--")
-        for n, said, right in zip(pictures, confidence, correct, strict=True):
+        for n, said, right in zip(images, confidence, correct, strict=True):
             if n:
                 low, high = wilson_interval(right / n, n)
                 axes.plot([said / n] * 2, [low, high], color=ACCENT, linewidth=1.2, alpha=0.6)

@@ -18,7 +18,7 @@ def print_summary(report: dict) -> None:
         low, high = result["accuracy_interval_95"]
         print(
             f"test accuracy on {name.replace('_', ' ')}: {result['accuracy']:.2%} of "
-            f"{result['pictures']} pictures (95 % interval {low:.1%} to {high:.1%}), calibration "
+            f"{result['pictures']} images (95 % interval {low:.1%} to {high:.1%}), calibration "
             f"error {result['calibration_error']:.1%}"
         )
     if "unknown_breeds" in report["test"]:
