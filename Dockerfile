@@ -44,8 +44,8 @@ RUN pip install --no-cache-dir --require-hashes --target . -r requirements-lambd
        numpy/tests numpy/*/tests \
     && for list in possible present; do \
         grep -qF "/sys/devices/system/cpu/$list" ai_edge_litert/*.so || { \
-            echo "ai-edge-litert does not read /sys/devices/system/cpu/$list any longer. Find out what it reads instead:" \
-                "without it the function is slow on arm64. See the stage cpus in Dockerfile." >&2; exit 1; }; done
+            echo "ai-edge-litert no longer reads /sys/devices/system/cpu/$list. Find out what it reads instead:" \
+                "without that file, the function is slow on arm64. See the stage cpus in Dockerfile." >&2; exit 1; }; done
 
 # What changes often comes last, to reuse the cached layers: first the model, then the code.
 ARG MODEL=models/dog_breeds_120.tflite

@@ -157,13 +157,13 @@ teach: .venv-serving/installed
 site: .venv-serving/installed
 	@$(SERVING)/python -m dog_breeds.clients.site --model "$(MODEL)" --output "$(SITE)"
 
-# bash, because of >(...): behind a pipe, the trap could not end the emulator.
+# bash, because of >(...): if the emulator were behind a pipe, the trap could not end it.
 serve: private SHELL = bash
 serve: $(SERVING)/aws-lambda-rie
 	@test -f "$(MODEL)" || { echo "there is no model file $(MODEL)"; exit 1; }
 	@$(call free,$(SERVING),$(PORT) $$(($(PORT) + 1)) $(PAGE_PORT)) || \
 		{ echo "port $(PORT), $$(($(PORT) + 1)) or $(PAGE_PORT) is in use; choose others: make serve PORT=8090 PAGE_PORT=9090"; exit 1; }
-	@echo "open http://localhost:$(PAGE_PORT) in a browser; Ctrl-C ends"
+	@echo "open http://localhost:$(PAGE_PORT) in a browser; Ctrl-C ends the service"
 	@echo "or ask: $(SERVING)/python test.py --file photo.jpg$(if $(filter-out 9000,$(PAGE_PORT)), --endpoint http://localhost:$(PAGE_PORT)/)"
 	@trap 'kill $$gateway $$emulator 2>/dev/null; wait' EXIT; trap exit INT TERM; \
 	$(SERVING)/python -m dog_breeds.clients.gateway --port $(PAGE_PORT) --emulator http://127.0.0.1:$(PORT) & gateway=$$!; \
@@ -195,7 +195,7 @@ image:
 	$(build_$(ENGINE)) $(if $(filter command% environment,$(origin MODEL)),--build-arg MODEL=$(MODEL)) $(BUILD_FLAGS) -t $(local_$(ENGINE)) .
 
 push:
-	@test -n "$(REMOTE_URI)" || { echo "name the place: make push REMOTE_URI=123456789012.dkr.ecr.eu-west-1.amazonaws.com/dog-breeds:v1"; exit 1; }
+	@test -n "$(REMOTE_URI)" || { echo "name the image in the registry: make push REMOTE_URI=123456789012.dkr.ecr.eu-west-1.amazonaws.com/dog-breeds:v1"; exit 1; }
 	@case "$(REMOTE_URI)" in *.dkr.ecr.*) set -- $$(echo "$(REMOTE_URI)" | cut -d/ -f1 | tr . ' '); \
 	aws ecr get-login-password --region $$4 | $(ENGINE) login --username AWS --password-stdin $$(echo "$(REMOTE_URI)" | cut -d/ -f1);; esac
 	$(ENGINE) tag $(local_$(ENGINE)) $(REMOTE_URI)
@@ -221,7 +221,7 @@ lock: .venv/lint/installed
 clean:
 	rm -rf .venv .venv-serving .litertjs
 	@test ! -d "$(DEMO)" || test -f "$(DEMO)/made-by-make-demo" || \
-		{ echo "$(DEMO) stays: it was not made by make demo"; exit 1; }
+		{ echo "$(DEMO) is kept, because make demo did not make it"; exit 1; }
 	@cd "$(DEMO)" 2>/dev/null || exit 0; rm -rf data plots model xception_v1_* \
 		top_10_dog_breeds.tflite serve.log made-by-make-demo
 	@rmdir "$(DEMO)" 2>/dev/null || true

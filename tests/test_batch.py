@@ -204,7 +204,7 @@ def test_a_batch_without_a_list_says_how_to_start_it(aws):
         stateMachineArn=aws.machine, name="prefix", input='{"prefix": "2026/"}'
     )
     ended = aws.wait(execution["executionArn"])
-    assert ended["status"] == "FAILED" and ended["error"] == "NoList"
+    assert ended["status"] == "FAILED" and ended["error"] == "MissingList"
     assert "python -m dog_breeds.clients.batch start" in ended["cause"]
 
 

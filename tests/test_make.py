@@ -172,7 +172,7 @@ def test_clean_removes_only_what_the_demo_wrote(tmp_path):
     mine |= {tmp_path / "photos/file", tmp_path / "demo/notes.txt"}
     for other in ("photos", ".", str(tmp_path)):
         said, left = clean(f"DEMO={other}")
-        assert f"{other} stays: it was not made by make demo" in said and left > mine
+        assert f"{other} is kept, because make demo did not make it" in said and left > mine
     assert clean()[1] == mine
     (tmp_path / "demo/notes.txt").rename(tmp_path / "notes.txt")
     (tmp_path / "demo/made-by-make-demo").touch()
