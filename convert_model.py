@@ -95,9 +95,11 @@ def predict_file(
     Each value is a tuple of probabilities [n, N], highest logits [n] and features [n, D]."""
     results: dict[str, tuple[np.ndarray, ...]] = {}
     names = ["probabilities", "logit", "features"]
-    for kind, some in views.items():
-        rows = run_file(file, some, lambda view: load_pixels(view, size), names)
-        rows = with_progress(rows, f"{file.name}, {kind.replace('_', ' ')}", len(some), "pictures")
+    for kind, kind_views in views.items():
+        rows = run_file(file, kind_views, lambda view: load_pixels(view, size), names)
+        rows = with_progress(
+            rows, f"{file.name}, {kind.replace('_', ' ')}", len(kind_views), "images"
+        )
         probabilities, highest, features = (np.array(column) for column in zip(*rows, strict=True))
         results[kind] = probabilities, highest[:, 0], features
     return results

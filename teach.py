@@ -50,7 +50,7 @@ from dog_breeds.data.dataset import DATA_DIR, display_name, features_dir
 from dog_breeds.data.duplicates import group_copies
 from dog_breeds.learning.features import Examples, View, evenly_spaced, features_by, turned
 from dog_breeds.learning.heads import Classifier, turn_rule
-from dog_breeds.learning.own_classes import judge, teach, teach_beside
+from dog_breeds.learning.own_classes import evaluate_cross_validation, teach, teach_beside
 from dog_breeds.learning.rules import SCORE, measure_known, rules_of
 from dog_breeds.learning.tflite import inspect_backbone, join_head, load_file, read_head
 from dog_breeds.serving.cpus import cpu_count
@@ -68,7 +68,7 @@ SHOWN = 5  # entries of a list that the terminal shows
 DECODING = 0.006  # seconds that a CPU takes to read a usual photo
 
 
-# --- What there is to learn -----------------------------------------------------------------------
+# --- Images and features --------------------------------------------------------------------------
 
 
 def seconds_per_image(backbone: Path) -> float:
@@ -81,7 +81,7 @@ def seconds_per_image(backbone: Path) -> float:
         outputs = run(blank)
     if not {"features", "map"} <= outputs.keys():
         raise ValueError(
-            f"{backbone} has no features among its outputs; make it anew with convert_model.py"
+            f"{backbone} has no output of features; convert it again with convert_model.py"
         )
     began = time.perf_counter()
     for _ in range(3):
@@ -97,8 +97,8 @@ def names_of(class_images: ClassImages) -> list[str]:
     for name, paths in class_images.items():
         numbers = Counter(path.name for path in paths)
         for path in paths:
-            part = f"{path.parent.parent.name}/" if numbers[path.name] > 1 else ""
-            names.append(f"{name}/{printable(part + path.name)}")
+            split = f"{path.parent.parent.name}/" if numbers[path.name] > 1 else ""
+            names.append(f"{name}/{printable(split + path.name)}")
     return names
 
 
@@ -112,8 +112,8 @@ def examples_of(
     images, upright and turned. Raises ValueError if a class has too few different images."""
     facts = read_facts(backbone)
     views = [View(path, facts["photo_share"]) for paths in class_images.values() for path in paths]
-    some = evenly_spaced(range(len(views)), most_turned)
-    all_views = [*views, *(turned(views[row]) for row in some)]
+    turned_rows = evenly_spaced(range(len(views)), most_turned)
+    all_views = [*views, *(turned(views[row]) for row in turned_rows)]
     rows_of_all = features_by(backbone, all_views, cache)
     features, turned_features = rows_of_all[: len(views)], rows_of_all[len(views) :]
     labels = np.repeat(
@@ -130,9 +130,9 @@ def examples_of(
         FEWEST,
         "different photos",
     )
-    both = np.concatenate([features[some], turned_features])
+    both = np.concatenate([features[turned_rows], turned_features])
     return Examples(features, labels, first), Examples(
-        both, np.repeat([1, 0], len(some)), np.tile(first[some], 2)
+        both, np.repeat([1, 0], len(turned_rows)), np.tile(first[turned_rows], 2)
     )
 
 
@@ -144,18 +144,20 @@ def near_copies(first: np.ndarray, features: np.ndarray, limits: np.ndarray) -> 
     result = np.arange(len(first))
     for group in np.unique(first[first != result]):
         rows = np.flatnonzero(first == group)
-        some, left = features[rows], np.ones(len(rows), bool)
-        squares = np.square(some).sum(axis=1)
+        group_features, unassigned = features[rows], np.ones(len(rows), bool)
+        squares = np.square(group_features).sum(axis=1)
         # Blocks limit the memory: a fixed camera makes one group of thousands
         for start in range(0, len(rows), 256):
             block = slice(start, start + 256)
-            distances = squares[block, None] + squares - 2 * some[block] @ some.T
+            distances = (
+                squares[block, None] + squares - 2 * group_features[block] @ group_features.T
+            )
             # 1e-5: rounding keeps the distance of equal features from being exactly 0
             for i, near in enumerate(distances <= limits[rows] + 1e-5 * squares, start):
-                if left[i]:
-                    copies = left & near
+                if unassigned[i]:
+                    copies = unassigned & near
                     result[rows[copies]] = rows[i]
-                    left &= ~near
+                    unassigned &= ~near
     return result
 
 
@@ -165,7 +167,7 @@ def copies_in(class_images: ClassImages, first: np.ndarray) -> list[list[str]]:
     return [names[first == i].tolist() for i, number in enumerate(np.bincount(first)) if number > 1]
 
 
-# --- What is written ------------------------------------------------------------------------------
+# --- Facts and report -----------------------------------------------------------------------------
 
 
 def facts_of(
@@ -293,7 +295,7 @@ def check_facts(facts: dict, file: Path, add: bool) -> None:
     needed += ["turn_rule", "training_data"] if add else []
     missing = [name for name in needed if name not in facts]
     if missing:
-        raise ValueError(f"{file} says nothing of {missing[0]}; make it anew with convert_model.py")
+        raise ValueError(f"{file} has no {missing[0]}; convert it again with convert_model.py")
 
 
 def is_report(file: Path) -> bool:
@@ -316,7 +318,7 @@ def teach_folder(
     report_file = output.with_suffix(".json")
     if report_file.exists() and not is_report(report_file):
         raise ValueError(
-            f"{report_file} is there, and is no report of teach.py; name another --output"
+            f"{report_file} exists, but is not a report of teach.py; name another --output"
         )
     class_images = list_class_images(images, 1 if add else 2)
     twice = class_images.keys() & set(kept["classes"] if add else ())
@@ -326,10 +328,10 @@ def teach_folder(
     number = sum(map(len, class_images.values()))
     # With --add, the rule for turned images is the one of the old classes
     most_turned = 0 if add else recipe.TURNED_PHOTOS
-    about = (number + min(number, most_turned)) * seconds_per_image(backbone)
-    about = f"{about / 60:.0f} minutes" if about > 100 else f"{max(about, 1):.0f} seconds"
+    seconds = (number + min(number, most_turned)) * seconds_per_image(backbone)
+    duration = f"{seconds / 60:.0f} minutes" if seconds > 100 else f"{max(seconds, 1):.0f} seconds"
     print(
-        f"{len(class_images)} classes, {number:,} images: about {about} for their features, once",
+        f"{len(class_images)} classes, {number:,} images: their features take about {duration}, once",
         flush=True,
     )
     check_writable(output.parent)
@@ -354,7 +356,7 @@ def teach_folder(
     classes = [*(kept["classes"] if add else []), *class_images]
     labels = examples.labels + len(classes) - len(class_images)
     different = len(set(examples.images))
-    result = judge(
+    result = evaluate_cross_validation(
         logits, labels, names_of(class_images), classes, classifier.temperature, different
     )
     if classifier.rules.score == SCORE:

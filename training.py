@@ -203,15 +203,17 @@ def measure_on_test(task: Task, classifier: Classifier) -> tuple[dict, dict]:
     results: dict[str, Any] = {
         "images_left_out": sorted({*task.images("test")} - {*outputs["images"]})
     }
-    gone = {*task.classes} - {breed_name(image.split("/")[0]) for image in outputs["images"]}
-    if gone:
+    without_images = {*task.classes} - {
+        breed_name(image.split("/")[0]) for image in outputs["images"]
+    }
+    if without_images:
         raise ValueError(
-            f"all test images of {min(gone)} are copies of train or validation images; "
+            f"all test images of {min(without_images)} are copies of train or validation images; "
             "choose another --seed, or a split of your own with --split-file"
         )
     for kind, examples in plain_set(task, "test").items():
-        left = np.isin(examples.images, outputs["images"])
-        examples = Examples(*(column[left] for column in examples))
+        is_kept = np.isin(examples.images, outputs["images"])
+        examples = Examples(*(column[is_kept] for column in examples))
         logits = apply_head(classifier.weights, examples.features)
         results[kind] = evaluate(logits, examples.labels, task.classes, classifier.temperature)
         results[kind] |= measure_known(logits, examples.labels, classifier.rules)

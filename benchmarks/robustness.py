@@ -260,7 +260,7 @@ def measure(args: argparse.Namespace) -> Iterator[Figure]:
     results, sizes = {}, {name: len(group) for name, group in groups.items()}
     for name, group in groups.items():
         mine = []
-        with progress(name.replace("_", " "), len(group), unit="pictures") as show:
+        with progress(name.replace("_", " "), len(group), unit="images") as show:
             for _ in group:
                 mine.append(next(answers))
                 show(len(mine))

@@ -61,7 +61,7 @@ def test_slope_is_that_of_finite_differences(inner_size):
         rise = heads.apply_head(weights, features + steps) - heads.apply_head(
             weights, features - steps
         )
-        assert heads.slope(weights, features, label) == pytest.approx(
+        assert heads.logit_gradient(weights, features, label) == pytest.approx(
             rise[:, label] / 2e-6, abs=1e-6
         )
 

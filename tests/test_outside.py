@@ -52,7 +52,7 @@ def test_every_second_known_breed_is_for_fitting(photos, task, monkeypatch, caps
     seen = outside.read_outside(photos, task)
     classes = task.classes
     fitting = [name.split("/")[0] for name in seen.fitting.images]
-    others = [name.split("/")[0] for name in seen.others.images]
+    others = [name.split("/")[0] for name in seen.measuring.images]
     assert fitting == ["Leonberger"] * 4 + ["maltese"] * 3
     assert others == ["Samoyed"] * 5 + ["shih-tzu"] * 2
     assert [classes[label] for label in seen.fitting.labels] == ["leonberg"] * 4 + [
@@ -67,7 +67,7 @@ def test_every_second_known_breed_is_for_fitting(photos, task, monkeypatch, caps
 
 def test_too_few_photos_are_not_fitted_on_but_all_are_measured(photos, task, capsys):
     seen = outside.read_outside(photos, task)
-    assert seen.fitting is None and len(seen.others.labels) == 14
+    assert seen.fitting is None and len(seen.measuring.labels) == 14
     assert "7 photos of 2 known classes are too few" in capsys.readouterr().out
     # A head that is right about every known breed, and gives unknown ones no logit above 0
     weights = [

@@ -35,12 +35,12 @@ def test_all_three_rules_hold_on_new_photos():
 
 def test_candidates_are_those_that_the_handler_gives():
     logits, labels = drawn_logits(300)
-    likely = rules.fit_candidates(logits, labels)
-    found = rules.candidates(logits, likely)
+    candidate_threshold = rules.fit_candidates(logits, labels)
+    found = rules.candidates(logits, candidate_threshold)
     names = [f"class_{i}" for i in range(logits.shape[1])]
     for row, flags in zip(logits, found, strict=True):
         probabilities = np.exp(row - row.max()) / np.exp(row - row.max()).sum()
-        given = likely_classes(probabilities, names, likely)
+        given = likely_classes(probabilities, names, candidate_threshold)
         assert sorted(given) == [name for name, flag in zip(names, flags, strict=True) if flag]
         assert given[0] == names[row.argmax()]
 
@@ -64,5 +64,10 @@ def test_facts_say_what_the_rules_are_and_are_read_back():
         assert "pass far more often" in facts[name]["note"]
     older = {"temperature": 0.8, "unknown_rule": {"score": "similarity", "threshold": 0.7}}
     old = rules.rules_of(older)
-    assert (old.score, old.threshold, old.likely, old.temperature) == ("similarity", 0.7, None, 0.8)
+    assert (old.score, old.threshold, old.candidate_threshold, old.temperature) == (
+        "similarity",
+        0.7,
+        None,
+        0.8,
+    )
     assert "candidates" not in rules.rule_facts(old)

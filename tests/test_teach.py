@@ -136,7 +136,7 @@ def test_a_folder_that_cannot_be_learned_gets_one_clear_line(tmp_path, monkeypat
 
 
 def test_copies_of_one_image_are_too_few(tmp_path):
-    root = make_folders(tmp_path / "pictures", {"cats": SIX, "dogs": ["0.png"]})
+    root = make_folders(tmp_path / "photos", {"cats": SIX, "dogs": ["0.png"]})
     for name in SIX[1:]:
         shutil.copy(root / "dogs" / "0.png", root / "dogs" / name)
     done = run("teach.py", "--images", root, "--data-dir", tmp_path / "data", cwd=tmp_path)
@@ -186,7 +186,7 @@ def test_copies_among_images_of_a_camera_that_stands_still_are_one_image(tmp_pat
 @pytest.mark.parametrize("name", ["قطط\u200cسود", "柴犬\u3000子犬", "chat\u00a0noir"])
 def test_names_of_any_language(tmp_path, name):
     assert name in class_folders.list_class_images(
-        make_folders(tmp_path / "pictures", {name: SIX, "b": SIX})
+        make_folders(tmp_path / "photos", {name: SIX, "b": SIX})
     )
 
 
@@ -210,7 +210,7 @@ def test_the_parts_of_a_split_are_taken_together(tmp_path, capsys, layout):
         for place in SPLITS[layout]
         for name in ("cats", "dogs")
     }
-    root = make_folders(tmp_path / "pictures", folders)
+    root = make_folders(tmp_path / "photos", folders)
     (root / "README.roboflow.txt").write_text("no photo")
     (root / "New folder").mkdir()
     found = class_folders.list_class_images(root)
@@ -246,12 +246,12 @@ def test_images_of_a_split_that_are_of_no_class_are_left_out(tmp_path, capsys):
 
 @pytest.mark.parametrize("name", ["train", "bullet_train", "valid", "images", "labels", "Test kit"])
 def test_a_class_may_have_the_name_of_a_part(tmp_path, name):
-    root = make_folders(tmp_path / "pictures", {name: SIX, "ship": SIX})
+    root = make_folders(tmp_path / "photos", {name: SIX, "ship": SIX})
     assert class_folders.list_class_images(root).keys() == {name, "ship"}
 
 
 def test_what_systems_leave_in_folders_is_no_image_and_is_told(tmp_path, capsys):
-    root = make_folders(tmp_path / "pictures", {"cats": SIX, "dogs": SIX})
+    root = make_folders(tmp_path / "photos", {"cats": SIX, "dogs": SIX})
     places = ["__MACOSX/cats", "@eaDir/0.png", "cats/@eaDir/0.png", "dogs/#recycle", ".thumbnails"]
     for place in [*places, "cats/.picasaoriginals", "$RECYCLE.BIN", "dogs/New folder"]:
         (root / place).mkdir(parents=True)
@@ -295,30 +295,30 @@ def test_what_systems_leave_in_folders_is_no_image_and_is_told(tmp_path, capsys)
     ],
 )
 def test_a_wrong_option_is_told_before_anything_takes_long(tmp_path, monkeypatch, options, says):
-    root = make_folders(tmp_path / "pictures", {"cats": SIX, "dogs": SIX})
+    root = make_folders(tmp_path / "photos", {"cats": SIX, "dogs": SIX})
     shutil.copy(ROOT / "README.md", tmp_path / "README.tflite")
     monkeypatch.chdir(tmp_path)
     assert says in exit_message(monkeypatch, teach, "--images", root, *options)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["README.tflite", "pictures"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["README.tflite", "photos"]
 
 
 @pytest.mark.parametrize("content", ["{}", "[1]", "no JSON", '{"classes": ["cats"]}'])
 def test_a_file_that_is_no_report_is_not_written_over(tmp_path, monkeypatch, content):
-    root = make_folders(tmp_path / "pictures", {"cats": SIX, "dogs": SIX})
+    root = make_folders(tmp_path / "photos", {"cats": SIX, "dogs": SIX})
     (tmp_path / "model.json").write_text(content)
     said = exit_message(monkeypatch, teach, "--images", root, "--output", tmp_path / "model.tflite")
-    assert f"{tmp_path}/model.json is there, and is no report of teach.py; name another" in said
+    assert f"{tmp_path}/model.json exists, but is not a report of teach.py; name another" in said
     assert (tmp_path / "model.json").read_text() == content
 
 
 @pytest.mark.parametrize("fact", ["photo_share", "training_data", "turn_rule"])
 def test_a_file_to_add_to_that_lacks_a_fact(tmp_path, monkeypatch, fact):
-    root, kept = make_folders(tmp_path / "pictures", {"cats": SIX}), read_facts(COMMITTED)
+    root, kept = make_folders(tmp_path / "photos", {"cats": SIX}), read_facts(COMMITTED)
     monkeypatch.setattr(
         teach, "read_facts", lambda file: {name: kept[name] for name in kept if name != fact}
     )
     words = "--images", root, "--add", COMMITTED, "--output", tmp_path / "model.tflite"
-    assert f"says nothing of {fact}; make it anew" in exit_message(monkeypatch, teach, *words)
+    assert f"has no {fact}; convert it again" in exit_message(monkeypatch, teach, *words)
 
 
 def test_classes_beside_those_of_a_file_without_names_for_people():
@@ -327,14 +327,14 @@ def test_classes_beside_those_of_a_file_without_names_for_people():
     rules = Rules(1.0, 0.5, None, 0.95, "no photo")
     classifier = Classifier([], rules, np.zeros((11, 2)), [], 0.9)
     result = {"unknown_rule": {}, "pictures": 6, "accuracy": 1.0, "accuracy_interval_95": [0, 1]}
-    facts = teach.facts_of({"my_cat": []}, kept, COMMITTED, classifier, result, Path("pictures"))
+    facts = teach.facts_of({"my_cat": []}, kept, COMMITTED, classifier, result, Path("photos"))
     assert facts["classes"] == [*kept["classes"], "my_cat"]
     assert facts["display_names"]["great_pyrenees"] == "Great Pyrenees"
     assert facts["display_names"]["my_cat"] == "My Cat"
 
 
 def test_images_of_any_kind_are_read_and_the_others_named(tmp_path):
-    root = make_folders(tmp_path / "pictures", {"a": SIX, "b": [*SIX, "notes.txt"]})
+    root = make_folders(tmp_path / "photos", {"a": SIX, "b": [*SIX, "notes.txt"]})
     image = draw_shape("circles", np.random.default_rng(9))
     for name in ("photo.JPG", "p.jpeg", "p.webp", "p.avif", "p.gif", "p.bmp"):
         image.save(root / "a" / name)
@@ -370,7 +370,7 @@ def test_ctrl_c_says_that_the_same_command_goes_on(tmp_path, monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    root = make_folders(tmp_path / "pictures", {"cats": SIX, "dogs": SIX})
+    root = make_folders(tmp_path / "photos", {"cats": SIX, "dogs": SIX})
     monkeypatch.setattr(teach, "seconds_per_image", lambda backbone: 0.02)
     monkeypatch.setattr(teach, "examples_of", interrupt)
     said = exit_message(monkeypatch, teach, "--images", root, "--output", tmp_path / "model.tflite")
@@ -387,7 +387,7 @@ def test_to_a_head_with_an_inner_layer_nothing_is_added():
 def test_heic_photos_are_read_where_pillow_heif_is_there(tmp_path):
     pillow_heif = pytest.importorskip("pillow_heif")
     pillow_heif.register_heif_opener()
-    root = make_folders(tmp_path / "pictures", {"a": SIX, "b": SIX})
+    root = make_folders(tmp_path / "photos", {"a": SIX, "b": SIX})
     draw_shape("circles", np.random.default_rng(9)).save(root / "a" / "IMG_0001.HEIC")
     readable, _, wrong = class_folders.inspect_images(class_folders.list_class_images(root))
     assert root / "a" / "IMG_0001.HEIC" in readable["a"] and not wrong
@@ -484,7 +484,7 @@ def test_goes_on_where_it_was_killed_and_names_what_is_left_out(taught):
     first, second = taught.output.splitlines()[:2]
     assert first == f"left out in {taught.images}: 1 file whose name is not that of a photo (.txt)"
     assert re.fullmatch(
-        r"5 classes, 54 images: about \d+ (seconds|minutes) for their features, once", second
+        r"5 classes, 54 images: their features take about \d+ (seconds|minutes), once", second
     )
     assert (
         f"left out: {taught.images}/crosses/half.jpg: it is cut off: its last part is missing"

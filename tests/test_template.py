@@ -106,7 +106,11 @@ def test_the_world_may_ask_only_where_that_is_chosen(resources):
     assert open_to_all == {"OpenUrl", "OpenInvoke"}
     assert all(resources[name]["Condition"] == "IsOpen" for name in open_to_all)
     assert re.search(r"FunctionUrlAuth: {Type: String, Default: AWS_IAM,", TEMPLATE.read_text())
-    rule = TEMPLATE.read_text().partition("  OpenFunctionReadsNoBucket:")[2].partition("Conditions:")[0]
+    rule = (
+        TEMPLATE.read_text()
+        .partition("  OpenFunctionReadsNoBucket:")[2]
+        .partition("Conditions:")[0]
+    )
     assert "RuleCondition: !Equals [!Ref FunctionUrlAuth, NONE]" in rule
     for bucket in ("BatchBucket", "WatchBucket"):
         assert f'- Assert: !Equals [!Ref {bucket}, ""]' in rule

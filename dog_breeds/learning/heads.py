@@ -90,7 +90,7 @@ def apply_head(weights: Sequence[np.ndarray], features: np.ndarray) -> np.ndarra
     return features @ kernel + bias
 
 
-def slope(weights: Sequence[np.ndarray], features: np.ndarray, label: int) -> np.ndarray:
+def logit_gradient(weights: Sequence[np.ndarray], features: np.ndarray, label: int) -> np.ndarray:
     """Return the gradient [2048] of a class's logit with respect to one image's features [2048]."""
     *inner, kernel, _ = weights
     return (

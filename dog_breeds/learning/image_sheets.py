@@ -15,7 +15,7 @@ from dog_breeds.data.dataset import (
     read_annotation,
 )
 from dog_breeds.learning.features import View, crop_view, load_pixels
-from dog_breeds.learning.heads import Classifier, slope
+from dog_breeds.learning.heads import Classifier, logit_gradient
 from dog_breeds.learning.metrics import log_softmax
 from dog_breeds.learning.plot_style import INK, RED, WIDTH, new_plot
 from dog_breeds.learning.tflite import run_file
@@ -113,13 +113,13 @@ def plot_explanations(
 
     "Hardest" means the lowest probability of the true class.
     """
-    some, cells = hardest_first(logits, labels)[:5], []
-    hardest = [views[i] for i in some]
+    rows, cells = hardest_first(logits, labels)[:5], []
+    hardest = [views[i] for i in rows]
     outputs = run_file(
         task.backbone, hardest, lambda view: load_pixels(view, task.size), ["map", "features"]
     )
-    for i, (maps, features) in zip(some, outputs, strict=True):
-        light = evidence(maps, slope(classifier.weights, features, logits[i].argmax()))
+    for i, (maps, features) in zip(rows, outputs, strict=True):
+        light = evidence(maps, logit_gradient(classifier.weights, features, logits[i].argmax()))
         shown_image = shade_image(
             Image.fromarray(load_pixels(views[i], PIXELS)), light.tolist(), 1.0
         )

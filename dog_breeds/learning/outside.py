@@ -20,7 +20,7 @@ class Outside(NamedTuple):
 
     folder: str
     fitting: Examples | None  # of every second known class; None for too few photos or classes
-    others: Examples  # of the other known classes; of all if `fitting` is None
+    measuring: Examples  # of the other known classes; of all if `fitting` is None
     unknown: dict[str, np.ndarray]  # features [n, D] of each folder that is not a class
 
 
@@ -31,25 +31,27 @@ def read_outside(folder: Path, task: Task) -> Outside:
     Prints the numbers of photos and classes. Raises ValueError if no sub-folder has the name of a
     class.
     """
-    meant, views = {}, {}  # by folder name: the class or None, and the readable photos
+    class_of, views = {}, {}  # by folder name: the class or None, and the readable photos
     photos = list_class_images(folder)
     for name, breed in match_folders(photos, task.classes).items():
-        shown = [View(path, recipe.PHOTO_SHARE) for path in photos[name]]
-        shown = [view for view in shown if is_readable(view)]
-        if shown:
-            meant[name], views[name] = breed, shown
-    known = [name for name in views if meant[name]]
+        folder_views = [View(path, recipe.PHOTO_SHARE) for path in photos[name]]
+        folder_views = [view for view in folder_views if is_readable(view)]
+        if folder_views:
+            class_of[name], views[name] = breed, folder_views
+    known = [name for name in views if class_of[name]]
     if not known:
         raise ValueError(
             f"no folder in {folder} has the name of a breed that is trained; --outside needs a "
             "sub-folder for each breed"
         )
-    rows = extract_features([view for shown in views.values() for view in shown], task)
-    ends = np.cumsum([len(shown) for shown in views.values()])[:-1]
+    rows = extract_features(
+        [view for folder_views in views.values() for view in folder_views], task
+    )
+    ends = np.cumsum([len(folder_views) for folder_views in views.values()])[:-1]
     features = dict(zip(views, np.split(rows, ends), strict=True))
 
     def examples(names: list[str]) -> Examples:
-        labels = [np.full(len(views[name]), task.classes.index(meant[name])) for name in names]
+        labels = [np.full(len(views[name]), task.classes.index(class_of[name])) for name in names]
         images = [f"{name}/{view.path.name}" for name in names for view in views[name]]
         return Examples(
             np.concatenate([features[name] for name in names]),
@@ -63,7 +65,7 @@ def read_outside(folder: Path, task: Task) -> Outside:
     enough = (
         len(known) > 1 and classes >= recipe.OUTSIDE_CLASSES and photos >= recipe.OUTSIDE_PHOTOS
     )
-    unknown = {name: features[name] for name in views if not meant[name]}
+    unknown = {name: features[name] for name in views if not class_of[name]}
     print(
         f"{folder}: {sum(len(views[name]) for name in known):,} photos of {len(known)} known "
         f"classes, {sum(map(len, unknown.values())):,} of {len(unknown)} others",
@@ -72,13 +74,13 @@ def read_outside(folder: Path, task: Task) -> Outside:
     if not enough:
         print(
             f"{photos} photos of {classes} known classes are too few to fit rules on (at least "
-            f"{recipe.OUTSIDE_PHOTOS} of {recipe.OUTSIDE_CLASSES}): held-out photos of the "
-            "training set take their place",
+            f"{recipe.OUTSIDE_PHOTOS} of {recipe.OUTSIDE_CLASSES}): the rules are "
+            "fitted on held-out photos of the training set instead",
             flush=True,
         )
     name = "/".join(folder.resolve().parts[-2:])
-    others = examples(known[1::2] if enough else known)
-    return Outside(name, fitting if enough else None, others, unknown)
+    measuring = examples(known[1::2] if enough else known)
+    return Outside(name, fitting if enough else None, measuring, unknown)
 
 
 def describe_fitting(outside: Outside) -> str:
@@ -95,7 +97,10 @@ def measure_outside(outside: Outside, classifier: Classifier) -> dict:
 
     "unknown_classes" has the share of photos of unknown breeds that are wrongly accepted as known.
     """
-    logits, labels = apply_head(classifier.weights, outside.others.features), outside.others.labels
+    logits, labels = (
+        apply_head(classifier.weights, outside.measuring.features),
+        outside.measuring.labels,
+    )
     result = {
         "folder": outside.folder,
         "classes": len(np.unique(labels)),

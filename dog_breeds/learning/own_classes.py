@@ -91,14 +91,14 @@ def teach_beside(examples: Examples, old: Classifier, seed: int) -> Lesson:
     labels, n = examples.labels + len(bias), len(bias)
     classes = labels.max() + 1
 
-    def extended(some: Examples, fold_seed: int) -> list[np.ndarray]:
+    def extended(new: Examples, fold_seed: int) -> list[np.ndarray]:
         # Class means have length 1, so scale them to the length of the new images' mean features.
         # Repeat each old mean as often as a new class has images, on average.
-        shown = some.features.mean(axis=0)
-        times = max(1, len(some.labels) // (classes - n))
-        old_features = np.repeat(old.means * np.linalg.norm(shown), times, axis=0)
+        mean_features = new.features.mean(axis=0)
+        times = max(1, len(new.labels) // (classes - n))
+        old_features = np.repeat(old.means * np.linalg.norm(mean_features), times, axis=0)
         numbers = np.repeat(np.arange(n), times)
-        both = join(Examples(old_features, numbers, numbers), some._replace(labels=some.labels + n))
+        both = join(Examples(old_features, numbers, numbers), new._replace(labels=new.labels + n))
         # Train a head for all classes, and keep only the columns of the new classes
         new_kernel, new_bias = (
             array[..., n:] / np.float32(old.temperature)
@@ -121,9 +121,11 @@ def teach_beside(examples: Examples, old: Classifier, seed: int) -> Lesson:
     known = scores >= threshold
     rules = old.rules._replace(threshold=threshold, note=NOTE)
     rules = rules._replace(fitted_on=f"{rules.fitted_on}, and {len(labels):,} added images")
-    if rules.likely is not None:
-        likely = min(rules.likely, fit_candidates(logits[known], labels[known]))
-        rules = rules._replace(likely=likely)
+    if rules.candidate_threshold is not None:
+        candidate_threshold = min(
+            rules.candidate_threshold, fit_candidates(logits[known], labels[known])
+        )
+        rules = rules._replace(candidate_threshold=candidate_threshold)
     means = np.concatenate([old.means, class_means(examples)])
     classifier = old._replace(weights=extended(examples, seed), means=means, rules=rules)
     return classifier, logits, rule_facts(rules)
@@ -135,7 +137,7 @@ def train(examples: Examples, classes: int, seed: int) -> list[np.ndarray]:
     return train_head(examples, recipe.PLAIN_TRIAL, classes, seed, epochs)[1]
 
 
-def judge(
+def evaluate_cross_validation(
     logits: np.ndarray,
     labels: np.ndarray,
     names: list[str],
@@ -153,15 +155,15 @@ def judge(
     result["accuracy_interval_95"] = wilson_interval(result["accuracy"], different)
     del result["most_confused"]
     # Classes from another file have no images here, so they have no metrics
-    there = {classes[label] for label in labels}
+    present = {classes[label] for label in labels}
     for key in ("precision", "recall"):
-        result[key] = {name: share for name, share in result[key].items() if name in there}
+        result[key] = {name: share for name, share in result[key].items() if name in present}
     probabilities = np.exp(log_softmax(logits))
     guesses, surest = probabilities.argmax(axis=1), probabilities.max(axis=1)
     confusions: dict[tuple[str, str], list[dict]] = {}
     for i in sorted(np.flatnonzero(guesses != labels), key=lambda i: -surest[i]):
         images = confusions.setdefault((classes[labels[i]], classes[guesses[i]]), [])
-        images.append({"image": names[i], "probability": round(float(surest[i]), 3)})
+        images.append({"picture": names[i], "probability": round(float(surest[i]), 3)})
     result["confusions"] = [
         {"true": true, "taken_for": other, "count": len(images), "pictures": images}
         for (true, other), images in sorted(confusions.items(), key=lambda item: -len(item[1]))

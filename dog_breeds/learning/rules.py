@@ -20,7 +20,7 @@ class Rules(NamedTuple):
 
     temperature: float  # divides the logits
     threshold: float  # the lowest score that counts as a known breed
-    likely: float | None  # the lowest probability of a candidate
+    candidate_threshold: float | None  # the lowest probability of a candidate
     known_share: float  # share of the fitting photos that the threshold accepts as known
     fitted_on: str  # the number and the source of the photos, as a text for people
     score: str = SCORE
@@ -42,8 +42,8 @@ def fit_rules(
     scores = highest_logit(calibrated)
     threshold = float(np.quantile(scores, 1 - known_share))
     known = scores >= threshold
-    likely = fit_candidates(calibrated[known], labels[known])
-    return Rules(temperature, threshold, likely, known_share, fitted_on, note=note)
+    candidate_threshold = fit_candidates(calibrated[known], labels[known])
+    return Rules(temperature, threshold, candidate_threshold, known_share, fitted_on, note=note)
 
 
 def highest_logit(logits: np.ndarray) -> np.ndarray:
@@ -65,10 +65,12 @@ def fit_candidates(logits: np.ndarray, labels: np.ndarray) -> float:
     return float(np.clip(right[max(below - 1, 0)], 1e-6, 0.5))
 
 
-def candidates(logits: np.ndarray, likely: float) -> np.ndarray:
+def candidates(logits: np.ndarray, candidate_threshold: float) -> np.ndarray:
     """Return which classes are candidates, bool [n, classes], by the same rule as the handler."""
     probabilities = np.exp(log_softmax(logits))
-    return (probabilities >= likely) | (probabilities == probabilities.max(axis=1, keepdims=True))
+    return (probabilities >= candidate_threshold) | (
+        probabilities == probabilities.max(axis=1, keepdims=True)
+    )
 
 
 def rule_facts(rules: Rules) -> dict:
@@ -82,9 +84,9 @@ def rule_facts(rules: Rules) -> dict:
         }
         | said
     }
-    if rules.likely is not None:
+    if rules.candidate_threshold is not None:
         level = recipe.CANDIDATES_LEVEL
-        facts["candidates"] = {"threshold": rules.likely, "level": level} | said
+        facts["candidates"] = {"threshold": rules.candidate_threshold, "level": level} | said
     return facts
 
 
@@ -114,8 +116,8 @@ def measure_known(logits: np.ndarray, labels: np.ndarray, rules: Rules) -> dict:
     """
     known = highest_logit(logits) >= rules.threshold
     result = {"taken_as_known": float(known.mean())}
-    if known.any() and rules.likely is not None:
-        found = candidates(logits[known], rules.likely)
+    if known.any() and rules.candidate_threshold is not None:
+        found = candidates(logits[known], rules.candidate_threshold)
         result["candidates_hold_the_right_class"] = float(
             found[np.arange(known.sum()), labels[known]].mean()
         )

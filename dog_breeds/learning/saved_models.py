@@ -94,7 +94,7 @@ def read_head(model_path: Path) -> tuple[list[np.ndarray], np.ndarray, list[np.n
     path = model_path.with_suffix(".npz")
     content = path.read_bytes()
     if sha256(content).hexdigest() != read_report(model_path)["head_sha256"]:
-        raise ValueError(f"{path} is not the head that its report describes; run training.py again")
+        raise ValueError(f"{path} does not match its report; run training.py again")
     with np.load(io.BytesIO(content)) as arrays:
         head = [arrays[name] for name in sorted(arrays) if name.startswith("head_")]
         return head, arrays["means"], [arrays["upright_kernel"], arrays["upright_bias"]]

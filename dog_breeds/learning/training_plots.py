@@ -71,14 +71,14 @@ def plot_training_curves(trials: Sequence[dict], winner: dict, measure: str = "v
         "Learning rates fall to nothing with the last epoch."
     )
     figure, all_axes = new_plot(
-        2.9, f"{words(measure).capitalize()} while training", note, len(sizes)
+        2.9, f"{readable_name(measure).capitalize()} while training", note, len(sizes)
     )
     for axes, size in zip(all_axes, sizes, strict=True):
         for trial in (trial for trial in trials if trial["inner_size"] == size):
             chosen = trial["trial"] == winner["trial"]
             values = [epoch[measure] for epoch in trial["history"]]
             style = {"linewidth": 2.2, "zorder": 3} if chosen else {"linewidth": 1, "alpha": 0.65}
-            color = shade(rates, trial["learning_rate"])
+            color = color_of(rates, trial["learning_rate"])
             axes.plot(range(1, len(values) + 1), values, color=color, **style)
         axes.set_title(f"inner layer of {size}" if size else "no inner layer", size=10, color=INK)
         axes.set_xlabel("epoch")
@@ -88,7 +88,7 @@ def plot_training_curves(trials: Sequence[dict], winner: dict, measure: str = "v
     if measure == "val_accuracy":  # else the first epochs of slow heads would fill the plot
         values = [epoch[measure] for trial in trials for epoch in trial["history"]]
         all_axes[0].set_ylim(np.quantile(values, 0.1) - 0.02, 1.005)
-    lines = [Line2D([], [], color=shade(rates, rate), label=f"{rate:g}") for rate in rates]
+    lines = [Line2D([], [], color=color_of(rates, rate), label=f"{rate:g}") for rate in rates]
     all_axes[-1].legend(
         handles=lines, title="learning rate", frameon=False, fontsize=9, title_fontsize=9
     )
@@ -113,7 +113,7 @@ def plot_hyper_parameters(trials: Sequence[dict], winner: dict) -> Figure:
         lines: dict[tuple, list[tuple[int, float]]] = {}
         for trial in trials:
             point = values.index(trial[parameter]), trial["val_loss"]
-            color = shade(rates, trial["learning_rate"])
+            color = color_of(rates, trial["learning_rate"])
             axes.plot(*point, "o", color=color, markersize=6, markeredgecolor="white", alpha=0.9)
             if trial["trial"] == winner["trial"]:
                 axes.plot(
@@ -129,7 +129,7 @@ def plot_hyper_parameters(trials: Sequence[dict], winner: dict) -> Figure:
         for points in lines.values():
             axes.plot(*zip(*sorted(points), strict=True), color=PALE, linewidth=1, zorder=1)
         axes.set_xticks(range(len(values)), [f"{value:g}" if value else "none" for value in values])
-        axes.set(xlabel=words(parameter), xlim=(-0.5, len(values) - 0.5))
+        axes.set(xlabel=readable_name(parameter), xlim=(-0.5, len(values) - 0.5))
     share_scale(all_axes, "val_loss")
     return figure
 
@@ -143,7 +143,7 @@ def share_scale(all_axes: Sequence[Axes], measure: str) -> None:
         axes.sharey(all_axes[0])
         axes.tick_params(labelleft=axes is all_axes[0])
         axes.grid(axis="y")
-    all_axes[0].set_ylabel(words(measure))
+    all_axes[0].set_ylabel(readable_name(measure))
     if measure == "val_accuracy":
         all_axes[0].yaxis.set_major_formatter(PercentFormatter(1))
     else:
@@ -154,12 +154,12 @@ def share_scale(all_axes: Sequence[Axes], measure: str) -> None:
         all_axes[0].yaxis.set_major_formatter("{x:g}")
 
 
-def words(name: str) -> str:
+def readable_name(name: str) -> str:
     """Return the name of a setting or a measure as words, such as "validation loss"."""
     return name.replace("val_", "validation ").replace("_", " ")
 
 
-def shade(values: Sequence[float], value: float) -> tuple[float, ...]:
+def color_of(values: Sequence[float], value: float) -> tuple[float, ...]:
     """Return the RGBA colour of one of the sorted values; greater values are darker."""
     return LinearSegmentedColormap.from_list("shades", SHADES)(
         values.index(value) / max(len(values) - 1, 1)
@@ -253,8 +253,8 @@ def plot_reliability(logits: np.ndarray, labels: np.ndarray, temperature: float)
         ("before temperature scaling", logits * temperature),
         (f"after, temperature {temperature:.2f}", logits),
     )
-    for axes, (name, these) in zip(all_axes, panels, strict=True):
-        images, confidence, correct = reliability(these, labels).T
+    for axes, (name, panel_logits) in zip(all_axes, panels, strict=True):
+        images, confidence, correct = reliability(panel_logits, labels).T
         axes.plot([0, 1], [0, 1], color=GRAY, linewidth=0.8, linestyle="--")
         for n, said, right in zip(images, confidence, correct, strict=True):
             if n:
@@ -268,7 +268,7 @@ def plot_reliability(logits: np.ndarray, labels: np.ndarray, temperature: float)
                     alpha=0.6,
                     linewidth=0,
                 )
-        error = expected_calibration_error(these, labels)
+        error = expected_calibration_error(panel_logits, labels)
         axes.set_title(f"{name}: error {error:.1%}", size=10, color=INK)
         axes.set(xlim=(0, 1.06), ylim=(0, 1.06), aspect="equal", xlabel="confidence")
         axes.xaxis.set_major_formatter(PercentFormatter(1))

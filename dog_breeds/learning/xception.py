@@ -131,14 +131,14 @@ def fuse_relus(model: schema.ModelT) -> None:
     first ADD stays, because the block's other branch needs the sum without RELU.
     """
     operators = model.subgraphs[0].operators
-    kinds = [model.operatorCodes[operator.opcodeIndex].builtinCode for operator in operators]
+    codes = [model.operatorCodes[operator.opcodeIndex].builtinCode for operator in operators]
     adds = {
         o.outputs[0]: o
-        for o, kind in zip(operators, kinds, strict=True)
-        if kind == schema.BuiltinOperator.ADD
+        for o, code in zip(operators, codes, strict=True)
+        if code == schema.BuiltinOperator.ADD
     }
-    for operator, kind in zip(operators, kinds, strict=True):
-        if kind == schema.BuiltinOperator.RELU and operator.inputs[0] in adds:
+    for operator, code in zip(operators, codes, strict=True):
+        if code == schema.BuiltinOperator.RELU and operator.inputs[0] in adds:
             add = adds[operator.inputs[0]]
             operator.opcodeIndex, operator.inputs = add.opcodeIndex, add.inputs
             operator.builtinOptionsType = schema.BuiltinOptions.AddOptions
@@ -169,9 +169,9 @@ def save_model(
     cosines = keras.layers.Dense(len(means), use_bias=False, name="cosines")
     y = keras.layers.Reshape((len(means), 1))(cosines(keras.layers.UnitNormalization()(x)))
     cosines.set_weights([means.T])
-    stands = keras.layers.Dense(1, name="upright")
-    score = stands(x)
-    stands.set_weights(upright)
+    upright_layer = keras.layers.Dense(1, name="upright")
+    score = upright_layer(x)
+    upright_layer.set_weights(upright)
     *inner, logits = zip(head[::2], head[1::2], strict=True)
     layers = [keras.layers.Dense(len(bias), "relu", name="inner") for _, bias in inner]
     for layer, arrays in zip(
@@ -208,8 +208,8 @@ def predict(
     if not same:
         raise ValueError(f"{path} is not the model of its report; run training.py again")
     size, results = model.input.shape[1], {}
-    for kind, some in views.items():
-        batches = [some[start : start + BATCH] for start in range(0, len(some), BATCH)]
+    for kind, kind_views in views.items():
+        batches = [kind_views[start : start + BATCH] for start in range(0, len(kind_views), BATCH)]
         label = f"{path.name}, {kind.replace('_', ' ')}"
         pixels = (np.stack([load_pixels(view, size) for view in batch]) for batch in batches)
         rows = with_progress(map(model.predict_on_batch, pixels), label, len(batches), "batches")

@@ -154,12 +154,12 @@ def limited_time(until: float) -> Iterator[None]:
         if active:
             raise TooSlow
 
-    left = until - time.monotonic()
-    if left <= 0:
+    remaining = until - time.monotonic()
+    if remaining <= 0:
         raise TooSlow
     timers = [(signal.ITIMER_PROF, signal.SIGPROF, MAX_SECONDS)]
-    if left < math.inf:
-        timers.append((signal.ITIMER_REAL, signal.SIGALRM, left))
+    if remaining < math.inf:
+        timers.append((signal.ITIMER_REAL, signal.SIGALRM, remaining))
     before = [signal.signal(number, stop) for _, number, _ in timers]
     try:
         try:
