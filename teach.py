@@ -329,7 +329,8 @@ def teach_folder(
     # With --add, the rule for turned images is the one of the old classes
     most_turned = 0 if add else recipe.TURNED_PHOTOS
     seconds = (number + min(number, most_turned)) * seconds_per_image(backbone)
-    duration = f"{seconds / 60:.0f} minutes" if seconds > 100 else f"{max(seconds, 1):.0f} seconds"
+    unit = ("seconds", 1) if seconds <= 100 else ("minutes", 60)
+    duration = f"{max(seconds / unit[1], 1):.0f} {unit[0]}"
     print(
         f"{len(class_images)} classes, {number:,} images: their features take about {duration}, once",
         flush=True,
