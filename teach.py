@@ -332,7 +332,8 @@ def teach_folder(
     unit = ("seconds", 1) if seconds <= 100 else ("minutes", 60)
     duration = f"{max(seconds / unit[1], 1):.0f} {unit[0]}"
     print(
-        f"{len(class_images)} classes, {number:,} images: their features take about {duration}, once",
+        f"{len(class_images)} classes, {number:,} images: "
+        f"their features take about {duration}, once",
         flush=True,
     )
     check_writable(output.parent)
