@@ -121,7 +121,8 @@ def describe_copies(copies: list[tuple[str, str]]) -> str:
     other = [
         f"{copy} of {first}" for copy, first in copies if copy.split("/")[0] != first.split("/")[0]
     ]
-    text = f"copies: {len(copies):,} photos show the same as an earlier one"
+    noun = "photo shows" if len(copies) == 1 else "photos show"
+    text = f"copies: {len(copies):,} {noun} the same as an earlier one"
     return text + (
         f", {len(other)} of them under another breed, the first is {other[0]}" if other else ""
     )

@@ -4,7 +4,7 @@ Example
 
     python benchmarks/cpus.py                          # a minute
     python benchmarks/cpus.py --photos DIR --arm64     # also an emulated Graviton2: 10 minutes more
-    python benchmarks/cpus.py --run avx2 benchmarks/teach.py --only breeds    # any script
+    python benchmarks/cpus.py --run avx2 benchmarks/teach.py       # any script with AVX2
 
 Time      One to three minutes; with --arm64 ten minutes more.
 Expect    CPU milliseconds, the median; `of_litert`, their share of LiteRT's on the same CPU;

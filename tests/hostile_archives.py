@@ -148,7 +148,7 @@ def hostile_archives():
         "no folders": make_tar([member("n02085936_1.jpg")]),
         "no breed": images(member("Images/n02085936_99.jpg")),
         "too deep": images(member(f"Images/{FOLDER}/more/n02085936_99.jpg")),
-        "other top": images(member(f"Images/{FOLDER}/n02085936_99.jpg")),
+        "other top": images(member(f"Pictures/{FOLDER}/n02085936_99.jpg")),
         "annotation among images": images(member(f"Annotation/{FOLDER}/n02085936_99")),
         "other breed names": make_tar([member("Images/Maltese/1.jpg")]),
         "other files": images(member(f"Images/{FOLDER}/setup.py")),

@@ -216,7 +216,7 @@ def test_copies_are_counted_and_named_across_breeds(tmp_path):
             name.split("/")[0],
         )
     assert (
-        describe_copies(read_copies(tmp_path)) == "copies: 1 photos show the same as an earlier one"
+        describe_copies(read_copies(tmp_path)) == "copies: 1 photo shows the same as an earlier one"
     )
     plant(tmp_path, "a_3", encode(smooth_image(90, 60, seed=2), quality=50), annotation())
     assert read_copies(tmp_path) == [

@@ -191,7 +191,7 @@ def test_folder_holds_all_that_the_page_needs(folder, explaining_model):
     assert names == {"index.html", "model.tflite", f"{site.LITERT}/litert.js"} | scripts | litert
     assert (folder / "model.tflite").read_bytes() == explaining_model.read_bytes()
     page = (folder / "index.html").read_text()
-    assert "stay on this device" in page and "before they are sent" not in page
+    assert "stays on this device" in page and "before it sends it" not in page
     own = [page, *((folder / name).read_text() for name in scripts)]
     hosts = set(re.findall(r"https?://[\w.]+", "".join(own))) - {"http://www.w3.org"}
     assert hosts == set()

@@ -361,7 +361,7 @@ def test_images_of_any_kind_are_read_and_the_others_named(tmp_path):
     assert left_out.keys() == {"broken.png", "loop.png", "truncated.jpg", "text.jpg", "huge.png"}
     assert left_out["broken.png"] == f"there is no file {linked / 'a' / 'broken.png'}"
     assert "cut off" in left_out["truncated.jpg"] and left_out["text.jpg"].startswith(
-        "it is no image that can be"
+        "it is not an image in a known format"
     )
     assert "b/?[2J?.png" in teach.names_of(readable)
 
