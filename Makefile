@@ -131,8 +131,9 @@ $(DEMO)/top_10_dog_breeds.tflite: $(DEMO)/model $(DEMO)/plots/eda.png convert_mo
 
 # --- Tests, and the model file
 
+# Two processes, each with whole test files, because the tests of a file share slow fixtures.
 test: .venv/installed $(BIN)/aws-lambda-rie .venv/events/HttpApi.json $(SERVING)/aws-lambda-rie
-	@$(RUN) -m pytest
+	@$(RUN) -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 lint: .venv/installed .venv/lint/installed
 	@$(BIN)/ruff check

@@ -252,7 +252,9 @@ def describe(report: dict) -> str:
     )
     confusions = [
         f"{pair['count']} of {truncate(pair['true'], 24)} for {truncate(pair['taken_for'], 24)}: "
-        + ", ".join(truncate(image["image"].split("/", 1)[1], 16) for image in pair["pictures"][:2])
+        + ", ".join(
+            truncate(image["picture"].split("/", 1)[1], 16) for image in pair["pictures"][:2]
+        )
         for pair in result["confusions"]
     ]
     add("taken for another class:", confusions)

@@ -93,7 +93,7 @@ def test_serve_ends_with_its_make():
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["predict"], "name an image: make predict IMAGE=photo.jpg"),
+        (["predict"], "name a photo: make predict IMAGE=photo.jpg"),
         (["predict", "IMAGE=no.jpg"], "test.py: there is no file no.jpg"),
         (
             ["predict", "IMAGE={photo}", "MODEL=no.tflite"],
@@ -101,7 +101,7 @@ def test_serve_ends_with_its_make():
         ),
         (
             ["teach"],
-            "name a folder with a sub-folder of images for each class: make teach IMAGES=my_photos",
+            "name a folder with a sub-folder of photos for each class: make teach IMAGES=my_photos",
         ),
         (["teach", "IMAGES=no such"], "teach.py: there is no folder no such"),
     ],
