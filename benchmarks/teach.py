@@ -138,7 +138,7 @@ def measure_breeds(task: Task, model: Path, folder: Path) -> Iterator[Figure]:
     images = asked_images(task)
     classes = [task.classes[label] for label in task.labels(images)]
     for kind, view in VIEW_KINDS.items():
-        views = [view(task.data_dir, image) for image in images]
+        views = [view(task, image) for image in images]
         yield f"{name}_accuracy_{kind}", accuracy_of(file, views, classes, task.classes), "%"
         facts = read_facts(model)
         if facts["classes"] == task.classes and facts.get("test"):
