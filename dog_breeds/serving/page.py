@@ -18,7 +18,7 @@ OTHER_WORDS = {  # texts of the page for a file of teach.py, whose classes need 
     "Says which breed the dog in a photo is.": "Says what a photo shows.",
     "It may be a breed that": "It may be something that",
     "The other breeds": "The others",
-    "The ${names.length} breeds that it knows": "The ${names.length} things that it knows",
+    "breeds that the model knows": "things that the model knows",
 }
 
 
