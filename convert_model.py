@@ -1,7 +1,7 @@
 """Convert the trained model to one small TensorFlow Lite file, and check that file against Keras.
 
-Reads     the best xception_v1_*.h5, its head, report and split, the file with the backbone, and
-          the test images. With --refit: a finished model file and your own photos by breed.
+Reads     the best xception_v1_*.h5 with its head, report and split, the model file with its
+          backbone, and the test images. With --refit: a model file and your own photos by breed.
 Writes    top_10_dog_breeds.tflite: the network, with labels.txt and metadata.json appended as a
           zip archive. The files in models/ change only if --output names them.
 Example
@@ -13,11 +13,13 @@ Example
     python convert_model.py --refit FILE --outside DIR --output new.tflite
 
 Time      About 20 seconds on 2 cores with VNNI; some minutes with --every-picture.
-Expect    A comparison of the .h5 in Keras and the file in the serving runtime. A file that loses
-          more than --max-loss points of accuracy, with 95 % certainty, is not written.
+Expect    A comparison of the .h5 in Keras with the file in the serving runtime. A file that
+          loses more than --max-loss points of accuracy, with 95 % certainty, is not written.
 
-The int8 file is the head on the backbone that it was trained on. For float32, TensorFlow converts
-Keras' backbone. --refit keeps the head and fits temperature, threshold and candidates."""
+The int8 file consists of the head and the int8 backbone on which the head was trained. For float32,
+TensorFlow converts the Keras backbone. --refit keeps the network and fits temperature, threshold
+and candidates again.
+"""
 
 import contextlib
 import json
@@ -56,15 +58,15 @@ from dog_breeds.workers import call_in_new_process
 
 OUTPUT = Path("top_10_dog_breeds.tflite")
 FORMATS = ("int8", "float32")
-# Test images that Keras predicts too, each as crop and as whole photo. Few, because Keras is slow.
-# A faulty conversion costs ten points of accuracy or more, and three lost images of 50 are enough
-# to refuse a file. No affordable number of images shows a loss of 0.3 points, and none needs to:
-# the head was trained on the features of the int8 file, so its report already has the accuracy on
-# all test images.
+# Number of test images that Keras predicts too, each as a crop and as a whole photo. The number is
+# small because Keras is slow. A faulty conversion costs ten points of accuracy or more, and three
+# lost images of 50 are enough to refuse a file. No affordable number of images shows a loss of 0.3
+# points. The comparison need not show it: the head was trained on the features of the int8 file, so
+# the report already has the file's accuracy on all test images.
 COMPARED = 50
-# Copied from the report: the results of the int8 file on all test images.
+# Facts that are copied from the report: the results of the int8 file on all test images, and rules
 TEST_FIGURES = "pictures", "accuracy", "accuracy_interval_95", "calibration_error", "taken_as_known"
-RULES = "unknown_rule", "candidates", "turn_rule", "outside"  # copied from the report too
+RULES = "unknown_rule", "candidates", "turn_rule", "outside"
 
 Predictions = tuple[np.ndarray, np.ndarray]  # probabilities float32 [n, N], highest logits [n]
 
@@ -73,9 +75,10 @@ Predictions = tuple[np.ndarray, np.ndarray]  # probabilities float32 [n, N], hig
 
 
 def to_tflite(task: Task, model_path: Path, quantization: str, folder: Path) -> bytes:
-    """Return the model as a flatbuffer: its head on the backbone in this format.
+    """Return a saved model as a flatbuffer: its head on the backbone in the format `quantization`.
 
-    Temporary files go to `folder`."""
+    The function writes its temporary files to `folder`.
+    """
     backbone = task.backbone
     if quantization == "float32":
         backbone = folder / "backbone.tflite"
@@ -90,36 +93,37 @@ def to_tflite(task: Task, model_path: Path, quantization: str, folder: Path) -> 
 def predict_file(
     file: Path, views: dict[str, list[View]], size: int
 ) -> dict[str, tuple[np.ndarray, ...]]:
-    """Return the outputs of a model file in the serving runtime, for crops and for whole photos.
+    """Run a model file in the serving runtime on the views of each kind (crops, whole photos).
 
-    Each value is a tuple of probabilities [n, N], highest logits [n] and features [n, D]."""
-    results: dict[str, tuple[np.ndarray, ...]] = {}
-    names = ["probabilities", "logit", "features"]
+    Return for each kind the probabilities [n, N], the highest logits [n] and the features [n, D].
+    """
+    results, names = {}, ("probabilities", "logit", "features")
     for kind, kind_views in views.items():
+        label = f"{file.name}, {kind.replace('_', ' ')}"
         rows = run_file(file, kind_views, lambda view: load_pixels(view, size), names)
-        rows = with_progress(
-            rows, f"{file.name}, {kind.replace('_', ' ')}", len(kind_views), "images"
-        )
-        probabilities, highest, features = (np.array(column) for column in zip(*rows, strict=True))
+        rows = with_progress(rows, label, len(kind_views), "images")
+        probabilities, highest, features = map(np.array, zip(*rows, strict=True))
         results[kind] = probabilities, highest[:, 0], features
     return results
 
 
 def compare(keras: Predictions, tflite: Predictions, labels: np.ndarray, threshold: float) -> dict:
-    """Compare the predictions of Keras and of the file.
+    """Compare the predictions of Keras with those of the model file.
 
-    Returns accuracy, calibration error and the share taken as known of both, each in 0..1, and how
-    far the predictions differ."""
-    right = [predictions[0].argmax(axis=1) == labels for predictions in (keras, tflite)]
+    The result contains the differences, and for each of both the accuracy, the calibration error
+    and the share of images taken as known, 0..1.
+    """
+    keras_classes, tflite_classes = keras[0].argmax(axis=1), tflite[0].argmax(axis=1)
+    keras_right, tflite_right = keras_classes == labels, tflite_classes == labels
     result = {
         "pictures": len(labels),
-        "lost": int((right[0] & ~right[1]).sum()),  # right in Keras, wrong in the file
-        "won": int((right[1] & ~right[0]).sum()),
-        "same_top_class": float((keras[0].argmax(axis=1) == tflite[0].argmax(axis=1)).mean()),
+        "lost": int((keras_right & ~tflite_right).sum()),
+        "won": int((tflite_right & ~keras_right).sum()),
+        "same_top_class": float((keras_classes == tflite_classes).mean()),
         "largest_change": float(np.abs(keras[0] - tflite[0]).max()),
     }
     for name, (probabilities, highest) in (("keras", keras), ("tflite", tflite)):
-        logits = np.log(np.maximum(probabilities, 1e-30))
+        logits = np.log(np.maximum(probabilities, 1e-30))  # 1e-30: float32 can round to 0
         result[name] = {
             "accuracy": accuracy(logits, labels),
             "calibration_error": expected_calibration_error(logits, labels),
@@ -129,11 +133,12 @@ def compare(keras: Predictions, tflite: Predictions, labels: np.ndarray, thresho
 
 
 def loss_lower_bound(results: dict) -> float:
-    """Return a lower bound (95 % certainty) of the share of images that the file loses against
-    Keras.
+    """Return a lower bound, at 95 % certainty, of the accuracy that the file loses, 0..1.
 
-    Crops and whole photos count separately; the larger share is returned. Some images are lost and
-    some won by chance: the variance of such a count is the count itself."""
+    The bound is the larger one of those for crops and for whole photos. Chance alone makes a file
+    lose some images and win others. Both counts are Poisson variables, so the variance of their
+    difference is their sum. 1.64 standard deviations are the one-sided 95 % quantile.
+    """
     return max(
         (r["lost"] - r["won"] - 1.64 * (r["lost"] + r["won"]) ** 0.5) / r["pictures"]
         for r in results.values()
@@ -158,8 +163,10 @@ def describe_results(results: dict) -> str:
 
 
 def collect_facts(model_path: Path, report: dict, quantization: str, results: dict) -> dict:
-    """Return the facts that the file states about itself, metadata.json."""
-    test = {kind: {key: report["test"][kind][key] for key in TEST_FIGURES} for kind in VIEW_KINDS}
+    """Return the facts about a model file, which become its metadata.json."""
+    test = {
+        kind: {name: report["test"][kind][name] for name in TEST_FIGURES} for kind in VIEW_KINDS
+    }
     return backbone_facts(report["size"]) | {
         "classes": report["classes"],
         "display_names": {breed: display_name(breed) for breed in report["classes"]},
@@ -225,11 +232,12 @@ def convert(
     data_dir: Path | None = None,
     compared: int = COMPARED,
 ) -> None:
-    """Convert a model of training.py, check the file and write it.
+    """Convert a model of training.py, check the new file and write it to `output`.
 
     Keras and the file both predict `compared` test images (0: all), as crops and as whole photos.
-    Raises RuntimeError, and leaves `output` as it was, if the file surely loses more than
-    `max_loss` points of accuracy on either."""
+    Raises RuntimeError and does not change `output` if the file loses more than `max_loss` points
+    of accuracy on crops or on whole photos, with 95 % certainty.
+    """
     check_complete(model_path)
     report = read_report(model_path)
     task = task_of(model_path, data_dir)
@@ -237,9 +245,10 @@ def convert(
         raise ValueError(f"--output must be a file that ends in .tflite, not {output}")
     head, _, _ = read_head(model_path)
     output.parent.mkdir(parents=True, exist_ok=True)
+    # Drawn at random, because the list is sorted by breed
     images = np.random.default_rng(task.seed).permutation(task.images("test")).tolist()
     images = images[: compared or None]
-    views = {kind: [view(task, image) for image in images] for kind, view in VIEW_KINDS.items()}
+    views = {name: [view(task, image) for image in images] for name, view in VIEW_KINDS.items()}
     with TemporaryDirectory() as folder:
         file = Path(folder) / output.name
         file.write_bytes(to_tflite(task, model_path, quantization, Path(folder)))
@@ -247,16 +256,17 @@ def convert(
         keras = call_in_new_process("dog_breeds.learning.xception", "predict", *arguments)
         tflite = predict_file(file, views, task.size)
         if quantization == "int8" and any(
-            (tflite[kind][2] != extract_features(views[kind], task)).any() for kind in VIEW_KINDS
+            (features != extract_features(views[name], task)).any()
+            for name, (_, _, features) in tflite.items()
         ):
             raise RuntimeError(
-                f"{output} is not written: it gives other features than those in "
-                f"{task.feature_cache}, perhaps of another machine or other packages; "
-                "delete that folder and run training.py again"
+                f"{output} is not written, because its features differ from those in "
+                f"{task.feature_cache}, which may come from another machine or other package "
+                "versions; delete that folder and run training.py again"
             )
         threshold, labels = report["unknown_rule"]["threshold"], task.labels(images)
         results = {
-            kind: compare(keras[kind], tflite[kind][:2], labels, threshold) for kind in VIEW_KINDS
+            name: compare(keras[name], tflite[name][:2], labels, threshold) for name in VIEW_KINDS
         }
         print(describe_results(results), flush=True)
         lost = 100 * loss_lower_bound(results)
@@ -272,15 +282,14 @@ def convert(
 
 
 def task_of(model_path: Path, data_dir: Path | None = None) -> Task:
-    """Return the task that a model was trained for, without the copies that were left out of its
-    test."""
+    """Return the task of a saved model, without the copies that its test left out.
+
+    `data_dir` replaces the folder that the report names.
+    """
     report, split = read_report(model_path), read_split(model_path.with_suffix(".csv"))
+    for image in report["test"]["images_left_out"]:
+        split.pop(image, None)
     data_dir = data_dir or Path(report["data_dir"])
-    split = {
-        image: part
-        for image, part in split.items()
-        if image not in report["test"]["images_left_out"]
-    }
     backbone = find_backbone(report)
     return Task(data_dir, report["classes"], split, report["size"], report["seed"], backbone)
 
@@ -296,22 +305,21 @@ def find_backbone(report: dict) -> Path:
             if inspect_backbone(file).digest == report["backbone_sha256"]:
                 return file
     raise ValueError(
-        f"{report['backbone']} is not there, or has another backbone than the one that the model "
-        "was trained on; run training.py again"
+        f"{report['backbone']} does not exist, or does not have the backbone on which the model "
+        "was trained; run training.py again"
     )
 
 
 def refit(file: Path, outside: Path, output: Path | None, data_dir: Path) -> None:
     """Fit the rules of a model file again, and print the results on the held-out photos."""
     if not output or output.suffix != ".tflite" or output.resolve() == file.resolve():
-        raise ValueError(f"--output must name a .tflite file, and another one than {file}")
+        raise ValueError(f"--output must name a .tflite file other than {file}")
     print_outside(refit_rules(file, outside, output, data_dir))
     print(f"wrote {output}, {output.stat().st_size / 1e6:.1f} MB")
 
 
 def next_steps(file: Path) -> str:
-    """Return the commands that ask, serve, build and deploy a model file, to be typed in the
-    project's folder."""
+    """Return the commands that test, serve, build and deploy a model file in this project."""
     root = recipe.MODEL.parents[1]
     inside = file.resolve().is_relative_to(root)
     name = shlex.quote(str(file.resolve().relative_to(root) if inside else file.resolve()))
@@ -341,7 +349,7 @@ def main() -> None:
         nargs="?",
         type=Path,
         metavar="MODEL.h5",
-        help="default: the best one in this folder",
+        help="default: the best model in this folder",
     )
     parser.add_argument("--output", type=Path, help=f"default: {OUTPUT}")
     parser.add_argument(
@@ -351,16 +359,16 @@ def main() -> None:
         "--max-loss", type=float, default=0.3, metavar="POINTS", help="of accuracy (default: 0.3)"
     )
     parser.add_argument(
-        "--every-picture", action="store_true", help=f"run all test images in Keras, not {COMPARED}"
+        "--every-picture", action="store_true", help=f"run all test photos in Keras, not {COMPARED}"
     )
     parser.add_argument(
-        "--data-dir", type=Path, help="default: the one that the model was trained with"
+        "--data-dir", type=Path, help="default: the folder with which the model was trained"
     )
     parser.add_argument(
         "--show", type=Path, metavar="FILE", help="only print the facts inside a .tflite file"
     )
     parser.add_argument(
-        "--refit", type=Path, metavar="FILE", help="fit the rules of this .tflite file anew"
+        "--refit", type=Path, metavar="FILE", help="fit the rules of a .tflite file again"
     )
     parser.add_argument("--outside", type=Path, metavar="DIR", help="photos by breed, for --refit")
     args = parser.parse_args()
@@ -375,7 +383,7 @@ def main() -> None:
             return
         output = args.output or OUTPUT
         if not args.output and output.resolve().parent == recipe.MODEL.parent:
-            raise ValueError(f"{output} here is a committed file; choose the place with --output")
+            raise ValueError(f"{output} here is a committed file; name another file with --output")
         model = args.model or find_best_model()
         print(f"converting {model}", flush=True)
         compared = 0 if args.every_picture else COMPARED

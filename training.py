@@ -28,7 +28,6 @@ import platform
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -58,10 +57,10 @@ from dog_breeds.data.dataset import (
     list_images,
     read_split,
     split_images,
+    weights_path,
 )
 from dog_breeds.data.duplicates import without_copies
 from dog_breeds.learning.features import (
-    Examples,
     extract_features,
     is_readable,
     make_backbone,
@@ -113,21 +112,22 @@ def prepare_task(
     data_dir: Path = DATA_DIR,
     breeds: Sequence[str] = ("top10",),
     split_file: Path | None = None,
-    seed: int | None = None,
+    seed: int = recipe.SEED,
     backbone: Path | None = None,
     new_backbone_size: int | None = None,
 ) -> Task:
-    """Choose the breeds, crop what is missing, and split the images as the file says or 70/15/15.
+    """Choose the breeds, make missing crops, and split the images.
 
-    `seed` defaults to recipe.SEED. `backbone` is a model file and defaults to recipe.MODEL. With
-    `new_backbone_size`, in pixels, the function makes `backbone`: that file must not exist yet."""
-    backbone = backbone or recipe.MODEL
-    task = Task(data_dir, [], {}, seed=recipe.SEED if seed is None else seed, backbone=backbone)
+    The split is that of `split_file`, or 70/15/15 % of each breed's images. `backbone` is a model
+    file (default: recipe.MODEL). If `new_backbone_size` is given, in pixels, the function makes a
+    new backbone of this size and writes it to `backbone`; the file must not exist.
+    """
     classes = choose_breeds(data_dir, list(breeds))
     if len(classes) < 2:
         raise ValueError("a classifier needs at least two breeds; name more with --breeds")
-    if not task.weights.is_file():
-        print(f"no weights in {task.weights}: run make_dataset.py, else there will be no .h5")
+    weights, backbone = weights_path(data_dir), backbone or recipe.MODEL
+    if not weights.is_file():
+        print(f"no weights in {weights}: run make_dataset.py, else there will be no .h5")
     size = new_backbone_size or inspect_backbone(backbone).size
     summary = crop_breeds(data_dir, classes, size=size)
     if summary["done"] or summary["failed"]:
@@ -136,10 +136,10 @@ def prepare_task(
     if split_file:
         given = read_split(split_file)
         check_split(split_file, given, data_dir, classes)
-        split = apply_split(images, given, task.seed)
+        split = apply_split(images, given, seed)
     else:
-        split = split_images(images, task.seed)
-    task = replace(task, classes=classes, split=split, size=size)
+        split = split_images(images, seed)
+    task = Task(data_dir, classes, split, size, seed, backbone)
     if new_backbone_size:
         make_backbone(task, backbone)
     return task
@@ -151,72 +151,67 @@ def train_classifier(
     output_dir: Path = Path(),
     outside: Path | None = None,
 ) -> Path:
-    """Take every step from the split to the saved model, and return the model's path.
+    """Train, evaluate and save a classifier for a task; return the path of its .h5 file.
 
-    `grid` holds the values to try for each setting (default: recipe.GRID). `outside` is a folder of
-    photos by breed that are not in the training set. Half of its breeds then fit temperature,
-    candidates and the rule for unknown breeds; the other half measures them."""
+    `grid` has the values to try for each setting (default: recipe.GRID). `outside` is a folder of
+    photos that are not in the training set, with a sub-folder for each breed. The rules for unknown
+    breeds and candidates, and the temperature, are then fitted on half of these breeds and measured
+    on the other half.
+    """
     began = time.monotonic()
     check_writable(output_dir)  # fail early, before the long steps
-    sizes = ", ".join(f"{len(task.images(part)):,} {part}" for part in SUBSETS)
+    sizes = ", ".join(f"{len(task.images(subset)):,} {subset}" for subset in SUBSETS)
     print(f"{len(task.classes)} breeds, images: {sizes}", flush=True)
 
-    train, validation, upright = (
-        training_set(task),
-        plain_set(task, "validation"),
-        upright_set(task),
-    )
-    searching = time.monotonic()
+    train, validation = training_set(task), plain_set(task, "validation")
+    upright = upright_set(task)
+    search_began = time.monotonic()
     found = search(train, validation, grid or recipe.GRID, len(task.classes), task.seed)
-    searched = time.monotonic() - searching
-    seen = read_outside(outside, task) if outside else None
-    fitting = (seen.fitting, describe_fitting(seen)) if seen and seen.fitting else None
+    search_seconds = time.monotonic() - search_began
+    photos = read_outside(outside, task) if outside else None
+    fitting = (photos.fitting, describe_fitting(photos)) if photos and photos.fitting else None
     classifier = fit_classifier(train, validation, upright, found, task.seed, fitting)
     del train, validation, upright  # free memory for test features and TensorFlow
     results, outputs = measure_on_test(task, classifier)
 
-    report = make_report(task, found, classifier, results, seen)
-    report |= {
+    report = make_report(task, found, classifier, results, photos) | {
         "seconds": round(time.monotonic() - began, 1),
-        "seconds_of_search": round(searched, 1),
+        "seconds_of_search": round(search_seconds, 1),
     }
     path = save_results(task, classifier, report, output_dir)
     print_summary(report)
-    labels, plots = task.labels(outputs["images"]), output_dir / "plots"
+    labels = task.labels(outputs["images"])
     with ThreadPoolExecutor(1) as pool:  # plot while TensorFlow works in its process
         h5 = pool.submit(write_h5, task, path)
-        save_plots(found, classifier, results, outputs, labels, plots)
+        save_plots(found, classifier, results, outputs, labels, output_dir / "plots")
         h5.result()
     print(f"saved {path} with its head (.npz), its report (.json), its split (.csv) and plots/")
     return path
 
 
 def measure_on_test(task: Task, classifier: Classifier) -> tuple[dict, dict]:
-    """Evaluate the classifier on the test images, which are opened here for the first and only
-    time.
+    """Evaluate the classifier on the test images. No other step of the training opens them.
 
-    Copies of images that the classifier learned from are left out. Returns the results and the
-    outputs. The outputs hold "images", those that remain; for "crops" and "whole_photos" the
-    "logits" [n, classes] and "scores" [n]; and for "unknown" the "scores" of photos of other
-    breeds. Raises ValueError if a breed has no test images left."""
-    outputs: dict[str, Any] = {"images": without_copies(task, task.images("test"))}
-    results: dict[str, Any] = {
-        "images_left_out": sorted({*task.images("test")} - {*outputs["images"]})
-    }
-    without_images = {*task.classes} - {
-        breed_name(image.split("/")[0]) for image in outputs["images"]
-    }
-    if without_images:
+    Copies of training and validation images are left out. Return the results for the report, and
+    the outputs: "images" are the evaluated images. "crops" and "whole_photos" each hold "logits"
+    [n, classes] and "scores" [n]. "unknown" holds the "scores" of photos of other breeds. Raises
+    ValueError if all test images of a breed are copies.
+    """
+    all_images = task.images("test")
+    images = without_copies(task, all_images)
+    outputs: dict[str, Any] = {"images": images}
+    results: dict[str, Any] = {"images_left_out": sorted({*all_images} - {*images})}
+    missing = {*task.classes} - {breed_name(image.split("/")[0]) for image in images}
+    if missing:
         raise ValueError(
-            f"all test images of {min(without_images)} are copies of train or validation images; "
+            f"all test images of {min(missing)} are copies of train or validation images; "
             "choose another --seed, or a split of your own with --split-file"
         )
     for kind, examples in plain_set(task, "test").items():
-        is_kept = np.isin(examples.images, outputs["images"])
-        examples = Examples(*(column[is_kept] for column in examples))
-        logits = apply_head(classifier.weights, examples.features)
-        results[kind] = evaluate(logits, examples.labels, task.classes, classifier.temperature)
-        results[kind] |= measure_known(logits, examples.labels, classifier.rules)
+        examples = examples.take(np.isin(examples.images, images))
+        logits, labels = apply_head(classifier.weights, examples.features), examples.labels
+        measured = evaluate(logits, labels, task.classes, classifier.temperature)
+        results[kind] = measured | measure_known(logits, labels, classifier.rules)
         outputs[kind] = {"logits": logits, "scores": highest_logit(logits)}
     unknown = unknown_photos(task, recipe.UNKNOWN_PHOTOS)
     views = [photo_view(task, image) for image in unknown]
@@ -232,13 +227,14 @@ def measure_on_test(task: Task, classifier: Classifier) -> tuple[dict, dict]:
 
 
 def unknown_photos(task: Task, number: int) -> list[str]:
-    """Return up to `number` readable images of breeds outside the classes, drawn at random with the
-    seed."""
-    folders = breed_folders(task.data_dir)
-    others = [folder for breed, folder in folders.items() if breed not in task.classes]
+    """Return up to `number` readable images of breeds that are not among the classes.
+
+    The task's seed determines which images are drawn.
+    """
     images = [
         f"{folder}/{name}"
-        for folder in others
+        for breed, folder in breed_folders(task.data_dir).items()
+        if breed not in task.classes
         for name in os.listdir(task.photo(folder))
         if name.endswith(".jpg") and not name.startswith(".")
     ]
@@ -265,7 +261,7 @@ def make_report(
         "size": task.size,
         "photo_share": recipe.PHOTO_SHARE,
         "seed": task.seed,
-        "images": {part: len(task.images(part)) for part in SUBSETS},
+        "images": {subset: len(task.images(subset)) for subset in SUBSETS},
         "backbone": str(task.backbone),
         "backbone_sha256": inspect_backbone(task.backbone).digest,
         "temperature": classifier.temperature,
@@ -284,31 +280,35 @@ def make_report(
 
 
 def save_results(task: Task, classifier: Classifier, report: dict, output_dir: Path) -> Path:
-    """Save the head, the report and the split of a model. Return the path of the .h5 to come.
+    """Save the head, the report and the split of a model; return the path of its .h5 file.
 
-    An older .h5 of this name is removed first. Then no model ever lies beside the report of
-    another, even if this process is killed."""
+    `write_h5` writes the .h5 later. An old .h5 with the same name is removed first. Even if this
+    process is killed, no .h5 remains beside the report of another model.
+    """
     winner = report["winner"]
     path = output_dir / model_name(winner["epoch"], winner["val_accuracy"])
     output_dir.mkdir(parents=True, exist_ok=True)
-    rows = "".join(f"{image},{part}\n" for image, part in sorted(task.split.items()))
+    rows = (f"{image},{subset}\n" for image, subset in sorted(task.split.items()))
+    split = "image,split\n" + "".join(rows)
     # Never overwrite a model of other breeds, split, backbone or seed: add a 0 to the name
-    while any(file.exists() for file in source_files(path)) and not is_repeated(path, report, rows):
+    while any(map(Path.exists, source_files(path))) and not is_repeated(path, report, split):
         path = path.with_stem(f"{path.stem}0")
     path.unlink(missing_ok=True)
     report = report | {"head_sha256": write_head(path, classifier)}
-    write_atomically(path.with_suffix(".csv"), "image,split\n" + rows)
+    write_atomically(path.with_suffix(".csv"), split)
     write_atomically(path.with_suffix(".json"), json.dumps(report, indent=1) + "\n")
     return path
 
 
-def is_repeated(path: Path, report: dict, rows: str) -> bool:
-    """Return whether a saved model comes from the same training: same backbone, seed and split."""
+def is_repeated(path: Path, report: dict, split: str) -> bool:
+    """Return whether a saved model comes from the same training: same backbone, seed and split.
+
+    `split` is the content of the split file.
+    """
     try:
-        old, split = read_report(path), path.with_suffix(".csv").read_text(encoding="utf-8")
-        return split == "image,split\n" + rows and all(
-            old[key] == report[key] for key in ("backbone_sha256", "seed")
-        )
+        same_split = path.with_suffix(".csv").read_text(encoding="utf-8") == split
+        old = read_report(path)
+        return same_split and all(old[key] == report[key] for key in ("backbone_sha256", "seed"))
     except (OSError, ValueError, KeyError):
         return False
 
@@ -316,11 +316,13 @@ def is_repeated(path: Path, report: dict, rows: str) -> bool:
 def write_h5(task: Task, path: Path) -> None:
     """Write the whole model for Keras: the backbone with its Keras weights, and the saved head.
 
-    Raises FileNotFoundError if there are no weights, and ValueError if they are damaged."""
+    Raises FileNotFoundError if there are no weights, and ValueError if they are damaged.
+    """
     if not task.weights.is_file():
         raise FileNotFoundError(
-            f"all is saved but {path.name}: there are no weights in {task.weights}. Run "
-            "make_dataset.py, then the same command: it goes on from the features computed so far"
+            f"{path.name} is not written, because there are no weights in {task.weights}; all "
+            "other files are saved. Run make_dataset.py, then the same command: it continues from "
+            "the features computed so far"
         )
     with atomic_path(path) as temporary:
         arguments = task.weights, task.size, *read_head(path), temporary

@@ -64,7 +64,7 @@ def cross_validated(examples: Examples, fits: dict[str, Fit]) -> Iterator[Figure
     with threadpool_limits(1):
         for part in range(recipe.FOLDS):
             held_out = parts == part
-            train = Examples(*(column[~held_out] for column in examples))
+            train = examples.take(~held_out)
             for name, fit in fits.items():
                 began = time.perf_counter()
                 apply = fit(train)

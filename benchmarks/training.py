@@ -207,7 +207,7 @@ def measure_extraction(data_dir: Path) -> Iterator[Figure]:
     with contextlib.redirect_stdout(io.StringIO()):
         task = training.prepare_task(data_dir)
     views = some_crops(data_dir)
-    pixels = [load_pixels(view) for view in views]
+    pixels = [load_pixels(view, recipe.SIZE) for view in views]
 
     def extract() -> None:
         shutil.rmtree(data_dir / "features", ignore_errors=True)
@@ -236,7 +236,7 @@ def measure_keras(data_dir: Path) -> Iterator[Figure]:
     """Yield images per second of Keras' own Xception in float32, on batches in memory."""
     from dog_breeds.learning.xception import load_xception, tf
 
-    pixels = np.stack([load_pixels(view) for view in some_crops(data_dir)])
+    pixels = np.stack([load_pixels(view, recipe.SIZE) for view in some_crops(data_dir)])
     batches = [tf.constant(pixels[i : i + BATCH], tf.float32) for i in range(0, len(pixels), BATCH)]
     model = load_xception(weights_path(data_dir), recipe.SIZE)
     compiled = tf.function(lambda x: model(x / 127.5 - 1, training=False), reduce_retracing=True)

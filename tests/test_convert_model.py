@@ -265,7 +265,7 @@ def test_other_features_than_the_backbones_are_refused(refused, monkeypatch):
         return rows
 
     monkeypatch.setattr(convert_model, "extract_features", changed)
-    assert "other features than those in" in refused(RuntimeError)
+    assert "its features differ from those in" in refused(RuntimeError)
 
 
 @pytest.fixture
@@ -282,18 +282,19 @@ def test_an_h5_of_another_head_is_refused(copied, refused):
     with h5py.File(copied, "r+") as file:
         kernel = file["model_weights/logits/logits/kernel"]
         kernel[...] = np.roll(kernel, 1, axis=1)
-    assert f"{copied} is not the model of its report" in refused(ValueError, copied)
+    assert f"{copied} does not match its report" in refused(ValueError, copied)
 
 
 def test_a_damaged_h5_is_refused(copied, refused):
     copied.write_bytes(copied.read_bytes()[:1000])
-    assert f"{copied} is not the model of its report" in refused(ValueError, copied)
+    assert f"{copied} does not match its report" in refused(ValueError, copied)
 
 
 def test_another_head_is_refused(copied, refused):
     arrays = dict(np.load(copied.with_suffix(".npz")))
     np.savez(copied.with_suffix(".npz"), **arrays | {"means": arrays["means"] + 1})
-    assert "0.npz does not match its report" in re.sub(r"0\.\d+", "0", refused(ValueError, copied))
+    message = f"{copied.with_suffix('.npz')} does not match its report"
+    assert message in refused(ValueError, copied)
 
 
 def test_a_model_of_an_earlier_version_is_refused(copied, refused):
@@ -319,7 +320,7 @@ def test_a_missing_or_other_backbone_is_named(copied, refused, tmp_path):
     report = read_report(copied)
     for file in (tmp_path / "no.tflite", recipe.MODEL):
         copied.with_suffix(".json").write_text(json.dumps(report | {"backbone": str(file)}))
-        with pytest.raises(ValueError, match="is not there, or has another backbone"):
+        with pytest.raises(ValueError, match="does not exist, or does not have the backbone"):
             convert_model.task_of(copied)
 
 

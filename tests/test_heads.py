@@ -53,7 +53,7 @@ def test_gradients_are_those_of_finite_differences(inner_size):
 
 
 @pytest.mark.parametrize("inner_size", [0, 5])
-def test_slope_is_that_of_finite_differences(inner_size):
+def test_the_gradient_of_a_logit_is_that_of_finite_differences(inner_size):
     rng = np.random.default_rng(0)
     weights = heads.first_weights(inner_size, 4, 8, rng)
     features, steps = rng.normal(size=8), 1e-6 * np.eye(8)
@@ -107,7 +107,7 @@ def test_each_class_counts_the_same(monkeypatch):
     same.
     """
     train, trial = blobs(200), {"learning_rate": 0.01, "inner_size": 0, "dropout": 0.0}
-    more = join(train, *[Examples(*(column[train.labels == 2] for column in train))] * 4)
+    more = join(train, *[train.take(train.labels == 2)] * 4)
     monkeypatch.setattr(recipe, "BATCH_SIZE", 1000)
     (_, once), (_, five_times) = (
         heads.train_head(examples, trial, 4, 0, 20) for examples in (train, more)

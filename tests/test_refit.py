@@ -62,7 +62,7 @@ def test_only_the_rules_change(photos, tmp_path, monkeypatch, capsys):
 def test_what_cannot_be_refitted_is_said(photos, tmp_path, monkeypatch):
     copy = tmp_path / "copy.tflite"
     shutil.copy(COMMITTED, copy)
-    assert "another one than" in refit(monkeypatch, tmp_path, copy, photos, copy)
+    assert "a .tflite file other than" in refit(monkeypatch, tmp_path, copy, photos, copy)
     few = refit(monkeypatch, tmp_path, copy, photos, tmp_path / "new.tflite")
     assert "new.tflite is not written" in few and "too few photos of its classes" in few
     assert not (tmp_path / "new.tflite").exists()

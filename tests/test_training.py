@@ -320,7 +320,7 @@ def test_without_weights_all_but_the_h5_is_saved(tmp_path):
     task = two_breeds(tmp_path)
     path = training.save_results(task, HEAD, report_of(task), tmp_path)
     with pytest.raises(
-        FileNotFoundError, match=r"all is saved but xception_v1_30_0\.966\.h5: there are no w"
+        FileNotFoundError, match=r"xception_v1_30_0\.966\.h5 is not written, because there are no w"
     ):
         training.write_h5(task, path)
     left = {file.name for file in source_files(path)} - {path.name}

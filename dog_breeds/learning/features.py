@@ -4,11 +4,11 @@ Heads are trained on the features of the int8 backbone, which is also the backbo
 All breeds share the backbone in recipe.MODEL. `make_backbone` creates another one.
 """
 
-import hashlib
 import math
 import os
 import zlib
 from collections.abc import Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple
 
@@ -49,6 +49,11 @@ def crop_view(task: Task, image: str) -> View:
 VIEW_KINDS = {"crops": crop_view, "whole_photos": photo_view}  # the model is evaluated on both
 
 
+def plain_views(task: Task, images: Sequence[str]) -> list[View]:
+    """Return the views without augmentation: all crops, then all whole photos."""
+    return [view(task, image) for view in VIEW_KINDS.values() for image in images]
+
+
 def training_views(task: Task, images: Sequence[str]) -> list[View]:
     """Return the augmented views to train on.
 
@@ -82,13 +87,12 @@ def turned(view: View) -> View:
     return view._replace(angle=view.angle + 90 * quarters)
 
 
-def load_pixels(view: View, size: int | None = None) -> np.ndarray:
+def load_pixels(view: View, size: int) -> np.ndarray:
     """Return the pixels of a view, uint8 RGB [size, size, 3].
 
-    The default size is recipe.SIZE. After a rotation, mirrored pixels fill the empty corners.
-    Raises OSError with the file's name if the image cannot be read.
+    After a rotation, mirrored pixels fill the empty corners. Raises OSError with the file's name if
+    the image cannot be read.
     """
-    size = size or recipe.SIZE
     try:
         pixels = read_pixels(view.path, size, view.share)
     except Exception as error:  # Pillow raises many kinds of exception for a damaged file
@@ -96,16 +100,18 @@ def load_pixels(view: View, size: int | None = None) -> np.ndarray:
     if view.flip:
         pixels = pixels[:, ::-1]
     if view.angle:  # pad with mirrored pixels, rotate, and cut the padding off
-        m = math.ceil(recipe.ROTATION_MARGIN * size)
-        padded = Image.fromarray(np.pad(pixels, ((m, m), (m, m), (0, 0)), "reflect"))
-        pixels = np.asarray(padded.rotate(view.angle, Image.Resampling.BILINEAR))[m:-m, m:-m]
+        margin = math.ceil(recipe.ROTATION_MARGIN * size)
+        padding = (margin, margin), (margin, margin), (0, 0)
+        padded = Image.fromarray(np.pad(pixels, padding, "reflect"))
+        rotated = np.asarray(padded.rotate(view.angle, Image.Resampling.BILINEAR))
+        pixels = rotated[margin:-margin, margin:-margin]
     return pixels
 
 
 def is_readable(view: View) -> bool:
     """Return whether the image file of a view can be read."""
     try:
-        load_pixels(view)
+        load_pixels(view, recipe.SIZE)
     except OSError:
         return False
     return True
@@ -132,12 +138,13 @@ def make_backbone(task: Task, path: Path) -> None:
         arguments = task.weights, task.size, views, temporary
         call_in_new_process("dog_breeds.learning.xception", "write_backbone", *arguments)
         temporary.write_bytes(cut_backbone(temporary.read_bytes()))
-        calibration = {
-            "photos": len(views),
-            "sha256": hashlib.sha256(b"".join(view_keys(views))).hexdigest(),
+        provenance = {
+            "sha256": {task.weights.name: sha256(task.weights.read_bytes()).hexdigest()},
+            "calibration": {
+                "photos": len(views),
+                "sha256": sha256(b"".join(view_keys(views))).hexdigest(),
+            },
         }
-        weights = hashlib.sha256(task.weights.read_bytes()).hexdigest()
-        provenance = {"sha256": {task.weights.name: weights}, "calibration": calibration}
         append_facts(
             temporary, backbone_facts(task.size) | {"classes": [], "provenance": provenance}
         )
@@ -156,8 +163,7 @@ def backbone_facts(size: int) -> dict:
 
 def calibration_views(task: Task) -> list[View]:
     """Return crops and whole photos of evenly spaced training images, to calibrate int8 ranges."""
-    images = evenly_spaced(task.images("train"), recipe.CALIBRATION_IMAGES)
-    return [view(task, image) for view in VIEW_KINDS.values() for image in images]
+    return plain_views(task, evenly_spaced(task.images("train"), recipe.CALIBRATION_IMAGES))
 
 
 def evenly_spaced(items: Sequence, number: int) -> list:
@@ -181,41 +187,37 @@ def features_by(file: Path, views: Sequence[View], cache: Path) -> np.ndarray:
     backbone = inspect_backbone(file)
     cache = cache / f"backbone-{backbone.digest[:12]}"
     cache.mkdir(parents=True, exist_ok=True)
-    # The rows of each key: two views can have the same key, such as those of copied files
-    wanted: dict[bytes, list[int]] = {}
-    for row, key in enumerate(view_keys(views)):
-        wanted.setdefault(key, []).append(row)
+    # The row numbers of each key: two views have the same key if their files are copies
+    rows_of: dict[bytes, list[int]] = {}
+    for number, key in enumerate(view_keys(views)):
+        rows_of.setdefault(key, []).append(number)
 
     features = np.empty((len(views), backbone.width), np.float32)
-    missing = dict(wanted)
+    missing = dict(rows_of)
     for shard in sorted(cache.glob("[!.]*.npz")):  # without temporary files, which begin with a dot
         try:
             with np.load(shard) as arrays:
-                keys, rows = [bytes(key) for key in arrays["keys"]], arrays["features"]
+                rows = dict(zip(map(bytes, arrays["keys"]), arrays["features"], strict=True))
         except Exception:  # NumPy raises many kinds of exception for a damaged file
             print(f"features: {shard} is damaged; computing its views again", flush=True)
             shard.unlink()
             continue
-        for key, row in zip(keys, rows, strict=True):
-            if missing.pop(key, None):
-                features[wanted[key]] = row
-    print(
-        f"features: {len(wanted) - len(missing):,} of {len(wanted):,} views from the cache",
-        flush=True,
-    )
+        for key in rows.keys() & missing.keys():
+            features[missing.pop(key)] = rows[key]
+    cached = len(rows_of) - len(missing)
+    print(f"features: {cached:,} of {len(rows_of):,} views from the cache", flush=True)
 
     if missing:
         print_if_slow(file)
     keys = list(missing)
-    todo = [views[wanted[key][0]] for key in keys]
+    todo = [views[missing[key][0]] for key in keys]
     saved = 0
-    rows = run_file(file, todo, lambda view: load_pixels(view, backbone.size), ["features"])
-    for done, (row,) in enumerate(with_progress(rows, "features", len(keys), "views"), 1):
-        features[wanted[keys[done - 1]]] = row
+    outputs = run_file(file, todo, lambda view: load_pixels(view, backbone.size), ["features"])
+    for done, (row,) in enumerate(with_progress(outputs, "features", len(keys), "views"), 1):
+        features[missing[keys[done - 1]]] = row
         if done - saved == recipe.ROWS_PER_SHARD or done == len(keys):
-            save_shard(
-                cache, keys[saved:done], features[[wanted[key][0] for key in keys[saved:done]]]
-            )
+            new = keys[saved:done]
+            save_shard(cache, new, features[[missing[key][0] for key in new]])
             saved = done
     return features
 
@@ -225,10 +227,10 @@ def view_keys(views: Sequence[View]) -> list[bytes]:
 
     The digest does not include the version of the image decoder.
     """
-    contents = {
-        path: hashlib.sha256(path.read_bytes()).digest() for path in {view.path for view in views}
-    }
-    return [hashlib.sha256(contents[path] + repr(how).encode()).digest() for path, *how in views]
+    contents = {path: sha256(path.read_bytes()).digest() for path in {view.path for view in views}}
+    return [
+        sha256(contents[path] + repr(transform).encode()).digest() for path, *transform in views
+    ]
 
 
 def save_shard(cache: Path, keys: Sequence[bytes], rows: np.ndarray) -> None:
@@ -236,7 +238,7 @@ def save_shard(cache: Path, keys: Sequence[bytes], rows: np.ndarray) -> None:
 
     The shard's name is a digest of its keys, so two runs at once do not overwrite each other.
     """
-    path = cache / f"{hashlib.sha256(b''.join(keys)).hexdigest()[:16]}.npz"
+    path = cache / f"{sha256(b''.join(keys)).hexdigest()[:16]}.npz"
     with atomic_path(path) as temporary:
         np.savez(
             temporary, keys=np.frombuffer(b"".join(keys), np.uint8).reshape(-1, 32), features=rows
@@ -253,6 +255,10 @@ class Examples(NamedTuple):
     labels: np.ndarray  # int [n]
     images: np.ndarray  # str [n]: the image that the view shows
 
+    def take(self, rows: np.ndarray) -> "Examples":
+        """Return the examples of some rows, given by numbers, by a slice or as bool [n]."""
+        return Examples(*(column[rows] for column in self))
+
 
 def training_set(task: Task) -> Examples:
     """Return the features of all views of the training images."""
@@ -262,17 +268,16 @@ def training_set(task: Task) -> Examples:
     return Examples(features, np.tile(task.labels(images), views), np.tile(images, views))
 
 
-def plain_set(task: Task, part: str) -> dict[str, Examples]:
-    """Return the images of a part of the split without augmentation.
+def plain_set(task: Task, subset: str) -> dict[str, Examples]:
+    """Return the images of a subset of the split without augmentation.
 
     The result has the keys "crops" and "whole_photos".
     """
-    images = task.images(part)
-    views = {kind: [view(task, image) for image in images] for kind, view in VIEW_KINDS.items()}
-    rows = extract_features([view for kind in views.values() for view in kind], task)
-    features = dict(zip(VIEW_KINDS, rows.reshape(len(VIEW_KINDS), len(images), -1), strict=True))
+    images = task.images(subset)
+    features = np.split(extract_features(plain_views(task, images), task), len(VIEW_KINDS))
     return {
-        kind: Examples(features[kind], task.labels(images), np.array(images)) for kind in VIEW_KINDS
+        kind: Examples(rows, task.labels(images), np.array(images))
+        for kind, rows in zip(VIEW_KINDS, features, strict=True)
     }
 
 
@@ -291,6 +296,6 @@ def upright_set(task: Task) -> Examples:
     return Examples(features, np.repeat([1, 0], len(images)), np.tile(images, 2))
 
 
-def join(*parts: Examples) -> Examples:
-    """Return the rows of all parts as one set, in order."""
-    return Examples(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
+def join(*sets: Examples) -> Examples:
+    """Return the rows of several sets as one set, in order."""
+    return Examples(*(np.concatenate(columns) for columns in zip(*sets, strict=True)))

@@ -11,6 +11,7 @@ Source: benchmarks/logistic_regression.py.
 
 import itertools
 from collections.abc import Sequence
+from operator import itemgetter
 from typing import NamedTuple
 
 import numpy as np
@@ -93,11 +94,10 @@ def apply_head(weights: Sequence[np.ndarray], features: np.ndarray) -> np.ndarra
 def logit_gradient(weights: Sequence[np.ndarray], features: np.ndarray, label: int) -> np.ndarray:
     """Return the gradient [2048] of a class's logit with respect to one image's features [2048]."""
     *inner, kernel, _ = weights
-    return (
-        inner[0] @ (kernel[:, label] * (features @ inner[0] + inner[1] > 0))
-        if inner
-        else kernel[:, label]
-    )
+    if not inner:
+        return kernel[:, label]
+    active = features @ inner[0] + inner[1] > 0  # the RELU passes a gradient to these units only
+    return inner[0] @ (kernel[:, label] * active)
 
 
 def train_head(
@@ -116,24 +116,23 @@ def train_head(
     epoch. Calibration sets the confidence of every head later, so confidence must not decide
     which head wins.
     """
-    rng = np.random.default_rng(seed)
+    rng, n = np.random.default_rng(seed), len(train.labels)
     # All classes have the same total weight in the loss, however many images they have
-    importance = len(train.labels) / np.maximum(
-        classes * np.bincount(train.labels, minlength=classes), 1
-    )
-    importance = importance.astype(np.float32)
+    counts = np.bincount(train.labels, minlength=classes)
+    importance = (n / np.maximum(classes * counts, 1)).astype(np.float32)[train.labels]
     weights = first_weights(trial["inner_size"], classes, train.features.shape[1], rng)
-    decay = min(recipe.WEIGHT_DECAY / len(train.labels), recipe.MAX_DECAY)
+    decay = min(recipe.WEIGHT_DECAY / n, recipe.MAX_DECAY)
     moments = [(np.zeros_like(weight), np.zeros_like(weight)) for weight in weights]
-    steps, step, history, logits = epochs * -(-len(train.labels) // recipe.BATCH_SIZE), 0, [], []
+    batch_ends = range(recipe.BATCH_SIZE, n, recipe.BATCH_SIZE)
+    steps, step, history, logits = epochs * (len(batch_ends) + 1), 0, [], []
     for epoch in range(1, epochs + 1):
-        order, loss = rng.permutation(len(train.labels)), 0.0
-        for rows in np.split(order, range(recipe.BATCH_SIZE, len(order), recipe.BATCH_SIZE)):
+        loss = 0.0
+        for rows in np.split(rng.permutation(n), batch_ends):
             rate = trial["learning_rate"] * (1 + np.cos(np.pi * step / steps)) / 2
             step += 1
-            batch = train.features[rows], train.labels[rows], importance[train.labels[rows]]
+            batch = train.features[rows], train.labels[rows], importance[rows]
             batch_loss, gradients = gradients_of(weights, *batch, trial["dropout"], rng)
-            loss += batch_loss * len(rows) / len(order)
+            loss += batch_loss * len(rows) / n
             for weight, gradient, moment in zip(weights, gradients, moments, strict=True):
                 adamw(weight, gradient, *moment, rate, decay, step)
         history.append({"epoch": epoch, "loss": loss})
@@ -141,9 +140,9 @@ def train_head(
             logits.append(apply_head(weights, validation.features))
     if validation:
         temperature = fit_temperature(logits[-1], validation.labels)
-        for entry, these in zip(history, logits, strict=True):
-            entry["val_loss"] = cross_entropy(these / temperature, validation.labels)
-            entry["val_accuracy"] = accuracy(these, validation.labels)
+        for entry, epoch_logits in zip(history, logits, strict=True):
+            entry["val_loss"] = cross_entropy(epoch_logits / temperature, validation.labels)
+            entry["val_accuracy"] = accuracy(epoch_logits, validation.labels)
     return trial | history[-1] | {"seed": seed, "history": history}, weights
 
 
@@ -232,9 +231,6 @@ def search(
         print("{epoch:6d}  {val_loss:8.4f}  {val_accuracy:12.4f}".format(**result), flush=True)
         return result
 
-    def by_loss(result: dict) -> float:
-        return result["val_loss"]
-
     epochs = epochs_for(len(train.labels), recipe.TRIAL_STEPS, recipe.TRIAL_EPOCHS)
     settings = [
         dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())
@@ -245,7 +241,7 @@ def search(
             lambda trial: train_head(train, trial, classes, seed, epochs, held_out)[0], settings
         )
         trials = [{"trial": number} | show(trial) for number, trial in enumerate(heads)]
-    trials.sort(key=by_loss)
+    trials.sort(key=itemgetter("val_loss"))
     print(f"the best of each inner size, in {recipe.FOLDS}-fold cross-validation:", flush=True)
     both = join(train, held_out)
     finalists, logits = [], {}
@@ -254,7 +250,7 @@ def search(
         trial = {name: best[name] for name in ("trial", *grid)}
         result, logits[size] = cross_validate(both, trial, classes, seed)
         finalists.append(show(result))
-    finalists.sort(key=by_loss)
+    finalists.sort(key=itemgetter("val_loss"))
     winner = finalists[0]
     _, weights = train_head(both, winner, classes, seed, winner["epoch"])
     return Search(trials, finalists, weights, logits[winner["inner_size"]], both.labels)
@@ -269,19 +265,18 @@ def cross_validate(
     images. Return also the logits [n, classes]: each row comes from the head that was trained
     without the row's image.
     """
-    part_of_row = folds(examples, seed)
+    fold_of_row = folds(examples, seed)
     epochs = epochs_for(len(examples.labels), recipe.STEPS, recipe.EPOCHS)
     logits = np.empty((len(examples.labels), classes), np.float32)
 
-    def train_without(part: int) -> list[np.ndarray]:
-        train = Examples(*(column[part_of_row != part] for column in examples))
-        return train_head(train, trial, classes, seed + part, epochs)[1]
+    def train_without(fold: int) -> list[np.ndarray]:
+        train = examples.take(fold_of_row != fold)
+        return train_head(train, trial, classes, seed + fold, epochs)[1]
 
     with threadpool_limits(1, "blas"):
-        for part, weights in enumerate(map_in_threads(train_without, range(recipe.FOLDS))):
-            logits[part_of_row == part] = apply_head(
-                weights, examples.features[part_of_row == part]
-            )
+        for fold, weights in enumerate(map_in_threads(train_without, range(recipe.FOLDS))):
+            rows = fold_of_row == fold
+            logits[rows] = apply_head(weights, examples.features[rows])
     temperature = fit_temperature(logits, examples.labels)
     results = {
         "epoch": epochs,
@@ -299,9 +294,9 @@ def folds(examples: Examples, seed: int) -> np.ndarray:
     names, first = np.unique(examples.images, return_index=True)
     shuffled = np.random.default_rng(seed).permutation(len(names))
     by_class = shuffled[np.argsort(examples.labels[first][shuffled], kind="stable")]
-    parts = np.empty(len(names), int)
-    parts[by_class] = np.arange(len(names)) % recipe.FOLDS
-    return parts[np.searchsorted(names, examples.images)]
+    fold_of_image = np.empty(len(names), int)
+    fold_of_image[by_class] = np.arange(len(names)) % recipe.FOLDS
+    return fold_of_image[np.searchsorted(names, examples.images)]
 
 
 # --- What is fitted on a trained head -------------------------------------------------------------
@@ -343,13 +338,12 @@ def whole_photo_rows(train: Examples, validation: dict[str, Examples]) -> np.nda
     A search joins the training views and then the validation sets. Crops come first among the
     training views.
     """
-    images = len(np.unique(train.images))
-    training = np.arange(len(train.labels)) >= recipe.CROP_VIEWS * images
-    others = [
+    crops = recipe.CROP_VIEWS * len(np.unique(train.images))
+    validation_rows = [
         np.full(len(examples.labels), kind == "whole_photos")
         for kind, examples in validation.items()
     ]
-    return np.concatenate([training, *others])
+    return np.concatenate([np.arange(len(train.labels)) >= crops, *validation_rows])
 
 
 def calibrated_weights(weights: Sequence[np.ndarray], temperature: float) -> list[np.ndarray]:
@@ -384,10 +378,8 @@ def turn_rule(classifier: Classifier) -> dict:
 
 def class_means(examples: Examples) -> np.ndarray:
     """Return the mean features of each class, scaled to length 1, float32 [classes, 2048]."""
-    classes = range(examples.labels.max() + 1)
-    means = np.stack(
-        [examples.features[examples.labels == label].mean(axis=0) for label in classes]
-    )
+    rows_by_class = (examples.labels == label for label in range(examples.labels.max() + 1))
+    means = np.stack([examples.features[rows].mean(axis=0) for rows in rows_by_class])
     return means / np.linalg.norm(means, axis=1, keepdims=True)
 
 

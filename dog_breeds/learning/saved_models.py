@@ -30,15 +30,14 @@ def find_best_model(folder: Path = Path()) -> Path:
     model, or if a model's file is missing. Raises ValueError if the models have different breeds or
     splits, because their accuracies cannot be compared.
     """
-    # Models by classes and SHA-256 of the split: only models of the same task can be compared
+    # Models by classes and split: only models of the same task can be compared
     tasks: dict[tuple, list[Path]] = {}
-    stems = {path.with_suffix(".h5") for path in folder.glob(f"{_prefix()}*")}
-    for path in sorted(stems):
-        if re.fullmatch(r"\d+_\d\.\d+\.h5", path.name.removeprefix(_prefix())):
+    # Look for all four files of each model, so that a missing .h5 is noticed too
+    for path in sorted({path.with_suffix(".h5") for path in folder.glob(f"{_prefix()}*")}):
+        if re.fullmatch(rf"{_prefix()}\d+_\d\.\d+", path.stem):
             check_complete(path)
-            classes = tuple(read_report(path)["classes"])
-            split = sha256(path.with_suffix(".csv").read_bytes()).hexdigest()
-            tasks.setdefault((classes, split), []).append(path)
+            task = tuple(read_report(path)["classes"]), path.with_suffix(".csv").read_bytes()
+            tasks.setdefault(task, []).append(path)
     if not tasks:
         raise FileNotFoundError(f"no {_prefix()}*.h5 in {folder.resolve()}; run training.py first")
     best = {task: max(models, key=_accuracy_and_time) for task, models in tasks.items()}
@@ -78,11 +77,11 @@ def read_report(model_path: Path) -> dict:
 def write_head(model_path: Path, classifier: Classifier) -> str:
     """Write all arrays of a model except the backbone as .npz; return the file's SHA-256."""
     path = model_path.with_suffix(".npz")
+    arrays = {f"head_{number}": array for number, array in enumerate(classifier.weights)}
+    arrays["means"] = classifier.means
+    arrays["upright_kernel"], arrays["upright_bias"] = classifier.upright
     with atomic_path(path) as temporary:
-        head = {f"head_{number}": array for number, array in enumerate(classifier.weights)}
-        kernel, bias = classifier.upright
-        rest = {"means": classifier.means, "upright_kernel": kernel, "upright_bias": bias}
-        np.savez(temporary, **head, **rest)
+        np.savez(temporary, **arrays)
     return sha256(path.read_bytes()).hexdigest()
 
 

@@ -130,20 +130,18 @@ def fuse_relus(model: schema.ModelT) -> None:
     network into 13 pieces and slow it down; benchmarks/model_file.py measures by how much. The
     first ADD stays, because the block's other branch needs the sum without RELU.
     """
-    operators = model.subgraphs[0].operators
-    codes = [model.operatorCodes[operator.opcodeIndex].builtinCode for operator in operators]
-    adds = {
-        o.outputs[0]: o
-        for o, code in zip(operators, codes, strict=True)
-        if code == schema.BuiltinOperator.ADD
-    }
-    for operator, code in zip(operators, codes, strict=True):
-        if code == schema.BuiltinOperator.RELU and operator.inputs[0] in adds:
+    adds = {}  # by the index of their output tensor
+    for operator in model.subgraphs[0].operators:  # in the order of execution
+        code = model.operatorCodes[operator.opcodeIndex].builtinCode
+        if code == schema.BuiltinOperator.ADD:
+            adds[operator.outputs[0]] = operator
+        elif code == schema.BuiltinOperator.RELU and operator.inputs[0] in adds:
             add = adds[operator.inputs[0]]
             operator.opcodeIndex, operator.inputs = add.opcodeIndex, add.inputs
             operator.builtinOptionsType = schema.BuiltinOptions.AddOptions
-            operator.builtinOptions = schema.AddOptionsT()
-            operator.builtinOptions.fusedActivationFunction = schema.ActivationFunctionType.RELU
+            operator.builtinOptions = schema.AddOptionsT(
+                fusedActivationFunction=schema.ActivationFunctionType.RELU
+            )
 
 
 # --- The whole model ------------------------------------------------------------------------------
@@ -164,28 +162,33 @@ def save_model(
     0..255, float32 [n, size, size, 3]. The outputs are those of the .tflite file except features
     and map: probabilities [n, N], the highest logit [n, 1], similarity [n, 1] and upright [n, 1].
     """
-    inputs = keras.Input((size, size, 3), name="pixels")
-    x, _ = features_and_map(load_xception(weights, size), inputs)
-    cosines = keras.layers.Dense(len(means), use_bias=False, name="cosines")
-    y = keras.layers.Reshape((len(means), 1))(cosines(keras.layers.UnitNormalization()(x)))
-    cosines.set_weights([means.T])
-    upright_layer = keras.layers.Dense(1, name="upright")
-    score = upright_layer(x)
-    upright_layer.set_weights(upright)
-    *inner, logits = zip(head[::2], head[1::2], strict=True)
-    layers = [keras.layers.Dense(len(bias), "relu", name="inner") for _, bias in inner]
-    for layer, arrays in zip(
-        [*layers, keras.layers.Dense(len(means), name="logits")], [*inner, logits], strict=True
-    ):
-        x = layer(x)
+
+    def dense(name: str, x: keras.KerasTensor, *arrays: np.ndarray) -> keras.KerasTensor:
+        layer = keras.layers.Dense(
+            arrays[0].shape[1],
+            "relu" if name == "inner" else None,
+            use_bias=len(arrays) > 1,
+            name=name,
+        )
+        output = layer(x)  # creates the weights
         layer.set_weights(arrays)
-    # .h5 files can hold only layers, so a pooling layer computes each maximum
-    outputs = [
-        keras.layers.Softmax(name="probabilities")(x),
-        keras.layers.GlobalMaxPooling1D(name="logit")(keras.layers.Reshape((len(means), 1))(x)),
-        keras.layers.GlobalMaxPooling1D(name="similarity")(y),
-        score,
-    ]
+        return output
+
+    def highest(name: str, x: keras.KerasTensor) -> keras.KerasTensor:
+        # .h5 files can hold only layers, so a pooling layer computes the maximum
+        column = keras.layers.Reshape((len(means), 1))(x)
+        return keras.layers.GlobalMaxPooling1D(name=name)(column)
+
+    inputs = keras.Input((size, size, 3), name="pixels")
+    features, _ = features_and_map(load_xception(weights, size), inputs)
+    similarity = highest(
+        "similarity", dense("cosines", keras.layers.UnitNormalization()(features), means.T)
+    )
+    upright_score = dense("upright", features, *upright)
+    x = dense("inner", features, *head[:2]) if len(head) > 2 else features
+    logits = dense("logits", x, *head[-2:])
+    probabilities = keras.layers.Softmax(name="probabilities")(logits)
+    outputs = [probabilities, highest("logit", logits), similarity, upright_score]
     # Keras warns that .h5 is its older format, but users of this file expect .h5
     logging.disable(logging.WARNING)
     keras.Model(inputs, outputs, name="dog_breeds").save(path)
@@ -206,7 +209,7 @@ def predict(
     except Exception:  # h5py and Keras raise many kinds of exception for a damaged file
         same = False
     if not same:
-        raise ValueError(f"{path} is not the model of its report; run training.py again")
+        raise ValueError(f"{path} does not match its report; run training.py again")
     size, results = model.input.shape[1], {}
     for kind, kind_views in views.items():
         batches = [kind_views[start : start + BATCH] for start in range(0, len(kind_views), BATCH)]
