@@ -72,8 +72,10 @@ DECODING = 0.006  # seconds that a CPU takes to read a usual photo
 
 
 def seconds_per_image(backbone: Path) -> float:
-    """Return the approximate seconds for one image, with all CPUs at work. Raises ValueError if the
-    file is no backbone."""
+    """Return the approximate seconds for one image when all CPUs work in parallel.
+
+    Raises ValueError if the file has no backbone.
+    """
     size = read_facts(backbone)["input"]["height"]
     blank = np.zeros((size, size, 3), np.uint8)
     with quiet():  # hides the greeting of the runtime
@@ -90,9 +92,10 @@ def seconds_per_image(backbone: Path) -> float:
 
 
 def names_of(class_images: ClassImages) -> list[str]:
-    """Return "class/file name" for each image, as the report names it.
+    """Return the name of each image in the report: "class/file name".
 
-    If a class has a file name twice, the name of the split's folder stands between the two."""
+    If a class has two files of this name, the split's folder is added: "class/train/file name".
+    """
     names = []
     for name, paths in class_images.items():
         numbers = Counter(path.name for path in paths)
@@ -107,9 +110,11 @@ def examples_of(
 ) -> tuple[Examples, Examples]:
     """Return the features of all images, and the examples for `heads.fit_upright`.
 
-    The first result has a row for each image. Its `images` column holds the number of the first
-    image that the row copies, or the row's own number. The second result holds `most_turned` of the
-    images, upright and turned. Raises ValueError if a class has too few different images."""
+    The first result has a row for each image. Its column `images` has the row number of the first
+    image of which the row is a copy, or the row's own number. The second result has at most
+    `most_turned` of the images, first upright, then turned. Raises ValueError if a class has too
+    few different images.
+    """
     facts = read_facts(backbone)
     views = [View(path, facts["photo_share"]) for paths in class_images.values() for path in paths]
     turned_rows = evenly_spaced(range(len(views)), most_turned)
@@ -137,22 +142,23 @@ def examples_of(
 
 
 def near_copies(first: np.ndarray, features: np.ndarray, limits: np.ndarray) -> np.ndarray:
-    """Return for each image the first image that it is a copy of, int [n].
+    """Return for each image the first image of which it is a copy, int [n].
 
-    `first` groups the candidates: images whose thumbnails look alike, as `find_copies` returns
-    them. A copy has a squared distance of at most `limits` [n] from the first image."""
+    `first` groups the images with similar thumbnails, as `group_copies` returns them. A copy has a
+    squared distance of at most `limits` [n] from the features of the first image.
+    """
     result = np.arange(len(first))
     for group in np.unique(first[first != result]):
         rows = np.flatnonzero(first == group)
         group_features, unassigned = features[rows], np.ones(len(rows), bool)
         squares = np.square(group_features).sum(axis=1)
-        # Blocks limit the memory: a fixed camera makes one group of thousands
+        # In blocks, to limit the memory: a fixed camera gives one group of thousands of images
         for start in range(0, len(rows), 256):
             block = slice(start, start + 256)
             distances = (
                 squares[block, None] + squares - 2 * group_features[block] @ group_features.T
             )
-            # 1e-5: rounding keeps the distance of equal features from being exactly 0
+            # 1e-5: because of rounding, the distance of equal features is not exactly 0
             for i, near in enumerate(distances <= limits[rows] + 1e-5 * squares, start):
                 if unassigned[i]:
                     copies = unassigned & near
@@ -162,7 +168,7 @@ def near_copies(first: np.ndarray, features: np.ndarray, limits: np.ndarray) -> 
 
 
 def copies_in(class_images: ClassImages, first: np.ndarray) -> list[list[str]]:
-    """Return the names of identical images, one list for each image that occurs more than once."""
+    """Return a list of names for each image that has copies: the image and its copies."""
     names = np.array(names_of(class_images))
     return [names[first == i].tolist() for i, number in enumerate(np.bincount(first)) if number > 1]
 
@@ -178,9 +184,10 @@ def facts_of(
     result: dict,
     root: Path,
 ) -> dict:
-    """Return the facts that the file states about itself, like `convert_model.collect_facts`.
+    """Return the facts about the new model file, like `convert_model.collect_facts`.
 
-    `kept` holds the facts of the backbone or, with --add, of the file that has the old classes."""
+    `kept` are the facts of the backbone's file. With --add, that file also has the old classes.
+    """
     beside = len(classifier.means) > len(class_images)
     old = kept.get("display_names") or {name: display_name(name) for name in kept["classes"]}
     names = (old if beside else {}) | {name: display_name(name) for name in class_images}
@@ -212,12 +219,8 @@ def facts_of(
 
 
 def describe(report: dict) -> str:
-    """Describe the report in lines for the terminal."""
-    result, rule, recall = (
-        report["cross_validation"],
-        report["unknown_rule"],
-        report["cross_validation"]["recall"],
-    )
+    """Return the summary of a report as lines for the terminal."""
+    result, rule = report["cross_validation"], report["unknown_rule"]
     low, high = result["accuracy_interval_95"]
     added = " added" if "beside" in report["training_data"] else ""
     lines = [
@@ -230,14 +233,14 @@ def describe(report: dict) -> str:
     if "candidates" in result:
         lines.append(
             f"candidates: {result['candidates']:.1f} classes on average, a single one for "
-            f"{result['single_candidate']:.0%}; right among them: "
+            f"{result['single_candidate']:.0%}; they include the right class for "
             f"{result['candidates_hold_the_right_class']:.0%}"
         )
     passing = rule.get("pictures_of_a_class_left_out_taken_as_known")
     if passing is not None:
         lines.append(
-            f"of images of a class left out, {passing:.0%} are taken as known; "
-            "of classes like yours far more"
+            f"taken as known: {passing:.0%} of the images of a class that the head has not seen; "
+            "more if the class resembles yours"
         )
 
     def add(title: str, items: list[str]) -> None:
@@ -245,7 +248,7 @@ def describe(report: dict) -> str:
             more = [f"  and {len(items) - SHOWN} more, in the report"] if len(items) > SHOWN else []
             lines.extend([title, *(f"  {item}" for item in items[:SHOWN]), *more])
 
-    worst = sorted((share, name) for name, share in recall.items() if share < 1)
+    worst = sorted((share, name) for name, share in result["recall"].items() if share < 1)
     add(
         "classes that are recognised least:",
         [f"{share:6.1%}  {truncate(name)}" for share, name in worst],
@@ -275,12 +278,10 @@ def describe(report: dict) -> str:
         "the same image in two classes; keep it in one:",
         [" = ".join(map(truncate, group[:2])) for group in across],
     )
-    within = sum(len(group) - 1 for group in report["copies"]) - sum(
-        len(group) - 1 for group in across
-    )
+    within = sum(len(group) - 1 for group in report["copies"] if group not in across)
     if within:
         lines.append(
-            f"copies within a class: {within}, judged together with what they copy; "
+            f"copies within a class: {within}, in the same fold as their originals; "
             "the report names them"
         )
     return "\n".join(lines)
@@ -292,7 +293,7 @@ def truncate(name: str, most: int = 40) -> str:
 
 
 def check_facts(facts: dict, file: Path, add: bool) -> None:
-    """Raise ValueError unless a model file states all the facts that teaching needs."""
+    """Raise ValueError if a model file lacks a fact that teaching needs."""
     needed = ["format_version", "input", "photo_share", "quantization"]
     needed += ["turn_rule", "training_data"] if add else []
     missing = [name for name in needed if name not in facts]
@@ -312,9 +313,10 @@ def is_report(file: Path) -> bool:
 def teach_folder(
     images: Path, output: Path, backbone: Path, add: bool, data_dir: Path, seed: int
 ) -> None:
-    """Read the folder, teach its classes, write the file and its report, and print a summary.
+    """Teach the classes in a folder, write the model file and its report, and print a summary.
 
-    With `add`, the new classes join those of the backbone's file."""
+    With `add`, the new classes are added to those of the backbone's file.
+    """
     began, kept = time.monotonic(), read_facts(backbone)
     check_facts(kept, backbone, add)
     report_file = output.with_suffix(".json")
@@ -331,8 +333,8 @@ def teach_folder(
     # With --add, the rule for turned images is the one of the old classes
     most_turned = 0 if add else recipe.TURNED_PHOTOS
     seconds = (number + min(number, most_turned)) * seconds_per_image(backbone)
-    unit = ("seconds", 1) if seconds <= 100 else ("minutes", 60)
-    duration = f"{max(seconds / unit[1], 1):.0f} {unit[0]}"
+    minutes = f"{seconds / 60:.0f} minutes"
+    duration = minutes if seconds > 100 else f"{max(seconds, 1):.0f} seconds"
     print(
         f"{len(class_images)} classes, {number:,} images: "
         f"their features take about {duration}, once",
@@ -340,11 +342,11 @@ def teach_folder(
     )
     check_writable(output.parent)
 
-    class_images, thumbnails, wrong = inspect_images(class_images)
-    for name, what in list(wrong.items())[:SHOWN]:
-        print(f"left out: {name}: {what}")
-    if len(wrong) > SHOWN:
-        print(f"left out: {len(wrong) - SHOWN} more, which the report names")
+    class_images, thumbnails, unreadable = inspect_images(class_images)
+    for name, reason in list(unreadable.items())[:SHOWN]:
+        print(f"left out: {name}: {reason}")
+    if len(unreadable) > SHOWN:
+        print(f"left out: {len(unreadable) - SHOWN} more, which the report names")
     check_class_sizes(class_images, FEWEST, "readable photos")
 
     examples, upright = examples_of(
@@ -369,15 +371,13 @@ def teach_folder(
     report = facts | {
         "cross_validation": result,
         "copies": copies_in(class_images, examples.images),
-        "left_out": wrong,
+        "left_out": unreadable,
+        "trial": recipe.PLAIN_TRIAL,
+        "seed": seed,
     }
-    report |= {"trial": recipe.PLAIN_TRIAL, "seed": seed}
     with atomic_path(output) as temporary:
-        temporary.write_bytes(
-            join_head(
-                backbone.read_bytes(), classifier.weights, classifier.means, classifier.upright
-            )
-        )
+        head = classifier.weights, classifier.means, classifier.upright
+        temporary.write_bytes(join_head(backbone.read_bytes(), *head))
         append_facts(temporary, facts)
         write_atomically(report_file, json.dumps(report, indent=1, ensure_ascii=False) + "\n")
     print(describe(report))
@@ -389,7 +389,7 @@ def main() -> None:
     """Parse the arguments and teach."""
     parser = script_parser(__doc__, "python teach.py --images my_photos --output my_classes.tflite")
     parser.add_argument(
-        "--images", type=Path, required=True, metavar="DIR", help="folder with a sub-folder a class"
+        "--images", type=Path, required=True, metavar="DIR", help="a sub-folder for each class"
     )
     parser.add_argument(
         "--output", type=Path, default=OUTPUT, help="model file (default: %(default)s)"
@@ -398,20 +398,20 @@ def main() -> None:
         "--backbone", type=Path, default=BACKBONE, metavar="FILE", help=f"default: {BACKBONE.name}"
     )
     parser.add_argument(
-        "--add", type=Path, metavar="FILE", help="teach the classes beside those of this file"
+        "--add", type=Path, metavar="FILE", help="add the classes to those of this model file"
     )
     parser.add_argument(
         "--data-dir",
         type=Path,
         default=DATA_DIR,
-        help="of the feature cache (default: %(default)s)",
+        help="folder of the feature cache (default: %(default)s)",
     )
     parser.add_argument("--seed", type=int, default=recipe.SEED, help="default: %(default)s")
     args = parser.parse_args()
     backbone = args.add or args.backbone
     with one_line_errors("stopped; the same command continues from the features computed so far"):
         if args.output.suffix != ".tflite" or args.output.resolve() == backbone.resolve():
-            raise ValueError(f"--output must end in .tflite, and be another file than {backbone}")
+            raise ValueError(f"--output must be a .tflite file other than {backbone}")
         teach_folder(args.images, args.output, backbone, bool(args.add), args.data_dir, args.seed)
 
 

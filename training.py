@@ -79,7 +79,7 @@ from dog_breeds.learning.heads import (
 )
 from dog_breeds.learning.metrics import auroc, evaluate
 from dog_breeds.learning.outside import (
-    Outside,
+    OutsidePhotos,
     describe_fitting,
     measure_outside,
     read_outside,
@@ -248,9 +248,9 @@ def make_report(
     found: Search,
     classifier: Classifier,
     results: dict,
-    outside: Outside | None = None,
+    outside: OutsidePhotos | None = None,
 ) -> dict:
-    """Return the report beside the model: training data, search and measured quality."""
+    """Return the report of a model: the training data, the search and the measured quality."""
     measured = {"outside": measure_outside(outside, classifier)} if outside else {}
     packages = ("tensorflow", "keras", "numpy", "pillow")
     return {
@@ -346,11 +346,11 @@ def main() -> None:
         "--images",
         type=Path,
         metavar="DIR",
-        help="with a sub-folder a class: teach these (teach.py)",
+        help="teach your own classes, as teach.py does: a folder with a sub-folder for each class",
     )
     parser.add_argument("--data-dir", type=Path, default=DATA_DIR, help="default: data")
     parser.add_argument(
-        "--output-dir", type=Path, default=Path(), help="where the model goes (default: here)"
+        "--output-dir", type=Path, default=Path(), help="folder of the model (default: this one)"
     )
     parser.add_argument(
         "--split-file", type=Path, metavar="CSV", help="use this split: rows of image,split"
@@ -363,30 +363,25 @@ def main() -> None:
         "--new-backbone",
         type=Path,
         metavar="FILE",
-        help="make a backbone from photos of the train part, and train on it",
+        help="make an int8 backbone with training photos, and train on it",
     )
     parser.add_argument(
-        "--size", type=int, help=f"pixels a side, of a new backbone (default: {recipe.SIZE})"
+        "--size", type=int, help=f"image size of a new backbone (default: {recipe.SIZE})"
     )
     parser.add_argument(
         "--outside",
         type=Path,
         metavar="DIR",
-        help="photos that are not in the training set, a sub-folder a breed: fit the rules for "
-        "unknown breeds and candidates, and the temperature, on half of these breeds",
+        help="photos that are not in the training set, in a sub-folder for each breed; half of "
+        "these breeds fit the rules for unknown breeds and candidates, and the temperature",
     )
     parser.add_argument("--quick", action="store_true", help="a small search")
     parser.add_argument("--seed", type=int, default=recipe.SEED, help="default: %(default)s")
     args = parser.parse_args()
     if args.size and not args.new_backbone:
-        parser.error("--size goes with --new-backbone: any other backbone has its own size")
-    if args.images and (
-        args.breeds != ["top10"]
-        or args.split_file
-        or args.quick
-        or args.new_backbone
-        or args.outside
-    ):
+        parser.error("--size needs --new-backbone: an existing backbone has its own size")
+    of_stanford_dogs = args.split_file, args.new_backbone, args.outside, args.quick
+    if args.images and (args.breeds != ["top10"] or any(of_stanford_dogs)):
         parser.error(
             "--images goes without --breeds, --split-file, --new-backbone, --outside and --quick"
         )

@@ -169,7 +169,7 @@ def photo_examples(task: Task, images: list[str]) -> Examples:
 def taught(examples: Examples, seed: int) -> own_classes.Lesson:
     """Teach classes. The score for upright images gets only a few rows, because nothing here uses
     it."""
-    few = Examples(*(column[:100] for column in examples))
+    few = examples.take(slice(100))
     return own_classes.teach(examples, few._replace(labels=np.arange(len(few.labels)) % 2), seed)
 
 
@@ -191,10 +191,7 @@ def measure_added(task: Task) -> Iterator[Figure]:
         # The new class comes last
         place = np.arange(len(task.classes)) - (np.arange(len(task.classes)) > new)
         place[new] = len(place) - 1
-        old, added = (
-            Examples(*(column[rows] for column in learned))
-            for rows in (learned.labels != new, learned.labels == new)
-        )
+        old, added = (learned.take(rows) for rows in (learned.labels != new, learned.labels == new))
         before, _, _ = taught(old._replace(labels=place[old.labels]), task.seed)
         alone = added._replace(labels=np.zeros(len(added.labels), int))
         after, _, _ = own_classes.teach_beside(alone, before, task.seed)

@@ -1,4 +1,4 @@
-"""What tests ask Keras: functions that the fixture `in_keras_process` calls in its process."""
+"""Functions that tests call in the process of the fixture `in_keras_process`, which loads Keras."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,28 +15,29 @@ from dog_breeds.learning.xception import keras
 
 
 def fresh(module: str, function: str, *arguments: Any) -> Any:
-    """What a function gives in a process of its own: there Keras numbers its layers from 0, which
-    files show.
+    """Return the result of a function as in a new process.
+
+    In a new process, Keras numbers its layers from 0, and files contain these numbers.
     """
     keras.backend.clear_session()
     return workers._call(module, function, *arguments)
 
 
 def weights_digest(weights: Path) -> str:
-    """What make_dataset says of weights."""
+    """Return the digest with which make_dataset.py checks weights."""
     model = keras.applications.Xception(weights=None, include_top=False)
     model.load_weights(weights)
     return make_dataset.weights_digest(model)
 
 
 def write_other_weights(path: Path) -> None:
-    """Write a model that holds one called "xception"."""
+    """Write a model that contains another model with the name "xception"."""
     inner = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)], name="xception")
     keras.Sequential([inner]).save(path)
 
 
 def answers(model: Path, views: Sequence[View]) -> dict[str, np.ndarray]:
-    """What a saved model gives in plain Keras, and the "features" on the way."""
+    """Return the outputs of a saved model in plain Keras, and its inner "features"."""
     loaded = keras.models.load_model(model, compile=False)
     names = ("probabilities", "logit", "similarity", "upright", "features")
     whole = keras.Model(loaded.input, {name: loaded.get_layer(name).output for name in names})
@@ -47,7 +48,7 @@ def answers(model: Path, views: Sequence[View]) -> dict[str, np.ndarray]:
 
 
 def xception_features(weights: Path, size: int, views: Sequence[View]) -> np.ndarray:
-    """What Keras' own Xception, with its own scaling, makes of views."""
+    """Return the features of views from Keras' own Xception, with Keras' own scaling."""
     model = keras.applications.Xception(
         weights=None, include_top=False, input_shape=(size, size, 3), pooling="avg"
     )
@@ -59,7 +60,7 @@ def xception_features(weights: Path, size: int, views: Sequence[View]) -> np.nda
 def write_unfused(
     weights: Path, size: int, views: Sequence[View], path: Path, unfused: Path
 ) -> None:
-    """Write the int8 backbone, and beside it as it was before its RELUs were fused."""
+    """Write the int8 backbone to `path`, and its state before the RELUs are fused to `unfused`."""
     fuse = xception.fuse_relus
 
     def keep(model: object) -> None:
@@ -71,7 +72,7 @@ def write_unfused(
 
 
 def calm_half(weights: Path, size: int, views: Sequence[View], wild: View) -> list[View]:
-    """What is calibrated on if one of the views has pixels a thousand times as bright."""
+    """Return the views for calibration if the pixels of one view are a thousand times as bright."""
     with mock.patch.object(
         xception,
         "load_pixels",
@@ -83,7 +84,7 @@ def calm_half(weights: Path, size: int, views: Sequence[View], wild: View) -> li
 def adamw(
     start: np.ndarray, gradients: Sequence[np.ndarray], rates: Sequence[float], decay: float
 ) -> np.ndarray:
-    """What Keras' AdamW makes of a weight, a step for each gradient and learning rate."""
+    """Return a weight after steps of Keras' AdamW, one for each gradient and learning rate."""
     optimizer, weight = keras.optimizers.AdamW(weight_decay=decay), keras.Variable(start)
     for gradient, rate in zip(gradients, rates, strict=True):
         optimizer.learning_rate = rate

@@ -1,5 +1,5 @@
-"""Conversion: every format against Keras, the gate, the facts inside the file, and the committed
-file.
+"""Conversion: each format compared with Keras, the check before a file is written, its facts, and
+the committed file.
 """
 
 import csv
@@ -34,7 +34,7 @@ NAMES = ("probabilities", "similarity", "features")
 
 @pytest.fixture(scope="module")
 def views(small) -> list[features.View]:
-    """The crop and the whole photo of test images."""
+    """Return the crops and then the whole photos of the test images."""
     task = small.task
     return [
         view(task, image) for view in features.VIEW_KINDS.values() for image in task.images("test")
@@ -43,7 +43,7 @@ def views(small) -> list[features.View]:
 
 @pytest.fixture(scope="module")
 def files(small, tmp_path_factory) -> dict[str, Path]:
-    """The model in every format, as bare flatbuffers."""
+    """Return the small model in each format, without facts."""
     folder = tmp_path_factory.mktemp("files")
     for name in convert_model.FORMATS:
         (folder / f"{name}.tflite").write_bytes(
@@ -54,13 +54,13 @@ def files(small, tmp_path_factory) -> dict[str, Path]:
 
 @pytest.fixture(scope="module")
 def keras_answers(small, views, in_keras_process) -> dict[str, np.ndarray]:
-    """What the .h5 file gives in plain Keras."""
+    """Return the outputs of the .h5 file in plain Keras."""
     return in_keras_process("keras_side", "answers", small.model, views)
 
 
 @pytest.fixture(scope="module", autouse=True)
 def asked_once(in_keras_process) -> Iterator[None]:
-    """Keras, which is slow, is asked about each image once."""
+    """Let Keras, which is slow, predict each image only once for all tests."""
     said = {}
 
     def ask(module, function, *arguments):
@@ -85,8 +85,9 @@ def asked_once(in_keras_process) -> Iterator[None]:
 
 
 def answers(files, views, size, runtime, names=NAMES):
-    """What model files give: for each a list of these outputs of every view. A process has room
-    for one runtime.
+    """Return a list for each model file: the outputs `names` of every view.
+
+    Any runtime except the default one runs in a new process, because a process can load only one.
     """
     if runtime != "ai_edge_litert" and multiprocessing.parent_process() is None:
         return call_in_new_process(__name__, "answers", files, views, size, runtime, names)
@@ -102,8 +103,8 @@ def answers(files, views, size, runtime, names=NAMES):
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
 def test_every_format_answers_as_keras(files, views, keras_answers, runtime):
-    """At 75 px the backbone is far from what it was made for, and int8 coarser than at 299: the
-    gate tests that.
+    """The limits for int8 are wide, because int8 is coarser at 75 pixels than at 299. The tests of
+    the check before writing have stricter ones.
     """
     changes = {"float32": (1e-4, 1e-4), "int8": (0.3, 1)}
     rows = answers([files[name] for name in changes], views, SIZE, runtime)
@@ -130,7 +131,7 @@ def test_sizes_follow_the_formats(files):
 
 
 def test_the_saved_model_is_keras_xception_with_the_head(small, views, in_keras_process, tmp_path):
-    """Here one with an inner layer, which no small search need choose."""
+    """The head has an inner layer, because a small search may choose a head without one."""
     task, path, rng = small.task, tmp_path / "inner.h5", np.random.default_rng(0)
     head, means = heads.first_weights(20, 3, 2048, rng), rng.random((3, 2048), np.float32)
     head = [10 * array + rng.normal(size=array.shape[-1]).astype(np.float32) for array in head]
@@ -168,7 +169,7 @@ def test_compare_measures_accuracy_agreement_and_change():
     assert (result["lost"], result["won"]) == (1, 0)
     assert (result["keras"]["taken_as_known"], result["tflite"]["taken_as_known"]) == (0.75, 0.5)
     assert result["same_top_class"] == 0.75 and result["largest_change"] == pytest.approx(0.2)
-    # Four images in bins of their own: the mean of |0.9 - 1|, |0.8 - 1|, |0.6 - 1| and |0.7 - 0|.
+    # Each image has its own bin, so this is the mean of |0.9 - 1|, |0.8 - 1|, |0.6 - 1|, |0.7 - 0|
     assert result["keras"]["calibration_error"] == pytest.approx((0.1 + 0.2 + 0.4 + 0.7) / 4)
 
 
@@ -185,8 +186,9 @@ def test_only_more_losses_than_chance_explains_count():
 
 @pytest.fixture
 def refused(small, tmp_path):
-    """A function that converts, expects to be refused and that the old file is left alone, and
-    returns the reason.
+    """Return a function that expects a conversion to fail and to keep the old file.
+
+    The function returns the error message.
     """
 
     def attempt(error, model=small.model, **options):
@@ -204,7 +206,7 @@ def refused(small, tmp_path):
 
 @pytest.fixture
 def shuffled_head(monkeypatch):
-    """Files are written whose head takes each class for the next."""
+    """Shift the classes of each head that is written by one."""
     join = convert_model.join_head
     monkeypatch.setattr(
         convert_model,
@@ -270,7 +272,7 @@ def test_other_features_than_the_backbones_are_refused(refused, monkeypatch):
 
 @pytest.fixture
 def copied(small, tmp_path) -> Path:
-    """The small model once more, its files to be spoilt."""
+    """Return a copy of the small model, whose files a test may damage."""
     for path in source_files(small.model):
         shutil.copy(path, tmp_path)
     return tmp_path / small.model.name
@@ -336,7 +338,7 @@ def test_another_clone_has_the_default_backbone_elsewhere(copied, tmp_path):
 
 @pytest.fixture(scope="module")
 def converted(small, tmp_path_factory) -> Path:
-    """The int8 file of the small model, with its facts."""
+    """Return the int8 file of the small model, with its facts."""
     output = tmp_path_factory.mktemp("converted") / "new" / "few.tflite"
     convert_model.convert(small.model, output)
     return output
@@ -375,7 +377,7 @@ def test_the_file_carries_its_facts(converted, small, monkeypatch, capsys):
             == hashlib.sha256(path.read_bytes()).hexdigest()
         )
     assert facts["model_sha256"] == hashlib.sha256(model_bytes).hexdigest()
-    # Every test image was compared: the file is as accurate as training said
+    # All test images were compared, so the file is as accurate as the report says
     for kind in features.VIEW_KINDS:
         assert facts["compared_with_keras"][kind]["pictures"] == report["test"][kind]["pictures"]
         assert (
@@ -396,8 +398,7 @@ def test_the_file_carries_its_facts(converted, small, monkeypatch, capsys):
 
 
 def test_the_handler_answers_as_keras(small, files, converted, keras_answers, tmp_path):
-    """The served float32 file gives Keras' own probabilities for photos as they come over the
-    wire."""
+    """With the float32 file, the handler returns Keras' probabilities for photos in Base64."""
     task, served = small.task, tmp_path / "float32.tflite"
     served.write_bytes(files["float32"].read_bytes())
     convert_model.append_facts(served, read_facts(converted))
@@ -491,8 +492,8 @@ def test_the_committed_file_is_small_and_documented():
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
 def test_the_committed_file_knows_real_dogs(real_data, runtime):
-    """On the whole photos of the test part: as accurate as it says, within what so few images can
-    tell.
+    """The accuracy on test photos is what the file states. The limits are lower, because the test
+    uses only a few photos.
     """
     facts, split = read_facts(COMMITTED), Path(MIRROR, "official_split.csv")
     test = [row["image"] for row in csv.DictReader(split.open()) if row["split"] == "test"]

@@ -1,4 +1,4 @@
-"""Views, the backbone's features of them, and their cache."""
+"""Views of images, their features from the backbone, and the cache of features."""
 
 import hashlib
 import json
@@ -30,8 +30,8 @@ from dog_breeds.serving.facts import read_facts
 
 @pytest.fixture
 def lab(small, tmp_path) -> Path:
-    """A data folder with three of the demo breeds, cropped, and the backbone for SIZE, without any
-    cached feature.
+    """Return a data folder with crops of three demo breeds and the backbone for SIZE pixels. The
+    cache of features is empty.
     """
     data_dir = small.task.data_dir
     for name in ("raw", f"processed_{SIZE}", "weights"):
@@ -42,7 +42,7 @@ def lab(small, tmp_path) -> Path:
 
 @pytest.fixture
 def passes(monkeypatch) -> list[int]:
-    """Time by time, how many images have been given to the backbone."""
+    """Return a list to which each call of the backbone appends its number of images."""
     rows, run_file = [], features.run_file
 
     def counting(file, views, *rest):
@@ -54,12 +54,12 @@ def passes(monkeypatch) -> list[int]:
 
 
 def backbone_of(lab):
-    """The file with the backbone."""
+    """Return the model file with the backbone."""
     return lab / "backbone.tflite"
 
 
 def extract(views, lab):
-    """The features of the views by that file."""
+    """Return the features of the views from this backbone."""
     return features.features_by(backbone_of(lab), views, lab / "features")
 
 
@@ -81,14 +81,14 @@ def save(path, pixels):
 
 
 def dot(path, x, y, size=200):
-    """An image of one bright spot around the point x, y."""
+    """Save an image with one bright spot around the point x, y; return its path."""
     rows, columns = np.mgrid[:size, :size]
     spot = 255 * np.exp(-((columns + 0.5 - x) ** 2 + (rows + 0.5 - y) ** 2) / 50)
     return save(path, np.repeat(spot[..., None], 3, 2))
 
 
 def centre(pixels):
-    """Where that spot is."""
+    """Return the position of the spot, x and y."""
     weight = pixels[..., 0].astype(float)
     weight[weight < 20] = 0
     rows, columns = np.mgrid[: len(weight), : len(weight)]
@@ -102,7 +102,7 @@ def test_rotation_turns_by_exactly_the_angle(tmp_path, angle):
     path = dot(tmp_path / "dot.png", 170, 100)
     x, y = centre(features.load_pixels(View(path, angle=angle), 200)) - 100
     assert np.hypot(x, y) == pytest.approx(70, abs=0.3)
-    # Counter-clockwise, as Pillow has it
+    # Pillow rotates counter-clockwise
     assert np.degrees(np.arctan2(-y, x)) == pytest.approx(angle, abs=0.15)
 
 
@@ -112,7 +112,7 @@ def test_rotation_fills_corners_with_the_mirrored_image(tmp_path):
 
     ramp = np.repeat(np.linspace(40, 200, 200)[:, None, None], 200, 1).repeat(3, 2)
     turned = features.load_pixels(View(save(tmp_path / "ramp.png", ramp), angle=10.0), 200)
-    assert turned.min() >= 39  # the edge is 40, and mirrored it gets brighter
+    assert turned.min() >= 39  # the edge has 40, and its mirrored pixels are brighter
     assert turned.max() <= 201
 
 
@@ -189,7 +189,7 @@ def test_each_view_passes_the_backbone_once(lab, passes):
 def test_a_changed_image_is_computed_again_and_nothing_else(lab, passes):
     views = crops(lab, 18)
     rows = extract(views, lab)
-    views[5].path.unlink()  # a hard link: leaves the other tests' file alone
+    views[5].path.unlink()  # a hard link: the file of the other tests stays
     Image.new("RGB", (299, 299), "red").save(views[5].path)
     again = extract(views, lab)
     assert passes == [18, 1]

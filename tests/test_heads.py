@@ -1,4 +1,4 @@
-"""Heads: their training, their search, their calibration, and the rule for unknown breeds."""
+"""Heads: training, search, calibration, and the rules that are fitted on a trained head."""
 
 import numpy as np
 import pytest
@@ -10,12 +10,12 @@ from dog_breeds.learning.features import Examples, join
 
 @pytest.fixture(autouse=True)
 def usual_decay(monkeypatch):
-    """What the recipe has is for many features and low learning rates."""
+    """Lower the weight decay: the recipe's value is for many features and low learning rates."""
     monkeypatch.setattr(recipe, "MAX_DECAY", 1)
 
 
 def blobs(n, classes=4, size=8, noise=0.7, seed=0):
-    """Features [n, size] around a corner of the cube for each class; two rows for each image."""
+    """Return features [n, size] around one corner of a cube for each class, two rows an image."""
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, classes, n)
     features = np.eye(classes, size)[labels] + noise * rng.normal(size=(n, size))
@@ -35,7 +35,7 @@ def test_gradients_are_those_of_finite_differences(inner_size):
     )
 
     def run():
-        # The same units drop out each time
+        # The same seed, so that dropout removes the same units each time
         return heads.gradients_of(weights, *batch, 0.3, np.random.default_rng(1))
 
     _, gradients = run()
@@ -103,8 +103,8 @@ def test_a_head_learns_and_is_reproducible():
 
 
 def test_each_class_counts_the_same(monkeypatch):
-    """Five times the images of one class: without dropout, and in one batch, the head is the
-    same.
+    """With five times the images of one class, the trained head is the same. This is exact only
+    without dropout and with a single batch.
     """
     train, trial = blobs(200), {"learning_rate": 0.01, "inner_size": 0, "dropout": 0.0}
     more = join(train, *[train.take(train.labels == 2)] * 4)
@@ -145,8 +145,8 @@ def test_search_takes_the_lowest_cross_validated_loss(monkeypatch, capsys):
 
 
 def test_cross_validation_holds_out_whole_images():
-    """Labels that only the image tells: a head that had seen the other row of an image would know
-    them.
+    """The labels depend only on the image. A head that has seen the other row of an image would
+    therefore predict its label.
     """
     rng = np.random.default_rng(0)
     features = np.repeat(rng.normal(size=(100, 200)).astype(np.float32), 2, axis=0)
@@ -167,7 +167,7 @@ def test_folds_hold_the_rows_of_an_image_together_and_a_share_of_each_class():
 
 
 def fitted(weights, train, validation, outside=None):
-    """What is fitted on a head; its logits stand for those of the cross-validation."""
+    """Return the classifier for a head; the head's own logits replace those of cross-validation."""
     rows = join(train, *validation.values())
     logits = heads.apply_head(weights, rows.features)
     found = heads.Search([], [], weights, logits, rows.labels)
@@ -176,7 +176,7 @@ def fitted(weights, train, validation, outside=None):
 
 
 def two_views(examples):
-    """A row for the crop and one for the whole photo of each image, all crops first."""
+    """Return the examples twice: as rows of crops, then as rows of whole photos."""
     images = np.array([f"image_{i}" for i in range(len(examples.labels))])
     return join(examples._replace(images=images), examples._replace(images=images))
 
@@ -220,7 +220,7 @@ def test_the_rules_are_fitted_on_whole_photos_alone_or_on_photos_from_elsewhere(
 
 
 def test_the_similarity_is_the_angle_to_the_nearest_class():
-    """Two classes along the axes: features between them, and of any other direction, are less
+    """The means of the two classes lie along two axes. Features in other directions are less
     similar.
     """
     train = Examples(
@@ -238,8 +238,8 @@ def test_the_similarity_is_the_angle_to_the_nearest_class():
 
 def test_the_score_of_upright_images_lets_a_fixed_share_of_new_ones_pass():
     def pairs(images, seed):
-        """For each image an upright row, 2 standard deviations further along a diagonal than its
-        turned one.
+        """Return an upright and a turned row for each image. The upright row is 2 standard
+        deviations further along a diagonal.
         """
         rng = np.random.default_rng(seed)
         features = (
@@ -259,4 +259,6 @@ def test_the_score_of_upright_images_lets_a_fixed_share_of_new_ones_pass():
     below = (new.features @ kernel + bias)[:, 0] < 0
     assert below[new.labels == 1].mean() == pytest.approx(1 - recipe.UPRIGHT_SHARE, abs=0.015)
     assert below[new.labels == 0].mean() == pytest.approx(noticed, abs=0.05)
-    assert 0.1 < noticed < 0.55  # at best: a normal variable is 2 above another's 3rd percentile
+    assert (
+        0.1 < noticed < 0.55
+    )  # 0.55: the best possible share for normal variables 2 standard deviations apart

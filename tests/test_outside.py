@@ -13,12 +13,12 @@ from dog_breeds.data.dataset import Task
 from dog_breeds.learning import heads, outside, rules
 
 FOLDERS = {"Leonberger": 4, "maltese": 3, "Samoyed": 5, "shih-tzu": 2, "Sphynx": 4, "havanese": 2}
-KNOWN = ("Leonberger", "Samoyed", "maltese", "shih-tzu")  # as folders are sorted
+KNOWN = ("Leonberger", "Samoyed", "maltese", "shih-tzu")  # in the order of the sorted folders
 
 
 @pytest.fixture
 def photos(tmp_path):
-    """A folder of small images by breed, and a file that is no photo."""
+    """Return a folder of small images by breed. One file is not an image."""
     for folder, number in FOLDERS.items():
         (tmp_path / "photos" / folder).mkdir(parents=True)
         for i in range(number):
@@ -30,7 +30,7 @@ def photos(tmp_path):
 
 @pytest.fixture
 def task(tmp_path, monkeypatch):
-    """The ten colours; a photo's features say which one its breed is and how wide it is."""
+    """Return a task. The features of a photo are replaced by its breed (one-hot) and its width."""
     classes = list(COLOURS)
     meant = outside.match_folders(FOLDERS, classes)
 
@@ -69,7 +69,7 @@ def test_too_few_photos_are_not_fitted_on_but_all_are_measured(photos, task, cap
     seen = outside.read_outside(photos, task)
     assert seen.fitting is None and len(seen.measuring.labels) == 14
     assert "7 photos of 2 known classes are too few" in capsys.readouterr().out
-    # A head that is right about every known breed, and gives unknown ones no logit above 0
+    # This head recognises every known breed. Its logits of unknown breeds are at most 0.
     weights = [
         np.pad(10 * np.eye(10, dtype=np.float32), ((0, 2), (0, 0))),
         np.zeros(10, np.float32),
@@ -84,7 +84,7 @@ def test_too_few_photos_are_not_fitted_on_but_all_are_measured(photos, task, cap
 
 
 def test_folders_without_a_known_breed_are_refused(photos, task):
-    with pytest.raises(ValueError, match="has the name of a breed that is trained"):
+    with pytest.raises(ValueError, match="has the name of a breed that the model knows"):
         outside.read_outside(photos, Task(task.data_dir, ["pug"], {}))
 
 
@@ -96,7 +96,7 @@ def test_training_says_what_goes_together(tmp_path):
 
 
 def test_the_benchmark_asks_the_handler_and_prints_tables(explaining_model, tmp_path):
-    """The model knows colours: a leonberg is orange, and gray is unknown."""
+    """The model recognises colours: orange is a leonberg, and gray is unknown."""
     for folder, colours in {
         "Leonberger": [COLOURS["leonberg"]] * 3 + [COLOURS["samoyed"]],
         "St. Nobody": [(128, 128, 128), COLOURS["samoyed"]],

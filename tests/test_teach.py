@@ -1,6 +1,4 @@
-"""teach.py: folders as people have them, what is learned of them, and what the written file says
-when it is served.
-"""
+"""teach.py: the folders of users, teaching, the report, and the answers of the model file."""
 
 import json
 import os
@@ -41,7 +39,7 @@ FORBIDDEN = ("tensorflow", "keras", "torch", "jax", "tf_keras")
 
 
 def make_folders(root: Path, folders: dict[str, list[str]]) -> Path:
-    """Make folders of files; images all differ."""
+    """Make folders of files. All images differ."""
     root.mkdir()
     for number, (folder, files) in enumerate(folders.items()):
         (root / folder).mkdir(parents=True)
@@ -147,7 +145,7 @@ def test_copies_of_one_image_are_too_few(tmp_path):
 
 
 def test_images_of_a_camera_that_stands_still_are_no_copies(tmp_path, monkeypatch):
-    """Two classes that differ in a detail: every image's thumbnail looks like every other's."""
+    """Two classes differ only in a detail, so all thumbnails are similar."""
     rng = np.random.default_rng(5)
     scene = rng.integers(0, 255, (32, 36), np.uint8)
     thumbnails = np.array(
@@ -284,8 +282,8 @@ def test_what_systems_leave_in_folders_is_no_image_and_is_told(tmp_path, capsys)
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        (["--output", "model.h5"], "--output must end in .tflite"),
-        (["--output", str(teach.BACKBONE)], "another file than"),
+        (["--output", "model.h5"], "--output must be a .tflite file"),
+        (["--output", str(teach.BACKBONE)], "a .tflite file other than"),
         (
             ["--output", str(teach.BACKBONE / "model.tflite")],
             "is a file, not a folder",
@@ -397,7 +395,7 @@ def test_heic_photos_are_read_where_pillow_heif_is_there(tmp_path):
 
 
 class Taught(NamedTuple):
-    """What a run leaves."""
+    """The files and the output of a run of teach.py."""
 
     images: Path
     data_dir: Path
@@ -411,10 +409,9 @@ class Taught(NamedTuple):
 
 @pytest.fixture(scope="module")
 def taught(tmp_path_factory) -> Taught:
-    """Ten images of each of five shapes, with what folders of people have; the run is killed
-    once, and resumed.
+    """Teach five shapes with ten images each, and with the mistakes that real folders have.
 
-    Nothing that holds a gradient can be imported there.
+    The run is killed once and started again. Libraries for gradients cannot be imported in it.
     """
     folder = tmp_path_factory.mktemp("teach")
     images, file, data_dir = (
@@ -466,7 +463,7 @@ def taught(tmp_path_factory) -> Taught:
 
 @pytest.fixture(scope="module")
 def fresh() -> list[tuple[str, Image.Image]]:
-    """Class and image of shapes that nothing else has seen."""
+    """Return the class and the image of shapes on which nothing was trained."""
     rng = np.random.default_rng(99)
     return [
         (LONG if kind == "squares" else kind, draw_shape(kind, rng))
@@ -479,7 +476,7 @@ def test_goes_on_where_it_was_killed_and_names_what_is_left_out(taught):
     cached, views = map(
         int, re.search(r"features: (\d+) of (\d+) views from the cache", taught.output).groups()
     )
-    # 54 images: one is damaged, one there twice byte for byte, but not turned alike
+    # 54 images: one is damaged, and two are the same file, but are turned by different angles
     assert views == 52 + 53 and 8 <= cached < views
     first, second = taught.output.splitlines()[:2]
     assert first == f"left out in {taught.images}: 1 file whose name is not that of a photo (.txt)"
@@ -561,8 +558,8 @@ def test_the_clients_take_it(taught, fresh, tmp_path):
 
 
 def test_classes_are_added_beside_those_of_a_file(taught, fresh, tmp_path):
-    """To the breeds of the committed file, of which there are no images: their part of the head
-    stays as it is.
+    """The classes are added to those of the committed file, without its images. Its part of the
+    head does not change.
     """
     for kind in ("circles", "stars"):
         (tmp_path / "more" / kind).mkdir(parents=True)
@@ -596,8 +593,8 @@ def test_classes_are_added_beside_those_of_a_file(taught, fresh, tmp_path):
 
 
 def test_runs_in_the_small_environment_and_gives_the_same(taught, tmp_path):
-    """make teach's environment, without TensorFlow. The features come from the cache, the file from
-    the same head.
+    """The small environment is that of `make teach`, without TensorFlow. The features come from the
+    cache, and the head is the same.
     """
     if make(".venv-serving/installed").returncode:
         pytest.skip("the packages of requirements-serving.txt cannot be installed here")
@@ -623,7 +620,9 @@ def test_runs_in_the_small_environment_and_gives_the_same(taught, tmp_path):
     for new, old in zip(
         [*weights, means, *upright], [*old_weights, old_means, *old_upright], strict=True
     ):
-        assert new == pytest.approx(old, abs=1e-3)  # another NumPy may add in another order
+        assert new == pytest.approx(
+            old, abs=1e-3
+        )  # another version of NumPy may add in another order
 
 
 def test_training_takes_a_folder_too(taught, tmp_path):

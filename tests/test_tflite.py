@@ -1,6 +1,4 @@
-"""Model files: the backbone as it is converted, and the head that is joined to it, read from it and
-cut off.
-"""
+"""Model files: the converted backbone, and a head that is joined to it, read and removed."""
 
 import numpy as np
 import pytest
@@ -24,13 +22,13 @@ from dog_breeds.serving.facts import append_facts
 
 @pytest.fixture(scope="module")
 def backbone(small):
-    """The int8 backbone at SIZE pixels."""
+    """Return the file of the int8 backbone for SIZE pixels."""
     return small.task.backbone
 
 
 @pytest.fixture(scope="module")
 def again(small, in_keras_process, tmp_path_factory):
-    """The same made again: once finished, and as it was before its RELUs were fused."""
+    """Make the backbone again; return its file and the file before the RELUs are fused."""
     files = [
         tmp_path_factory.mktemp("again") / f"{name}.tflite" for name in ("finished", "unfused")
     ]
@@ -48,7 +46,7 @@ def again(small, in_keras_process, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def pixels(small):
-    """The crops of some test images."""
+    """Return the pixels of six test crops."""
     task = small.task
     return [
         features.load_pixels(features.crop_view(task, image), SIZE)
@@ -57,7 +55,7 @@ def pixels(small):
 
 
 def drawn_head(inner_size, classes=120, seed=0):
-    """A head, means and a score of upright images as training might give them."""
+    """Return random weights of a head, class means and weights of the score of upright images."""
     rng = np.random.default_rng(seed)
     weights = [10 * array for array in heads.first_weights(inner_size, classes, 2048, rng)]
     weights[1::2] = [rng.normal(size=bias.shape).astype(np.float32) for bias in weights[1::2]]
@@ -85,7 +83,7 @@ def test_features_are_the_float_mean_of_the_map(backbone, pixels):
 
 
 def graph_of(file):
-    """The flatbuffer's graph, and the kind of each of its operators."""
+    """Return the graph of a model file, and the type of each of its operators."""
     model = flatbuffer_utils.convert_bytearray_to_object(bytearray(file.read_bytes()))
     names = {
         value: name
@@ -129,7 +127,7 @@ def test_fused_relus_are_gone_and_are_the_relus_of_the_same_sums(backbone, again
     for add in fused:
         a, b, output = map(value, (*add.inputs, *add.outputs))
         step = quantization[add.outputs[0]][0]
-        # What lies above the range is cut off
+        # Values above the int8 range are clipped
         highest = output.max() if output.max() >= 254 * step else np.inf
         assert np.abs(output - np.clip(a + b, 0, highest)).max() <= step
         assert output.max() > 10 * step
@@ -172,7 +170,7 @@ def test_a_joined_file_answers_as_numpy_and_its_features_are_the_backbones(
         np.testing.assert_allclose(outputs["probabilities"][None], exact, rtol=0, atol=1e-5)
         logits = heads.apply_head(head, x)
         np.testing.assert_allclose(outputs["logit"], logits.max(axis=1), atol=1e-4)
-        # Means in float16
+        # The file holds the means in float16
         np.testing.assert_allclose(outputs["similarity"], heads.similarity(x, means), atol=1e-4)
         np.testing.assert_allclose(
             outputs["upright"][None], x @ upright[0] + upright[1], rtol=1e-5, atol=1e-4

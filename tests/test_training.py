@@ -1,5 +1,4 @@
-"""Training: whole runs on drawn and on real images, the choice of the best model, and
-mistakes."""
+"""Training: whole runs on drawn and real images, saving, and the messages for mistakes."""
 
 import contextlib
 import csv
@@ -32,7 +31,7 @@ from dog_breeds.learning.tflite import inspect_backbone
 
 TRAINING_PLOTS = "training_curves search confusion precision_and_recall reliability unknown_breeds"
 TRAINING_PLOTS = {f"{name}.png" for name in TRAINING_PLOTS.split()}
-UNKNOWN = ("golden_retriever", "Chihuahua")  # in the mirror beside the ten
+UNKNOWN = ("golden_retriever", "Chihuahua")  # breeds that the mirror has in addition to the ten
 
 # --- Whole runs -----------------------------------------------------------------------------------
 
@@ -54,7 +53,7 @@ def test_a_training_run_passes_each_view_once_and_repeats_itself(
     def rows():
         return sum(len(np.load(shard)["keys"]) for shard in task.data_dir.glob("features/*/*.npz"))
 
-    assert rows() == views + other_breeds  # each row of the cache has passed the backbone once
+    assert rows() == views + other_breeds  # the backbone computed each row of the cache once
     figures = {}
     monkeypatch.setattr(
         training_plots, "save_plot", lambda figure, path: figures.update({path.name: figure})
@@ -84,7 +83,7 @@ def test_copies_of_what_was_learned_are_left_out_of_the_test(small, tmp_path, mo
     for copy, learned in zip(
         copies, (task.images("train")[0], task.images("validation")[0]), strict=True
     ):
-        (photos / copy).unlink()  # a link to another test's photo
+        (photos / copy).unlink()  # a hard link to a photo of another test: remove it first
         with Image.open(photos / learned) as image:
             image.save(photos / copy, quality=60)
     model = training.train_classifier(
@@ -141,17 +140,17 @@ def test_quick_training_learns_the_demo_breeds(made_demo):
     assert "optimistic" in output
 
 
-# All that saving reads of a classifier
+# The attributes of a classifier that saving reads
 HEAD = SimpleNamespace(weights=[np.ones(2)] * 2, means=np.ones((2, 2)), upright=[np.ones(2)] * 2)
 
 
 def two_breeds(folder, seed=33):
-    """A task whose files are never read."""
+    """Return a task of two breeds; its files do not exist."""
     return dataset.Task(folder, ["a", "b"], {"a/1.jpg": "train", "b/1.jpg": "test"}, seed=seed)
 
 
 def report_of(task):
-    """All that saving reads of a report."""
+    """Return the entries of a report that saving reads."""
     winner = {"epoch": 30, "val_accuracy": 0.966}
     return {"winner": winner, "classes": task.classes, "backbone_sha256": "", "seed": task.seed}
 
@@ -263,7 +262,7 @@ def test_real_breeds_are_learned_from_few_images(
     dataset.weights_path(data_dir).parent.mkdir()
     os.link(dataset.weights_path(demo), dataset.weights_path(data_dir))
     monkeypatch.setattr(training, "save_plots", Mock())
-    # How well turned ones are noticed is not asked here
+    # Few, because this test does not measure how many turned photos are noticed
     monkeypatch.setattr(recipe, "TURNED_PHOTOS", 20)
     task = training.prepare_task(data_dir, sorted(TEN), tmp_path / "split.csv")
     report = read_report(training.train_classifier(task, recipe.QUICK_GRID, tmp_path))
@@ -275,7 +274,7 @@ def test_real_breeds_are_learned_from_few_images(
 
 
 def test_no_killed_training_leaves_a_model_beside_the_report_of_another(tmp_path, monkeypatch):
-    """Whichever of its steps is the last one that saving takes."""
+    """The test ends the process after each of the steps of saving."""
     task = two_breeds(tmp_path)
     task.weights.parent.mkdir()
     task.weights.touch()
@@ -289,7 +288,7 @@ def test_no_killed_training_leaves_a_model_beside_the_report_of_another(tmp_path
         return path
 
     def killed_after(steps, owner, name):
-        """The same function, which ends with the process as soon as so many steps are taken."""
+        """Return the function with a limit: after the last of `steps`, a call ends the process."""
         real = getattr(owner, name)
 
         def step(*arguments, **options):
@@ -313,7 +312,7 @@ def test_no_killed_training_leaves_a_model_beside_the_report_of_another(tmp_path
 
 
 class KilledError(BaseException):
-    """What stands for the end of the process."""
+    """Raised in place of the end of the process."""
 
 
 def test_without_weights_all_but_the_h5_is_saved(tmp_path):

@@ -1,5 +1,6 @@
 """Photos from outside the training set, sorted by breed, to fit and to measure the rules."""
 
+import itertools
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,21 +16,21 @@ from dog_breeds.learning.metrics import accuracy, expected_calibration_error
 from dog_breeds.learning.rules import highest_logit, measure_known
 
 
-class Outside(NamedTuple):
-    """The features of the photos in a folder."""
+class OutsidePhotos(NamedTuple):
+    """Photos from outside the training set: those of known breeds, and features of unknown ones."""
 
-    folder: str
+    folder: str  # the last two parts of its path, for facts and the report
     fitting: Examples | None  # of every second known class; None for too few photos or classes
     measuring: Examples  # of the other known classes; of all if `fitting` is None
     unknown: dict[str, np.ndarray]  # features [n, D] of each folder that is not a class
 
 
-def read_outside(folder: Path, task: Task) -> Outside:
+def read_outside(folder: Path, task: Task) -> OutsidePhotos:
     """Return the features of all photos in the sub-folders of a folder.
 
-    Each sub-folder has the name of a breed. Files that cannot be read as photos are left out.
-    Prints the numbers of photos and classes. Raises ValueError if no sub-folder has the name of a
-    class.
+    Each sub-folder has the name of a breed. Files that cannot be read as photos are left out. The
+    function prints the numbers of photos and classes. Raises ValueError if no sub-folder has the
+    name of a class.
     """
     class_of, views = {}, {}  # by folder name: the class or None, and the readable photos
     photos = list_class_images(folder)
@@ -41,14 +42,12 @@ def read_outside(folder: Path, task: Task) -> Outside:
     known = [name for name in views if class_of[name]]
     if not known:
         raise ValueError(
-            f"no folder in {folder} has the name of a breed that is trained; --outside needs a "
-            "sub-folder for each breed"
+            f"no folder in {folder} has the name of a breed that the model knows; --outside needs "
+            "a sub-folder for each breed"
         )
-    rows = extract_features(
-        [view for folder_views in views.values() for view in folder_views], task
-    )
-    ends = np.cumsum([len(folder_views) for folder_views in views.values()])[:-1]
-    features = dict(zip(views, np.split(rows, ends), strict=True))
+    rows = extract_features(list(itertools.chain(*views.values())), task)
+    ends = np.cumsum([len(folder_views) for folder_views in views.values()])
+    features = dict(zip(views, np.split(rows, ends[:-1]), strict=True))
 
     def examples(names: list[str]) -> Examples:
         labels = [np.full(len(views[name]), task.classes.index(class_of[name])) for name in names]
@@ -80,10 +79,10 @@ def read_outside(folder: Path, task: Task) -> Outside:
         )
     name = "/".join(folder.resolve().parts[-2:])
     measuring = examples(known[1::2] if enough else known)
-    return Outside(name, fitting if enough else None, measuring, unknown)
+    return OutsidePhotos(name, fitting if enough else None, measuring, unknown)
 
 
-def describe_fitting(outside: Outside) -> str:
+def describe_fitting(outside: OutsidePhotos) -> str:
     """Return a description of the photos on which the rules are fitted, for facts and report."""
     labels = outside.fitting.labels
     return (
@@ -92,15 +91,13 @@ def describe_fitting(outside: Outside) -> str:
     )
 
 
-def measure_outside(outside: Outside, classifier: Classifier) -> dict:
+def measure_outside(outside: OutsidePhotos, classifier: Classifier) -> dict:
     """Measure the model on the photos on which its rules were not fitted; results are shares 0..1.
 
     "unknown_classes" has the share of photos of unknown breeds that are wrongly accepted as known.
     """
-    logits, labels = (
-        apply_head(classifier.weights, outside.measuring.features),
-        outside.measuring.labels,
-    )
+    features, labels, _ = outside.measuring
+    logits = apply_head(classifier.weights, features)
     result = {
         "folder": outside.folder,
         "classes": len(np.unique(labels)),
@@ -108,14 +105,14 @@ def measure_outside(outside: Outside, classifier: Classifier) -> dict:
         "accuracy": accuracy(logits, labels),
         "calibration_error": expected_calibration_error(logits, labels),
     } | measure_known(logits, labels, classifier.rules)
-    passes = {
+    accepted = {
         name: highest_logit(apply_head(classifier.weights, features)) >= classifier.threshold
         for name, features in outside.unknown.items()
     }
-    if passes:
+    if accepted:
         result["unknown_classes"] = {
-            "pictures": sum(map(len, passes.values())),
-            "taken_as_known": float(np.concatenate([*passes.values()]).mean()),
-            "by_folder": {name: float(flags.mean()) for name, flags in passes.items()},
+            "pictures": sum(map(len, accepted.values())),
+            "taken_as_known": float(np.concatenate([*accepted.values()]).mean()),
+            "by_folder": {name: float(flags.mean()) for name, flags in accepted.items()},
         }
     return result

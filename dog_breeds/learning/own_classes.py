@@ -32,11 +32,11 @@ Lesson = tuple[Classifier, np.ndarray, dict]
 
 
 def teach(examples: Examples, upright: Examples, seed: int) -> Lesson:
-    """Train a head for the classes of `examples`, and fit its rules and a score of upright images.
+    """Train a head for the classes of `examples`, and fit its rules and a score for upright images.
 
-    Labels are 0 to N - 1. Each image's logits come from the head of the cross-validation that was
-    trained without the image. The rules are fitted on these logits. `heads.fit_upright` fits the
-    score on `upright`.
+    Labels are 0 to N - 1. The rules are fitted on logits from cross-validation: each image's logits
+    come from the head that was trained without the image. `heads.fit_upright` fits the score on
+    `upright`.
     """
     labels, classes = examples.labels, examples.labels.max() + 1
     _, logits = cross_validate(examples, recipe.PLAIN_TRIAL, classes, seed)
@@ -54,27 +54,26 @@ def teach(examples: Examples, upright: Examples, seed: int) -> Lesson:
 def share_of_unknown_classes(examples: Examples, classifier: Classifier, seed: int) -> float | None:
     """Return the share of images of unknown classes that the threshold wrongly accepts as known.
 
-    The classes are divided into parts, at most recipe.FOLDS. For each part, a head is trained on
-    the other classes and tested on this part. Return None for two classes, because a head needs at
-    least two classes.
+    The classes are divided into groups, at most recipe.FOLDS. For each group, a head is trained on
+    the classes of all other groups and tested on this group. Return None for two classes, because a
+    head needs at least two classes.
     """
     classes = int(examples.labels.max()) + 1
     if classes < 3:
         return None
-    parts = min(recipe.FOLDS, classes)
-    passing = []
-    for part in range(parts):
-        kept = np.arange(classes) % parts != part
+    groups = min(recipe.FOLDS, classes)
+    accepted = []
+    for group in range(groups):
+        kept = np.arange(classes) % groups != group  # bool [classes]
         new_labels = np.cumsum(kept) - 1  # numbers the kept classes from 0, without gaps
         rows = kept[examples.labels]
-        seen = Examples(*(column[rows] for column in examples))
+        seen = examples.take(rows)
         seen = seen._replace(labels=new_labels[seen.labels])
-        weights = calibrated_weights(
-            train(seen, int(kept.sum()), seed + part), classifier.temperature
-        )
+        weights = train(seen, int(kept.sum()), seed + group)
+        weights = calibrated_weights(weights, classifier.temperature)
         logits = apply_head(weights, examples.features[~rows])
-        passing.append(highest_logit(logits) >= classifier.threshold)
-    return float(np.concatenate(passing).mean())
+        accepted.append(highest_logit(logits) >= classifier.threshold)
+    return float(np.concatenate(accepted).mean())
 
 
 def teach_beside(examples: Examples, old: Classifier, seed: int) -> Lesson:
@@ -106,21 +105,21 @@ def teach_beside(examples: Examples, old: Classifier, seed: int) -> Lesson:
         )
         return [np.concatenate([kernel, new_kernel], axis=1), np.concatenate([bias, new_bias])]
 
-    logits, parts = np.empty((len(labels), classes), np.float32), folds(examples, seed)
-    scores = np.empty(len(labels), np.float32)
-    for part in range(recipe.FOLDS):
-        seen = Examples(*(column[parts != part] for column in examples))
-        held_out = examples.features[parts == part]
-        logits[parts == part] = apply_head(extended(seen, seed + part), held_out)
+    logits = np.empty((len(labels), classes), np.float32)
+    scores, fold_of_row = np.empty(len(labels), np.float32), folds(examples, seed)
+    for fold in range(recipe.FOLDS):
+        rows = fold_of_row == fold
+        seen, held_out = examples.take(~rows), examples.features[rows]
+        logits[rows] = apply_head(extended(seen, seed + fold), held_out)
         if old.rules.score != SCORE:  # a file of an earlier version rejects by similarity
             means = np.concatenate([old.means, class_means(seen)])
-            scores[parts == part] = similarity(held_out, means)
+            scores[rows] = similarity(held_out, means)
     if old.rules.score == SCORE:
         scores = highest_logit(logits)
     threshold = min(float(np.quantile(scores, 1 - recipe.KNOWN_SHARE)), old.threshold)
     known = scores >= threshold
-    rules = old.rules._replace(threshold=threshold, note=NOTE)
-    rules = rules._replace(fitted_on=f"{rules.fitted_on}, and {len(labels):,} added images")
+    fitted_on = f"{old.rules.fitted_on}, and {len(labels):,} added images"
+    rules = old.rules._replace(threshold=threshold, note=NOTE, fitted_on=fitted_on)
     if rules.candidate_threshold is not None:
         candidate_threshold = min(
             rules.candidate_threshold, fit_candidates(logits[known], labels[known])
@@ -165,7 +164,7 @@ def evaluate_cross_validation(
         images = confusions.setdefault((classes[labels[i]], classes[guesses[i]]), [])
         images.append({"picture": names[i], "probability": round(float(surest[i]), 3)})
     result["confusions"] = [
-        {"true": true, "taken_for": other, "count": len(images), "pictures": images}
-        for (true, other), images in sorted(confusions.items(), key=lambda item: -len(item[1]))
+        {"true": true, "taken_for": guess, "count": len(images), "pictures": images}
+        for (true, guess), images in sorted(confusions.items(), key=lambda item: -len(item[1]))
     ]
     return result
