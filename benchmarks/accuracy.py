@@ -12,8 +12,8 @@ Example
 
 Expect    One figure a line, for test crops and whole photos: accuracy, top-5 accuracy, calibration
           error and the share taken as known; and how well the score separates known breeds from
-          unknown breeds and from drawings. All hold for the int8 file, since NumPy gives the same
-          results for its head.
+          unknown breeds and from drawings. The figures are also those of the int8 file, because
+          NumPy gives the same results as its head.
 
 --compare trains with other crop shares and numbers of views instead, and prints the accuracy on
 validation images. The constants in dog_breeds/recipe.py were chosen by it. --restricted trains
@@ -69,11 +69,11 @@ from dog_breeds.serving.facts import read_facts
 from training import measure_on_test, prepare_task
 
 SEEDS = (33, 34, 35)  # with the official split
-UNKNOWN_PHOTOS = 1000  # at most, of breeds outside the classes
+UNKNOWN_PHOTOS = 1000  # maximum number of photos of breeds that are not among the classes
 
 
 class Trained(NamedTuple):
-    """A task, what was learned of it, and the settings that won."""
+    """A task, the classifier that was trained for it, and the chosen settings."""
 
     task: Task
     classifier: Classifier
@@ -81,7 +81,7 @@ class Trained(NamedTuple):
 
 
 def train(task: Task) -> Trained:
-    """Train as training.py does, but without a table."""
+    """Train as training.py does, but do not print the table of trials."""
     with contextlib.redirect_stdout(io.StringIO()):
         sets = training_set(task), plain_set(task, "validation")
         found = search(*sets, recipe.GRID, len(task.classes), task.seed)
@@ -114,7 +114,7 @@ def scores(logits: np.ndarray) -> dict[str, np.ndarray]:
     """Return three scores for each image. Each score should be lower for unknown breeds."""
     top = logits.max(axis=1)
     return {
-        "logit": top,  # what the model file contains
+        "logit": top,  # the score of the model file
         "energy": top
         + np.log(np.exp(logits - top[:, None]).sum(axis=1)),  # Liu et al. 2020, arXiv:2010.03759
         "probability": log_softmax(logits).max(axis=1),

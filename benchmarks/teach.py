@@ -15,7 +15,7 @@ Expect    One figure a line: seconds and peak memory of teaching; accuracy in cr
           on images that were not taught; the share of images of untaught breeds that is taken as
           known; the loss of --add against teaching all classes at once.
 
-Each file is taught in a process of its own."""
+Each file is taught in a separate process."""
 
 import argparse
 import csv
@@ -54,7 +54,7 @@ DIGITS = "scikit-learn==1.7.2"
 
 
 def run_teach(name: str, images: Path, file: Path, data_dir: Path) -> Iterator[Figure]:
-    """Teach a file in a separate process. Yield its time and memory, and what its report says."""
+    """Teach a file in a separate process. Yield its time, memory and cross-validated accuracy."""
     began = time.monotonic()
     command = [
         sys.executable,
@@ -150,12 +150,12 @@ def measure_breeds(task: Task, model: Path, folder: Path) -> Iterator[Figure]:
 
 
 def learned_images(task: Task) -> list[str]:
-    """Return the images to teach."""
+    """Return the images on which the head is trained."""
     return [*task.images("train"), *task.images("validation")]
 
 
 def asked_images(task: Task) -> list[str]:
-    """Return the images to ask about."""
+    """Return the images on which the head is tested."""
     return without_copies(task, task.images("test"))
 
 

@@ -4,7 +4,7 @@ Reads     a data folder with photos and weights (made by make_dataset.py). Chang
           MODEL_CARD.md describes all.csv.
 Example
 
-    python benchmarks/training.py --json training.json    # some 8 minutes on 2 idle cores
+    python benchmarks/training.py --json training.json    # about 8 minutes on 2 idle cores
     python benchmarks/training.py --only ours --breeds all --split-file all.csv
     python benchmarks/training.py --limit 10              # ten photos a breed: does it work?
 
@@ -15,7 +15,7 @@ Expect    One figure a line. peak_memory is that of all processes together, with
 Both recipes get the ten breeds with most images, split 70/15/15, and their crops. The original is
 measured for two epochs, after a first epoch that also compiles. original_search is extrapolated:
 the mean of these two epochs, times the 260 epochs of its whole search, which is not run. Our
-training is measured whole, from an empty feature cache to the finished .tflite."""
+training is measured completely, from an empty feature cache to the finished .tflite."""
 
 import contextlib
 import io
@@ -72,7 +72,7 @@ def link_data(source: Path, data_dir: Path, limit: int | None) -> None:
     weights_path(data_dir).symlink_to(weights_path(source).resolve())
 
 
-# --- the original recipe --------------------------------------------------------------------------
+# --- The original recipe --------------------------------------------------------------------------
 
 
 def measure_original(data_dir: Path) -> Iterator[Figure]:
@@ -145,7 +145,7 @@ def original_model(data_dir: Path, classes: int) -> "keras.Model":  # noqa: F821
     return model
 
 
-# --- ours -----------------------------------------------------------------------------------------
+# --- Ours -----------------------------------------------------------------------------------------
 
 
 def measure_ours(data_dir: Path, breeds: list[str], split_file: Path | None) -> Iterator[Figure]:
@@ -187,10 +187,10 @@ def measure_ours(data_dir: Path, breeds: list[str], split_file: Path | None) -> 
     yield "peak_memory", max(memory, more) / 1e9, "GB"
 
 
-# --- the bare backbone ----------------------------------------------------------------------------
+# --- The bare backbone ----------------------------------------------------------------------------
 
 
-def some_crops(data_dir: Path) -> list[View]:
+def sample_crops(data_dir: Path) -> list[View]:
     """Return the crops of PICTURES images of the ten breeds."""
     breeds = top_breeds(data_dir)
     crop_breeds(data_dir, breeds)
@@ -206,7 +206,7 @@ def measure_extraction(data_dir: Path) -> Iterator[Figure]:
     in memory."""
     with contextlib.redirect_stdout(io.StringIO()):
         task = training.prepare_task(data_dir)
-    views = some_crops(data_dir)
+    views = sample_crops(data_dir)
     pixels = [load_pixels(view, recipe.SIZE) for view in views]
 
     def extract() -> None:
@@ -236,7 +236,7 @@ def measure_keras(data_dir: Path) -> Iterator[Figure]:
     """Yield images per second of Keras' own Xception in float32, on batches in memory."""
     from dog_breeds.learning.xception import load_xception, tf
 
-    pixels = np.stack([load_pixels(view, recipe.SIZE) for view in some_crops(data_dir)])
+    pixels = np.stack([load_pixels(view, recipe.SIZE) for view in sample_crops(data_dir)])
     batches = [tf.constant(pixels[i : i + BATCH], tf.float32) for i in range(0, len(pixels), BATCH)]
     model = load_xception(weights_path(data_dir), recipe.SIZE)
     compiled = tf.function(lambda x: model(x / 127.5 - 1, training=False), reduce_retracing=True)
@@ -245,7 +245,7 @@ def measure_keras(data_dir: Path) -> Iterator[Figure]:
     yield "keras_rate", statistics.median(rounds), "images/s"
 
 
-# --- command line ---------------------------------------------------------------------------------
+# --- Command line ---------------------------------------------------------------------------------
 
 PARTS = {
     "original": measure_original,

@@ -499,7 +499,7 @@ def test_the_report_names_the_images_that_are_in_question(taught):
     ]
     assert list(report["left_out"]) == [f"{taught.images}/crosses/half.jpg"]
     result = report["cross_validation"]
-    mistakes = {entry["image"] for pair in result["confusions"] for entry in pair["pictures"]}
+    mistakes = {entry["picture"] for pair in result["confusions"] for entry in pair["pictures"]}
     assert {"circles/a star.png", "triangles/wrong.png"} <= mistakes  # they are in the wrong folder
     assert (
         result["pictures"] == 53
