@@ -93,7 +93,7 @@ def lambda_handler(event: Any, context: Any = None) -> dict:
     request, outcome = http_request(event), "ok"
     answer: Any = None  # the answer to HEAD and OPTIONS
     try:
-        if request:
+        if request:  # over HTTP
             log["event"] = request.service
             if wants_page(request):
                 log["source"] = "page"
@@ -102,7 +102,7 @@ def lambda_handler(event: Any, context: Any = None) -> dict:
                 log["source"] = "usage"
                 return http_response(request, outcome, USAGE)
             event = fields_of(request)
-        elif is_service_event(event):
+        elif is_service_event(event):  # S3, SNS, SQS or EventBridge, which read no answer
             log["event"] = "service"
             answer_it = functools.partial(answer_object, log)
             return answer_service_event(event, answer_it, log, end_of(context))
@@ -113,7 +113,7 @@ def lambda_handler(event: Any, context: Any = None) -> dict:
         outcome, answer = error.args[0], error_answer(error)
     except Unanswered as error:
         outcome = error.code
-        raise
+        raise  # the service that sent the event then tries again
     except Exception:
         outcome, log["traceback"] = "internal_error", traceback.format_exc()
         if not request:
@@ -140,6 +140,7 @@ def answer_fields(fields: Any, log: dict, end: float, direct: bool) -> dict:
     if len(sources) != 1:
         raise RequestError("invalid_request", f"the request must have one of {', '.join(names)}")
     source, top_k = sources[0], fields.get("top_k")
+    # `type` rather than isinstance, because true and false are ints, too
     if top_k is not None and (type(top_k) is not int or not 1 <= top_k <= len(MODEL.classes)):
         raise RequestError(
             "invalid_request", f"top_k must be a whole number from 1 to {len(MODEL.classes)}"

@@ -64,6 +64,7 @@ def read_results(s3: Any, bucket: str, results: str) -> Iterator[Answer]:
     manifests = written(s3, bucket, results, "*/*/manifest.json")
     for item in sorted(manifests, key=lambda item: item["LastModified"], reverse=True):
         manifest = json.load(s3.get_object(Bucket=bucket, Key=item["Key"])["Body"])
+        # A failed group also has answers: those about its other photos
         for status in ("SUCCEEDED", "FAILED"):
             for file in manifest["ResultFiles"].get(status, ()):
                 for record in read_lines(s3, bucket, file["Key"]):
@@ -152,6 +153,7 @@ def find_photos(s3: Any, bucket: str, prefix: str) -> Photos:
 def write_list(s3: Any, bucket: str, place: str, keys: Iterable[str]) -> str:
     """Write a list of photos for the state machine, in groups. Return the list's key."""
     keys = iter(keys)
+    # iter() with a sentinel: groups of keys until an empty one
     groups = iter(lambda: list(itertools.islice(keys, GROUP)), [])
     text = ",\n".join(json.dumps({"keys": group}) for group in groups)
     s3.upload_fileobj(io.BytesIO(f"[{text}]".encode()), bucket, f"{place}/{LIST}")
@@ -188,6 +190,7 @@ def start(args: argparse.Namespace, session: Any) -> str:
     ]
     if args.dry_run or not open_keys:
         return "\n".join([*lines, "nothing was started"])
+    # A name of its own for each batch, because Step Functions never starts a name twice
     name = f"{datetime.now(timezone.utc):%Y-%m-%dT%H-%M-%S}-{secrets.token_hex(2)}"
     folder = f"{args.results}/{name}"
     machine_input = {"list": write_list(s3, args.bucket, folder, open_keys), "results": folder}
@@ -229,9 +232,11 @@ def make_table(s3: Any, bucket: str, results: str, table: Path) -> tuple[Counter
             elif found.key not in seen:
                 seen.add(found.key)
                 write(found)
+        # A later batch may have answered a photo whose first try was a fault
         faults = {key: fault for key, fault in faults.items() if key not in seen}
         for fault in faults.values():
             write(fault)
+        # A stopped batch has listed photos that it never asked about
         without = faults.keys() | (set(listed(s3, bucket, results)) - seen)
         if not seen and not without:
             raise ValueError(f"no batch has written to s3://{bucket}/{results}/")

@@ -36,6 +36,7 @@ def classify_folder(
     check_writable(table.parent)
     form = continue_table(table, folder, digest)
     total = done = 0
+    # A first pass counts the photos, for the progress and the remarks. It opens none of them.
     for name in list_photos(folder, left_out):
         total += 1
         done += file_key(name) in form.files
@@ -51,6 +52,7 @@ def classify_folder(
     if form.without_model:
         remarks.append(f"{table}: {form.without_model:,} rows do not name their model")
     new = (name for name in list_photos(folder) if file_key(name) not in form.files)
+    # iter() with a sentinel: batches of names until an empty one
     batches = iter(lambda: list(itertools.islice(new, BATCH)), [])
     with (
         open(table, "ab", buffering=0) as file,  # unbuffered, so that a killed run keeps its rows

@@ -131,7 +131,7 @@ def post(
             headers=headers,
             auth=auth,
             timeout=(CONNECT_SECONDS, seconds),
-            allow_redirects=False,
+            allow_redirects=False,  # the service never redirects; its answer shows a wrong address
         )
     except requests.Timeout:
         return reply(

@@ -66,6 +66,7 @@ def event_for(
         "stage": "$default",
     }
     if payload == "2.0":
+        # This payload has cookies apart, and joins the values of a repeated name by commas
         cookies = [
             cookie.strip() for line in headers.get_all("Cookie", []) for cookie in line.split(";")
         ]
@@ -89,6 +90,7 @@ def event_for(
             else {}
         )
         return event | ({"cookies": cookies} if cookies else {}) | ({"body": text} if body else {})
+    # Payload 1.0 has each name twice: with its last value, and with the list of all values
     identity = {"sourceIp": client, "userAgent": headers.get("User-Agent", "")}
     context |= {
         "httpMethod": method,
@@ -140,6 +142,7 @@ def http_answer(payload: str, response: Any) -> tuple[int, list[tuple[str, str]]
     Raises ValueError for a response that AWS would answer with status 502.
     """
     if not isinstance(response, dict) or "statusCode" not in response:
+        # With payload 2.0, a response without statusCode is the body of an answer
         if payload == "1.0" or (
             isinstance(response, dict) and {"errorMessage", "errorType"} <= response.keys()
         ):
@@ -191,6 +194,7 @@ class Gateway(http.server.ThreadingHTTPServer):
             payload,
         )
         self.one_at_a_time = ThreadPoolExecutor(1)
+        # No proxy: HTTP_PROXY must not catch requests to the emulator
         self.direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
     def invoke(self, event: bytes) -> Any:

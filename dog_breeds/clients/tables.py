@@ -68,7 +68,7 @@ def file_key(cell: str) -> str:
 
 def encode(rows: Iterable[Row], columns: Iterable[str] = COLUMNS, delimiter: str = ",") -> bytes:
     """Return rows as the bytes of a table, without the first line."""
-    text = io.StringIO(newline="")
+    text = io.StringIO(newline="")  # the csv module writes its own line ends
     csv.writer(text, delimiter=delimiter).writerows([row[c] for c in columns] for row in rows)
     return text.getvalue().encode()
 
@@ -119,6 +119,7 @@ def continue_table(table: Path, folder: Path, model: str) -> Continued:
     columns, delimiter = form.final_columns, form.delimiter
     head = encode_head(columns, delimiter)
     files, others, without_model = set(), set(), 0
+    # First only compare: most tables already have today's form, and need not be written again
     with open(table, "rb") as file:
         unchanged = file.read(len(head)) == head
         for row in read_rows(table, form, folder, model):
@@ -200,6 +201,7 @@ def whole_records(file: Iterable[str]) -> Iterator[str]:
     record = ""
     for line in file:
         record += line
+        # An odd number of quotes: the record goes on in the next line
         if record.count('"') % 2 == 0 and record.endswith(("\n", "\r")):
             yield record
             record = ""

@@ -77,6 +77,7 @@ def best_prediction(
     seconds = 0.0  # duration of the first attempt
 
     def attempt(view: np.ndarray, box: Frame | None = None, turned: int = 0) -> None:
+        # An attempt takes about as long as the first one. Leave as much time again for the answer.
         if not attempts or time.monotonic() + 2 * seconds < until:
             probabilities, score, upright = run(view)
             known = score >= threshold
@@ -94,6 +95,7 @@ def best_prediction(
             # np.rot90 turns anticlockwise, hence the minus
             clockwise = np.rot90(last.pixels, k=-(turned // 90))
             attempt(clockwise, last.box, turned)
+    # The first attempts always count; a turned view counts only if it seems upright
     counting = [view for view in attempts if not view.turned or view.upright >= 0]
     best = max(counting, key=lambda prediction: prediction.score)
     return best if best.known else attempts[0], len(attempts)
