@@ -12,7 +12,7 @@ Example
     python convert_model.py --show top_10_dog_breeds.tflite
     python convert_model.py --refit FILE --outside DIR --output new.tflite
 
-Time      About 20 seconds on 2 cores with VNNI; some minutes with --every-picture.
+Time      About 20 seconds on 2 cores with VNNI; minutes with --every-picture.
 Expect    A comparison of the .h5 in Keras with the file in the serving runtime. A file that
           loses more than --max-loss points of accuracy, with 95 % certainty, is not written.
 
@@ -204,9 +204,11 @@ def show_facts(file: Path) -> None:
     print(f"the model sees the central {facts['photo_share']:.1%} of a photo's sides")
     print(f"{len(facts['classes'])} classes: {', '.join(facts['classes']) or 'it has no head'}")
     if facts["classes"]:
-        rule, temperature = facts["unknown_rule"], facts["temperature"]
-        print(f"known class: {rule['score']} >= {rule['threshold']:.3f}", end=", ")
-        print(f"at temperature {temperature:.3f}")
+        rule = facts["unknown_rule"]
+        print(
+            f"known class: {rule['score']} >= {rule['threshold']:.3f}, "
+            f"at temperature {facts['temperature']:.3f}"
+        )
         if "fitted_on" in rule:
             print(f"these rules are fitted on {rule['fitted_on']}")
     if "candidates" in facts:
@@ -243,7 +245,7 @@ def convert(
     task = task_of(model_path, data_dir)
     if output.suffix != ".tflite" or output.is_dir():
         raise ValueError(f"--output must be a file that ends in .tflite, not {output}")
-    head, _, _ = read_head(model_path)
+    kernel = read_head(model_path)[0][-2]  # of the last layer
     output.parent.mkdir(parents=True, exist_ok=True)
     # Drawn at random, because the list is sorted by breed
     images = np.random.default_rng(task.seed).permutation(task.images("test")).tolist()
@@ -252,7 +254,7 @@ def convert(
     with TemporaryDirectory() as folder:
         file = Path(folder) / output.name
         file.write_bytes(to_tflite(task, model_path, quantization, Path(folder)))
-        arguments = model_path, head[-2], views
+        arguments = model_path, kernel, views
         keras = call_in_new_process("dog_breeds.learning.xception", "predict", *arguments)
         tflite = predict_file(file, views, task.size)
         if quantization == "int8" and any(
@@ -320,19 +322,15 @@ def refit(file: Path, outside: Path, output: Path | None, data_dir: Path) -> Non
 
 def next_steps(file: Path) -> str:
     """Return the commands that test, serve, build and deploy a model file in this project."""
-    root = recipe.MODEL.parents[1]
-    inside = file.resolve().is_relative_to(root)
-    name = shlex.quote(str(file.resolve().relative_to(root) if inside else file.resolve()))
-    lines = [
-        f"ask it:     make predict MODEL={name} IMAGE=photo.jpg",
-        f"serve it:   make serve MODEL={name}",
-    ]
-    if not inside:
-        name = shlex.quote(file.name)
-        lines.append(f"copy it:    cp {shlex.quote(str(file.resolve()))} {root}")
+    root, file = recipe.MODEL.parents[1], file.resolve()
+    inside = file.is_relative_to(root)
+    path = shlex.quote(str(file.relative_to(root) if inside else file))
+    name = path if inside else shlex.quote(file.name)  # after copying; a build needs it inside
     return "\n".join(
         [
-            *lines,
+            f"ask it:     make predict MODEL={path} IMAGE=photo.jpg",
+            f"serve it:   make serve MODEL={path}",
+            *([] if inside else [f"copy it:    cp {path} {root}"]),
             f"build it:   make image MODEL={name}",
             "or:         docker buildx build --platform linux/amd64 --provenance=false "
             f"--build-arg MODEL={name} -t dog-breeds .",

@@ -197,10 +197,9 @@ def measure_on_test(task: Task, classifier: Classifier) -> tuple[dict, dict]:
     [n, classes] and "scores" [n]. "unknown" holds the "scores" of photos of other breeds. Raises
     ValueError if all test images of a breed are copies.
     """
-    all_images = task.images("test")
-    images = without_copies(task, all_images)
+    images = without_copies(task, task.images("test"))
     outputs: dict[str, Any] = {"images": images}
-    results: dict[str, Any] = {"images_left_out": sorted({*all_images} - {*images})}
+    results: dict[str, Any] = {"images_left_out": sorted({*task.images("test")} - {*images})}
     missing = {*task.classes} - {breed_name(image.split("/")[0]) for image in images}
     if missing:
         raise ValueError(
@@ -389,15 +388,8 @@ def main() -> None:
         parser.error(f"there is no folder {args.outside}")
     with one_line_errors("stopped; the same command continues from the features computed so far"):
         if args.images:
-            output = args.output_dir / teach.OUTPUT
-            teach.teach_folder(
-                args.images,
-                output,
-                args.backbone or teach.BACKBONE,
-                add=False,
-                data_dir=args.data_dir,
-                seed=args.seed,
-            )
+            output, backbone = args.output_dir / teach.OUTPUT, args.backbone or teach.BACKBONE
+            teach.teach_folder(args.images, output, backbone, False, args.data_dir, args.seed)
             return
         task = prepare_task(
             args.data_dir,

@@ -7,7 +7,7 @@ Example
     python benchmarks/against.py 9247ac2 --data-dir data --json against.json
     python benchmarks/against.py HEAD~1 --only training
 
-Time      Twice as long as the measured steps, and some minutes for another environment.
+Time      Twice as long as the measured steps, and a few minutes for another environment.
 Expect    One figure a line: the seconds here, the seconds at the commit, and how many times as
           fast this checkout is. The machine should do nothing else.
 

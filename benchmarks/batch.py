@@ -67,8 +67,8 @@ def photos(number: int) -> dict[str, bytes]:
 
 def plant_faults(aws: World, keys: list[str]) -> None:
     """Make some photos fail for a while, and two photos fail until the end of the run."""
-    some = keys[7::100]
-    aws.faults.throttled |= dict.fromkeys(some, 2)
+    throttled_keys = keys[7::100]
+    aws.faults.throttled |= dict.fromkeys(throttled_keys, 2)
     # The S3 client of the handler itself tries three times
     aws.faults.s3 |= {key: (503, "SlowDown", 3) for key in keys[31::100]}
     aws.faults.s3[keys[52]] = (403, "AccessDenied", ALWAYS)

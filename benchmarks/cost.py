@@ -65,7 +65,7 @@ print("answered", flush=True)
 times = [[ask(event) for _ in range(int(calls))] for event in events]
 times.append([ask(events[0], lambda pixels: (*look(pixels)[:2], -1.0)) for _ in range(int(calls))])
 peak = next(line for line in open("/proc/self/status") if line.startswith("VmHWM"))
-means = [sum(some) / max(len(some), 1) for some in times]
+means = [sum(values) / max(len(values), 1) for values in times]
 print(json.dumps([means, int(peak.split()[1]) * 1024 / 1e6]))
 """
 

@@ -4,7 +4,7 @@ Writes    images.tar and annotation.tar in a temporary folder: 120 breeds, 20,58
           500 x 375 pixels, 0.8 GB.
 Example
 
-    python benchmarks/data.py --json data.json     # some 4 minutes on 2 cores
+    python benchmarks/data.py --json data.json     # about 4 minutes on 2 cores
     python benchmarks/data.py --pictures 2000      # a smaller archive
     python benchmarks/data.py --archives FOLDER    # existing archives, for instance the real ones
 
@@ -61,16 +61,16 @@ XML = """<annotation>
 # --- The archives ---------------------------------------------------------------------------------
 
 
-def make_archives(folder: Path, pictures: int) -> None:
+def make_archives(folder: Path, images: int) -> None:
     """Write images.tar and annotation.tar with this many images, spread over 120 breeds."""
     random = np.random.default_rng(33)
-    encoded = [draw_image(random) for _ in range(min(DISTINCT, pictures))]
+    encoded = [draw_image(random) for _ in range(min(DISTINCT, images))]
     with (
         tarfile.open(folder / "images.tar", "w") as images,
         tarfile.open(folder / "annotation.tar", "w") as annotation,
     ):
-        for number in range(pictures):
-            breed = number * BREEDS // pictures
+        for number in range(images):
+            breed = number * BREEDS // images
             name = f"n{breed:08}_{number}"
             xmin, ymin = random.integers(0, (WIDTH // 3, HEIGHT // 3))
             xmax, ymax = random.integers((WIDTH // 2, HEIGHT // 2), (WIDTH, HEIGHT))
@@ -97,9 +97,9 @@ def draw_image(random: np.random.Generator) -> bytes:
         -1,
     )
     planes = planes / planes.std(axis=(0, 1)) * (55, 12, 12) + 128  # strong luma, weaker colour
-    picture = Image.fromarray(planes.clip(0, 255).astype(np.uint8), "YCbCr")
+    image = Image.fromarray(planes.clip(0, 255).astype(np.uint8), "YCbCr")
     file = io.BytesIO()
-    picture.save(file, "JPEG", quality=90)
+    image.save(file, "JPEG", quality=90)
     return file.getvalue()
 
 
@@ -241,12 +241,12 @@ def measure_jpeg(data_dir: Path) -> Iterator[Figure]:
         yield f"{name}_size", size, "kB"
 
 
-def measure(archives: Path | None, pictures: int) -> Iterator[Figure]:
+def measure(archives: Path | None, images: int) -> Iterator[Figure]:
     """Make the archives, unless they are given, and measure."""
     with tempfile.TemporaryDirectory() as folder:
         work, data_dir = Path(folder), Path(folder) / "data"
         if not archives:
-            make_archives(work, pictures)
+            make_archives(work, images)
         yield from measure_extraction(archives or work, work / "extractall", data_dir)
         yield from measure_crops(data_dir, work / "serial")
         yield from measure_jpeg(data_dir)

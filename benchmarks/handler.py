@@ -2,7 +2,7 @@
 
 Example
 
-    python benchmarks/handler.py --json handler.json     # some 3 minutes
+    python benchmarks/handler.py --json handler.json     # about 3 minutes
     python benchmarks/handler.py --model other.tflite
 
 Time      About 3 minutes.

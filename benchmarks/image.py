@@ -2,7 +2,7 @@
 
 Example
 
-    LAMBDA_BASE_BUILD=build.sh python benchmarks/image.py --json image.json    # some 5 minutes
+    LAMBDA_BASE_BUILD=build.sh python benchmarks/image.py --json image.json    # about 5 minutes
 
 Time      About 5 minutes. Needs root on Linux.
 Expect    The size of our layers and their largest parts. From start to first answer, median of 10:

@@ -3,7 +3,7 @@
 Reads     a model that training.py made, its report and split, and the images that they name.
 Example
 
-    python benchmarks/model_file.py --model MODEL.h5 --json model_file.json    # some 20 minutes
+    python benchmarks/model_file.py --model MODEL.h5 --json model_file.json    # about 20 minutes
     python benchmarks/model_file.py --model MODEL.h5 --only speed    # or accuracy, start
 
 Time      About 20 minutes.

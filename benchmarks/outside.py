@@ -188,46 +188,46 @@ def evaluate(model: Path, folder: Path, without_fitted: bool) -> dict[str, float
     images = {name: paths for name, paths in images.items() if name not in left_out}
     answers = ask_all(model, images)
 
-    def labels_of(some: Sequence[Answer]) -> np.ndarray:
-        return np.array([classes.index(meant[answer.folder]) for answer in some])
+    def labels_of(answers: Sequence[Answer]) -> np.ndarray:
+        return np.array([classes.index(meant[answer.folder]) for answer in answers])
 
-    right = [answer for answer in answers if meant[answer.folder]]
-    others = [answer for answer in answers if not meant[answer.folder]]
+    known_answers = [answer for answer in answers if meant[answer.folder]]
+    unknown_answers = [answer for answer in answers if not meant[answer.folder]]
     rows = []
-    for name in dict.fromkeys(answer.folder for answer in right):
-        some = [answer for answer in right if answer.folder == name]
-        rows.append(cells(name, row_of(some, labels_of(some), classes)))
-    total = row_of(right, labels_of(right), classes)
+    for name in dict.fromkeys(answer.folder for answer in known_answers):
+        of_folder = [answer for answer in known_answers if answer.folder == name]
+        rows.append(cells(name, row_of(of_folder, labels_of(of_folder), classes)))
+    total = row_of(known_answers, labels_of(known_answers), classes)
     head = ["known breed", "photos", "top 1", "top 5", "known", "right held", "candidates"]
     print(table([*head, "single"], [*rows, cells("all", total)]))
-    figures = figures_of(total, right, labels_of(right))
+    figures = figures_of(total, known_answers, labels_of(known_answers))
     print(
         f"calibration error {figures['calibration_error']:.1f}%, wrong though over {SURE:.0%} sure "
         f"{figures['wrong_though_sure']:.1f}%\n"
     )
 
-    if others:
-        by_name = {}
-        for answer in others:
+    if unknown_answers:
+        by_name: dict[str, list[Answer]] = {}
+        for answer in unknown_answers:
             by_name.setdefault(answer.folder, []).append(answer)
-        rows = [unknown_cells(name, some, classes) for name, some in by_name.items()]
-        passed = float(np.mean([answer.known for answer in others]))
-        rows.append(["all", len(others), percent(passed), ""])
+        rows = [unknown_cells(name, of_folder, classes) for name, of_folder in by_name.items()]
+        passed = float(np.mean([answer.known for answer in unknown_answers]))
+        rows.append(["all", len(unknown_answers), percent(passed), ""])
         print(table(["unknown breed", "photos", "known", "taken for"], rows) + "\n")
-        figures |= {"unknown_photos": len(others), "unknown_taken_as_known": 100 * passed}
-        for name, some in by_name.items():
-            share = 100 * float(np.mean([answer.known for answer in some]))
+        figures |= {"unknown_photos": len(unknown_answers), "unknown_taken_as_known": 100 * passed}
+        for name, of_folder in by_name.items():
+            share = 100 * float(np.mean([answer.known for answer in of_folder]))
             figures[f"unknown_{name}_taken_as_known"] = share
 
     wrong = Counter(
         (display_name(meant[answer.folder]), display_name(classes[guess]))
-        for answer in right
+        for answer in known_answers
         if classes[guess := int(answer.probabilities.argmax())] != meant[answer.folder]
     )
     rows = [[true, "taken for", guess, n] for (true, guess), n in wrong.most_common(CONFUSIONS)]
     if rows:
         print(table(["breed", "", "", "photos"], rows))
-    attempts = float(np.mean([answer.attempts for answer in right]))
+    attempts = float(np.mean([answer.attempts for answer in known_answers]))
     figures["inferences_for_a_photo_of_a_known_breed"] = attempts
     return figures
 

@@ -209,9 +209,9 @@ def figures(
 ) -> dict[str, float]:
     """Return the figures of a group in percent."""
     result = {}
-    for prefix, some in zip(("plain_", ""), zip(*answers, strict=True), strict=True):
+    for prefix, column in zip(("plain_", ""), zip(*answers, strict=True), strict=True):
         breeds, probabilities, known, looks = (
-            np.array(values) for values in zip(*some, strict=True)
+            np.array(values) for values in zip(*column, strict=True)
         )
         shares = {"known": known, "looked_at_again": looks > 1}
         if name in ("as_they_are", *CHANGES):

@@ -49,7 +49,7 @@ from dog_breeds.serving.facts import read_facts
 
 PARTS = ("shapes", "digits", "breeds", "unknown", "added")
 KNOWN = (5, 10, 60)  # numbers of taught classes; all other breeds are unknown
-DRAWS = 5  # repetitions, since some draws have near relatives among the unknown
+DRAWS = 5  # repetitions, because a draw may leave near relatives among the unknown breeds
 DIGITS = "scikit-learn==1.7.2"
 
 

@@ -59,28 +59,28 @@ def keras_answers(small, views, in_keras_process) -> dict[str, np.ndarray]:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def asked_once(in_keras_process) -> Iterator[None]:
+def keras_predicts_once(in_keras_process) -> Iterator[None]:
     """Let Keras, which is slow, predict each image only once for all tests."""
-    said = {}
+    predictions = {}
 
-    def ask(module, function, *arguments):
+    def call(module, function, *arguments):
         if function != "predict":
             return in_keras_process(module, function, *arguments)
         model, _, views = arguments
-        if not all((model, view) in said for some in views.values() for view in some):
+        if not all((model, view) in predictions for kind in views for view in views[kind]):
             for kind, columns in in_keras_process(module, function, *arguments).items():
-                said.update(
+                predictions.update(
                     zip(
                         [(model, view) for view in views[kind]],
                         zip(*columns, strict=True),
                         strict=True,
                     )
                 )
-        rows = {kind: [said[model, view] for view in some] for kind, some in views.items()}
-        return {kind: tuple(map(np.array, zip(*some, strict=True))) for kind, some in rows.items()}
+        rows = {kind: [predictions[model, view] for view in views[kind]] for kind in views}
+        return {kind: tuple(map(np.array, zip(*rows[kind], strict=True))) for kind in views}
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(convert_model, "call_in_new_process", ask)
+        patch.setattr(convert_model, "call_in_new_process", call)
         yield
 
 

@@ -45,7 +45,7 @@ def test_only_the_rules_change(photos, tmp_path, monkeypatch, capsys):
     assert facts["temperature"] != old_facts["temperature"]
     assert facts["classes"] == old_facts["classes"]
     assert facts["backbone_sha256"] == old_facts["backbone_sha256"]
-    # Figures that the old rules gave are gone, the accuracy stays.
+    # The file keeps the accuracy, but no results that were measured with the old rules
     assert "compared_with_keras" not in facts
     kept, before = facts["test"]["crops"], old_facts["test"]["crops"]
     assert kept["accuracy"] == before["accuracy"] and "taken_as_known" not in kept

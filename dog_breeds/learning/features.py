@@ -173,7 +173,7 @@ def evenly_spaced(items: Sequence, number: int) -> list:
 
 
 def extract_features(views: Sequence[View], task: Task) -> np.ndarray:
-    """Return the features [n, D] of the views from the task's backbone; see `features_by`."""
+    """Return the features [n, D] of views from the task's backbone and cache, see `features_by`."""
     return features_by(task.backbone, views, task.feature_cache)
 
 
@@ -187,39 +187,33 @@ def features_by(file: Path, views: Sequence[View], cache: Path) -> np.ndarray:
     backbone = inspect_backbone(file)
     cache = cache / f"backbone-{backbone.digest[:12]}"
     cache.mkdir(parents=True, exist_ok=True)
-    # The row numbers of each key: two views have the same key if their files are copies
-    rows_of: dict[bytes, list[int]] = {}
-    for number, key in enumerate(view_keys(views)):
-        rows_of.setdefault(key, []).append(number)
-
-    features = np.empty((len(views), backbone.width), np.float32)
-    missing = dict(rows_of)
+    keys = view_keys(views)
+    view_of = dict(zip(keys, views, strict=True))  # copies of a file have the same key
+    rows: dict[bytes, np.ndarray] = {}
     for shard in sorted(cache.glob("[!.]*.npz")):  # without temporary files, which begin with a dot
         try:
             with np.load(shard) as arrays:
-                rows = dict(zip(map(bytes, arrays["keys"]), arrays["features"], strict=True))
+                stored = dict(zip(map(bytes, arrays["keys"]), arrays["features"], strict=True))
         except Exception:  # NumPy raises many kinds of exception for a damaged file
             print(f"features: {shard} is damaged; computing its views again", flush=True)
             shard.unlink()
             continue
-        for key in rows.keys() & missing.keys():
-            features[missing.pop(key)] = rows[key]
-    cached = len(rows_of) - len(missing)
-    print(f"features: {cached:,} of {len(rows_of):,} views from the cache", flush=True)
+        # Copies, because a row would keep the whole shard in memory
+        rows |= {key: stored[key].copy() for key in stored.keys() & view_of.keys()}
+    print(f"features: {len(rows):,} of {len(view_of):,} views from the cache", flush=True)
 
+    missing, saved = [key for key in view_of if key not in rows], 0
     if missing:
         print_if_slow(file)
-    keys = list(missing)
-    todo = [views[missing[key][0]] for key in keys]
-    saved = 0
+    todo = [view_of[key] for key in missing]
     outputs = run_file(file, todo, lambda view: load_pixels(view, backbone.size), ["features"])
-    for done, (row,) in enumerate(with_progress(outputs, "features", len(keys), "views"), 1):
-        features[missing[keys[done - 1]]] = row
-        if done - saved == recipe.ROWS_PER_SHARD or done == len(keys):
-            new = keys[saved:done]
-            save_shard(cache, new, features[[missing[key][0] for key in new]])
+    outputs = with_progress(outputs, "features", len(missing), "views")
+    for done, (key, (row,)) in enumerate(zip(missing, outputs, strict=True), 1):
+        rows[key] = row
+        if done - saved == recipe.ROWS_PER_SHARD or done == len(missing):
+            save_shard(cache, {key: rows[key] for key in missing[saved:done]})
             saved = done
-    return features
+    return np.array([rows[key] for key in keys], np.float32).reshape(len(views), backbone.width)
 
 
 def view_keys(views: Sequence[View]) -> list[bytes]:
@@ -233,16 +227,15 @@ def view_keys(views: Sequence[View]) -> list[bytes]:
     ]
 
 
-def save_shard(cache: Path, keys: Sequence[bytes], rows: np.ndarray) -> None:
-    """Write rows to a new shard of the cache.
+def save_shard(cache: Path, rows: dict[bytes, np.ndarray]) -> None:
+    """Write rows with their keys to a new shard of the cache.
 
     The shard's name is a digest of its keys, so two runs at once do not overwrite each other.
     """
-    path = cache / f"{sha256(b''.join(keys)).hexdigest()[:16]}.npz"
-    with atomic_path(path) as temporary:
-        np.savez(
-            temporary, keys=np.frombuffer(b"".join(keys), np.uint8).reshape(-1, 32), features=rows
-        )
+    keys = b"".join(rows)
+    with atomic_path(cache / f"{sha256(keys).hexdigest()[:16]}.npz") as temporary:
+        digests = np.frombuffer(keys, np.uint8).reshape(-1, 32)
+        np.savez(temporary, keys=digests, features=np.array([*rows.values()]))
 
 
 # --- Sets of examples -----------------------------------------------------------------------------
@@ -256,7 +249,7 @@ class Examples(NamedTuple):
     images: np.ndarray  # str [n]: the image that the view shows
 
     def take(self, rows: np.ndarray) -> "Examples":
-        """Return the examples of some rows, given by numbers, by a slice or as bool [n]."""
+        """Return selected rows. `rows` is a slice, row numbers or bool [n]."""
         return Examples(*(column[rows] for column in self))
 
 
@@ -264,8 +257,8 @@ def training_set(task: Task) -> Examples:
     """Return the features of all views of the training images."""
     images = task.images("train")
     features = extract_features(training_views(task, images), task)
-    views = len(features) // len(images)
-    return Examples(features, np.tile(task.labels(images), views), np.tile(images, views))
+    times = len(features) // len(images)  # views of each image
+    return Examples(features, np.tile(task.labels(images), times), np.tile(images, times))
 
 
 def plain_set(task: Task, subset: str) -> dict[str, Examples]:

@@ -141,9 +141,16 @@ def train_head(
     if validation:
         temperature = fit_temperature(logits[-1], validation.labels)
         for entry, epoch_logits in zip(history, logits, strict=True):
-            entry["val_loss"] = cross_entropy(epoch_logits / temperature, validation.labels)
-            entry["val_accuracy"] = accuracy(epoch_logits, validation.labels)
+            entry |= validation_metrics(epoch_logits, validation.labels, temperature)
     return trial | history[-1] | {"seed": seed, "history": history}, weights
+
+
+def validation_metrics(logits: np.ndarray, labels: np.ndarray, temperature: float) -> dict:
+    """Return the cross-entropy at a temperature, and the accuracy, as entries for a report."""
+    return {
+        "val_loss": cross_entropy(logits / temperature, labels),
+        "val_accuracy": accuracy(logits, labels),
+    }
 
 
 def gradients_of(
@@ -227,8 +234,9 @@ def search(
     print("learning rate  inner size  dropout  epochs  val loss  val accuracy", flush=True)
 
     def show(result: dict) -> dict:
-        print("{learning_rate:13.1e}  {inner_size:10d}  {dropout:7.1f}".format(**result), end="  ")
-        print("{epoch:6d}  {val_loss:8.4f}  {val_accuracy:12.4f}".format(**result), flush=True)
+        row = "{learning_rate:13.1e}  {inner_size:10d}  {dropout:7.1f}  {epoch:6d}  "
+        row += "{val_loss:8.4f}  {val_accuracy:12.4f}"
+        print(row.format(**result), flush=True)
         return result
 
     epochs = epochs_for(len(train.labels), recipe.TRIAL_STEPS, recipe.TRIAL_EPOCHS)
@@ -237,10 +245,10 @@ def search(
     ]
     # One BLAS thread for each of several heads is twice as fast as all threads for one head
     with threadpool_limits(1, "blas"):
-        heads = map_in_threads(
+        results = map_in_threads(
             lambda trial: train_head(train, trial, classes, seed, epochs, held_out)[0], settings
         )
-        trials = [{"trial": number} | show(trial) for number, trial in enumerate(heads)]
+        trials = [{"trial": number} | show(result) for number, result in enumerate(results)]
     trials.sort(key=itemgetter("val_loss"))
     print(f"the best of each inner size, in {recipe.FOLDS}-fold cross-validation:", flush=True)
     both = join(train, held_out)
@@ -278,21 +286,18 @@ def cross_validate(
             rows = fold_of_row == fold
             logits[rows] = apply_head(weights, examples.features[rows])
     temperature = fit_temperature(logits, examples.labels)
-    results = {
-        "epoch": epochs,
-        "val_loss": cross_entropy(logits / temperature, examples.labels),
-        "val_accuracy": accuracy(logits, examples.labels),
-    }
-    return trial | results, logits
+    results = validation_metrics(logits, examples.labels, temperature)
+    return trial | {"epoch": epochs} | results, logits
 
 
 def folds(examples: Examples, seed: int) -> np.ndarray:
     """Return the fold of each row, int [n], from 0 to recipe.FOLDS - 1.
 
-    All rows of an image are in the same fold. Each class is spread over all folds.
+    All rows of an image are in the same fold. The images of each class are spread evenly.
     """
     names, first = np.unique(examples.images, return_index=True)
     shuffled = np.random.default_rng(seed).permutation(len(names))
+    # Sorted by class, so that each class gets all folds in turn; a stable sort keeps the shuffle
     by_class = shuffled[np.argsort(examples.labels[first][shuffled], kind="stable")]
     fold_of_image = np.empty(len(names), int)
     fold_of_image[by_class] = np.arange(len(names)) % recipe.FOLDS

@@ -15,19 +15,19 @@ from dog_breeds.learning.rules import fit_rules, rule_facts
 from dog_breeds.learning.tflite import inspect_backbone, join_head, read_head
 from dog_breeds.serving.facts import append_facts, read_facts
 
-# Test results that do not depend on the rules. All others were measured with the old rules.
+# Test results that do not depend on the rules. The new file does not contain the other results.
 LASTING = "pictures", "accuracy", "accuracy_interval_95"
 
 
 def refit_rules(file: Path, outside: Path, output: Path, data_dir: Path) -> dict:
-    """Write `file` to `output` with a new temperature and new thresholds for unknown breeds and
-    candidates.
+    """Write a copy of a model file with new rules; return the results of `measure_outside`.
 
+    The new rules are the temperature and the thresholds for unknown breeds and candidates.
     `outside` is a folder with a sub-folder of photos for each breed. The rules are fitted on every
-    second known breed. Return the results of `measure_outside` for the other breeds. Apart from the
-    temperature, head and backbone do not change, so the likeliest class of every image stays the
-    same. `data_dir` contains the cache of features. Raises ValueError if the file has no head, or
-    if there are too few photos of its classes.
+    second known breed and measured on all others. Apart from the temperature, head and backbone do
+    not change, so the likeliest class of every image stays the same. `data_dir` contains the cache
+    of features. Raises ValueError if the file has no head, or if there are too few photos of its
+    classes.
     """
     facts = read_facts(file)
     if not facts["classes"]:
@@ -46,18 +46,21 @@ def refit_rules(file: Path, outside: Path, output: Path, data_dir: Path) -> dict
     classifier = Classifier(weights, rules, np.asarray(means, np.float32), upright, noticed)
     measured = measure_outside(photos, classifier)
 
-    facts = {name: value for name, value in facts.items() if name != "compared_with_keras"}
-    test = facts.get("test", {})
-    facts["test"] = {kind: {key: test[kind][key] for key in LASTING} for kind in test}
-    facts |= rule_facts(rules)
-    facts |= {
+    facts.pop("compared_with_keras", None)  # measured with the old rules
+    test = {
+        kind: {name: result[name] for name in LASTING}
+        for kind, result in facts.get("test", {}).items()
+    }
+    facts |= rule_facts(rules) | {
         "temperature": rules.temperature,
+        "test": test,
         "outside": measured,
         "backbone_sha256": inspect_backbone(file).digest,
-    }
-    facts["provenance"] = facts["provenance"] | {
-        "refitted": time.strftime("%Y-%m-%d"),
-        "refitted_from_sha256": sha256(file.read_bytes()).hexdigest(),
+        "provenance": facts["provenance"]
+        | {
+            "refitted": time.strftime("%Y-%m-%d"),
+            "refitted_from_sha256": sha256(file.read_bytes()).hexdigest(),
+        },
     }
     output.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(output) as temporary:

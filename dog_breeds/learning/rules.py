@@ -55,8 +55,8 @@ def fit_candidates(logits: np.ndarray, labels: np.ndarray) -> float:
     """Return the lowest probability of a candidate, at most 0.5.
 
     `logits` [n, classes] are calibrated. The method is split conformal prediction (Angelopoulos
-    and Bates 2021, arXiv:2107.07511). For a share of recipe.CANDIDATES_LEVEL of new photos like
-    these n, the candidates include the true class. The likeliest class is always a candidate, see
+    and Bates 2021, arXiv:2107.07511). For a share of recipe.CANDIDATES_LEVEL of similar new photos,
+    the candidates include the true class. The likeliest class is always a candidate, see
     `candidates`.
     """
     right = np.sort(np.exp(log_softmax(logits))[np.arange(len(labels)), labels])

@@ -88,7 +88,7 @@ def write_head(model_path: Path, classifier: Classifier) -> str:
 def read_head(model_path: Path) -> tuple[list[np.ndarray], np.ndarray, list[np.ndarray]]:
     """Return the arguments of `tflite.join_head` from a saved model: head, means and upright score.
 
-    Raises ValueError if the file is not the one that the model's report describes.
+    Raises ValueError if the file does not match the digest in the model's report.
     """
     path = model_path.with_suffix(".npz")
     content = path.read_bytes()
