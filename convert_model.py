@@ -97,7 +97,8 @@ def predict_file(
 
     Return for each kind the probabilities [n, N], the highest logits [n] and the features [n, D].
     """
-    results, names = {}, ("probabilities", "logit", "features")
+    names = ("probabilities", "logit", "features")
+    results: dict[str, tuple[np.ndarray, ...]] = {}
     for kind, kind_views in views.items():
         label = f"{file.name}, {kind.replace('_', ' ')}"
         rows = run_file(file, kind_views, lambda view: load_pixels(view, size), names)

@@ -239,8 +239,8 @@ def describe(report: dict) -> str:
     passing = rule.get("pictures_of_a_class_left_out_taken_as_known")
     if passing is not None:
         lines.append(
-            f"taken as known: {passing:.0%} of the images of a class that the head has not seen; "
-            "more if the class resembles yours"
+            f"taken as known: {passing:.0%} of the images of a class left out of the training; "
+            "more if it resembles yours"
         )
 
     def add(title: str, items: list[str]) -> None:
