@@ -1,7 +1,7 @@
 # make predict IMAGE=photo.jpg   print the breed in a photo, with a model file
 # make serve                     start the page and the service (Linux only), with AWS's emulator
 #                                and runtime client; the command prints the address
-# make teach IMAGES=my_photos  make a model file of your own classes, my_classes.tflite (or
+# make teach IMAGES=my_photos    make a model file of your own classes, my_classes.tflite (or
 #                                OUTPUT=...). The folder has a sub-folder of images for each class.
 #                                Then: make serve MODEL=my_classes.tflite
 # make site                      write the page with the model in it, for any web server, to the
@@ -152,7 +152,7 @@ predict: .venv-serving/installed
 	@$(SERVING)/python test.py --model "$(MODEL)" --file "$(IMAGE)"
 
 teach: .venv-serving/installed
-	@test -n "$(IMAGES)" || { echo "name a folder with a sub-folder of pictures for each class: make teach IMAGES=my_photos"; exit 1; }
+	@test -n "$(IMAGES)" || { echo "name a folder with a sub-folder of photos for each class: make teach IMAGES=my_photos"; exit 1; }
 	@$(SERVING)/python teach.py --images "$(IMAGES)" --output "$(OUTPUT)"
 
 site: .venv-serving/installed
