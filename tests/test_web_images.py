@@ -23,6 +23,7 @@ from urllib.parse import quote, unquote
 import hostile_urls
 import pytest
 from conftest import needs_guard
+from emulator import EMULATOR
 from handler_fixtures import local_server
 from handler_process import Silent, at_port, handler_process, run_python, with_local_server
 from odd_images import BREED, JPEG
@@ -108,6 +109,8 @@ def internet(colour_model):
     """What tiny_internet.py found: the unpatched handler in the real stack, in a network made for
     it.
     """
+    if not EMULATOR.exists():
+        pytest.skip(f"no {EMULATOR}; `make` fetches it from the aws-sam-cli package")
     unshare = ["unshare", "--net", "--mount"] + ([] if os.getuid() == 0 else ["--map-root-user"])
     script = [sys.executable, Path(__file__).with_name("tiny_internet.py"), colour_model]
     tools = [tool for tool in ("unshare", "ip", "mount", "openssl") if not shutil.which(tool)]
