@@ -1,17 +1,17 @@
-"""Ask the service on this machine, or a model file, which breed an image shows.
+"""Ask the service on this machine, or a model file, which breed a photo shows.
 
 Reads     a photo from the web or from a file, or a folder of photos.
-Writes    with --explain an image that shows where the model looked; with --folder a CSV table.
+Writes    with --explain, an image that shows where the model looked; with --folder, a CSV table.
 Example
 
-    make serve                                        # first, in another terminal; without Docker
-    docker run -it --rm -p 8080:8080 dog-breeds       # or this, with Docker
-    python test.py                                    # about a Great Pyrenees on the web
+    make serve                                        # starts the service; in another terminal
+    docker run -it --rm -p 8080:8080 dog-breeds       # or starts it with Docker
+    python test.py                                    # asks about a Great Pyrenees on the web
     python test.py --url URL
-    python test.py --file photo.jpg                   # large ones, HEIC and AVIF go as a JPEG
-    python test.py --file photo.jpg --explain out.png # also draws where the model looked
-    python test.py --file photo.jpg --model models/dog_breeds_120.tflite     # runs the handler here
-    python test.py --folder DIR --csv OUT.csv         # all photos of a folder, here, on all CPUs
+    python test.py --file photo.jpg                   # large photos, HEIC and AVIF become JPEGs
+    python test.py --file photo.jpg --explain out.png # also shows where the model looked
+    python test.py --file photo.jpg --model models/dog_breeds_120.tflite     # without a service
+    python test.py --folder DIR --csv OUT.csv         # all photos of a folder, without a service
 
 Time      About 0.1 s for a file. --folder classifies 73 photos a second on 2 cores with VNNI.
 Expect    Ten breeds, likeliest first. If --folder is stopped, the same command continues."""
@@ -27,15 +27,16 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import BrokenExecutor
 from pathlib import Path
+from types import ModuleType
 
 import requests
 
 from dog_breeds import recipe
 from dog_breeds.clients.bulk import classify_folder
 from dog_breeds.clients.client_images import (
-    SMALLER,
+    SENT_SIDE,
     image_to_send,
-    is_for_clients,
+    needs_conversion,
     shade_image,
     upright_image,
 )
@@ -47,7 +48,7 @@ from dog_breeds.serving.limits import MAX_BYTES
 from dog_breeds.workers import map_in_processes
 
 URL = "https://images.unsplash.com/photo-1636496430627-a7b203b4cc58"  # a Great Pyrenees
-ENDPOINTS = (  # tried in this order
+ENDPOINTS = (  # asked in this order until one answers
     "http://localhost:9000/",  # make serve
     "http://localhost:8080/2015-03-31/functions/function/invocations",  # a container
 )
@@ -60,17 +61,17 @@ SHOWN = 10  # number of breeds to print
 
 
 def event_for(url: str, file: Path | None) -> dict:
-    """Return the request for a file or, if there is none, for a URL."""
+    """Return the event that asks about a file or, if that is None, about a URL."""
     if file is None:
         return {"url": url}
     return {"image": base64.b64encode(image_to_send(file)).decode()}
 
 
 def ask(endpoints: Sequence[str], event: dict) -> dict:
-    """Return the answer of the first endpoint where the service runs.
+    """Return the answer of the first endpoint at which the service runs.
 
-    Raises RuntimeError if the service runs at none of them. The message says how each endpoint
-    failed, and how to start the service.
+    Raises RuntimeError if it runs at none of them. The message says what happened at each endpoint,
+    and how to start the service.
     """
     failures = []
     for endpoint in endpoints:
@@ -78,7 +79,7 @@ def ask(endpoints: Sequence[str], event: dict) -> dict:
             with open_session(endpoint) as session:
                 response = session.post(endpoint, json=event, timeout=60)
             answer = response.json()
-        except requests.JSONDecodeError:
+        except requests.JSONDecodeError:  # something else answers at this address
             answer = None
         except requests.RequestException as error:
             failures.append(f"no answer from {endpoint} ({type(error).__name__})")
@@ -92,52 +93,51 @@ def ask(endpoints: Sequence[str], event: dict) -> dict:
 
 
 def ask_model(model: Path, event: dict) -> dict:
-    """Load a model file in this process and return the handler's answer to an event."""
+    """Load a model file in this process, and return the handler's answer to an event."""
     if not model.is_file():
         raise ValueError(f"there is no model file {model}")
-    os.environ["MODEL_FILE"] = str(model)
-    with quiet():  # hides the greeting of the runtime
-        import lambda_function
-
-    print_unless_empty(why_slow(lambda_function.MODEL.interpreter))
+    handler = load_handler(model)
+    print_remark(why_slow(handler.MODEL.interpreter))
     with contextlib.redirect_stdout(io.StringIO()):  # hides the handler's log
-        return lambda_function.lambda_handler(event)
+        return handler.lambda_handler(event)
 
 
-def print_unless_empty(sentence: str) -> None:
-    """Print a remark on stderr, so that stdout has only the answer."""
-    if sentence:
-        print(sentence, file=sys.stderr, flush=True)
+def load_handler(model: Path) -> ModuleType:
+    """Return the module lambda_function, which loads a model file when it is first imported."""
+    os.environ["MODEL_FILE"] = str(model)
+    with quiet():  # hides what the runtime prints at its start
+        import lambda_function
+    return lambda_function
+
+
+def print_remark(remark: str) -> None:
+    """Print a remark, unless it is empty. It goes to stderr, so that stdout has only the answer."""
+    if remark:
+        print(remark, file=sys.stderr, flush=True)
 
 
 def why_model_is_slow(model: Path) -> str:
-    """Load a model file in this process and return its `why_slow`."""
-    os.environ["MODEL_FILE"] = str(model)
-    with quiet():
-        import lambda_function
-
-    return why_slow(lambda_function.MODEL.interpreter)
+    """Load a model file in this process, and return its `why_slow`."""
+    return why_slow(load_handler(model).MODEL.interpreter)
 
 
-def answers_of(model: Path, folder: Path, names: list[str]) -> list[tuple[str, dict]]:
-    """Return (name, answer) for each photo. The handler answers in this process."""
-    os.environ["MODEL_FILE"] = str(model)
-    with quiet():
-        import lambda_function
+def classify_photos(model: Path, folder: Path, names: list[str]) -> list[tuple[str, dict]]:
+    """Return (name, answer) for each photo. The handler runs in this process."""
+    handler = load_handler(model)
 
     def classify(content: bytes) -> dict:
-        return lambda_function.answer_image(content, top_k=1, explain=False, log={}, until=math.inf)
+        return handler.answer_image(content, top_k=1, explain=False, log={}, until=math.inf)
 
     answers = []
     for name in names:
         try:
             with open(folder / name, "rb") as file:
                 content = file.read(MAX_BYTES + 1)
-            # The service refuses large files, HEIC, AVIF and TIFF. Convert them to JPEG, as a
-            # client does before it sends them.
-            if len(content) > MAX_BYTES or is_for_clients(content):
+            # The handler refuses large files, HEIC, AVIF and TIFF, so convert these to JPEG
+            if len(content) > MAX_BYTES or needs_conversion(content):
                 content = image_to_send(folder / name)
             answer = classify(content)
+            # A small file can have too many pixels
             if answer.get("error", {}).get("code") == "too_large":
                 answer = classify(image_to_send(folder / name))
         except (OSError, ValueError):
@@ -147,32 +147,35 @@ def answers_of(model: Path, folder: Path, names: list[str]) -> list[tuple[str, d
 
 
 def answer_folder(folder: Path, table: Path, model: Path) -> str:
-    """Write the answers about a folder's photos to a table.
+    """Write the answers about the photos in a folder to a table.
 
-    Return a summary for the terminal, with the most frequent breed first."""
+    Return a summary for the terminal: remarks, then how often each breed occurs.
+    """
     if not folder.is_dir():
         raise NotADirectoryError(f"{folder} is not a folder")
     if not model.is_file():
         raise ValueError(f"there is no model file {model}")
     start = time.monotonic()
     try:
-        # Load the model in a separate process, which returns its memory when it ends
-        print_unless_empty(*map_in_processes(why_model_is_slow, [(model,)]))
-        counts, remarks = classify_folder(folder, table, model, answers_of)
+        # In a process of its own, so that this process does not keep the memory of the model
+        print_remark(*map_in_processes(why_model_is_slow, [(model,)]))
+        counts, remarks = classify_folder(folder, table, model, classify_photos)
     except BrokenExecutor:
         raise RuntimeError(
             "a process has died, perhaps out of memory; run the same command to continue"
         ) from None
     rate = counts.total() / (time.monotonic() - start)
-    lines = [*remarks, f"{table}: {counts.total():,} new photos, {rate:.1f} a second"]
-    return "\n".join([*lines, *(f"{number:9,}  {name}" for name, number in counts.most_common())])
+    summary = [*remarks, f"{table}: {counts.total():,} new photos, {rate:.1f} a second"]
+    summary += [f"{number:9,}  {name}" for name, number in counts.most_common()]
+    return "\n".join(summary)
 
 
-def show(answer: dict) -> str:
-    """Return the likeliest breeds as lines of name, percentage and bar, likeliest first.
+def format_answer(answer: dict) -> str:
+    """Return an answer as lines for the terminal: name, percentage and bar, likeliest breed first.
 
-    Lines above the list name candidates, an unknown breed, and a cropped or turned image. Raises
-    RuntimeError with the answer's message if the answer is an error."""
+    Lines above this list say if the image was cropped or turned, if the breed may be unknown, and
+    which breeds are candidates. Raises RuntimeError if the answer is an error.
+    """
     if "error" in answer:
         raise RuntimeError(answer["error"]["message"])
     ranking = list(answer["prediction"].items())[:SHOWN]
@@ -194,47 +197,50 @@ def show(answer: dict) -> str:
     return "\n".join(lines)
 
 
-def draw(file: Path, answer: dict, path: Path) -> None:
-    """Save the image of a file, darkened where it did not speak for the answer."""
+def save_explanation(file: Path, answer: dict, path: Path) -> None:
+    """Save an image in which the parts that did not support the answer are dark."""
     image = shade_image(
-        upright_image(file, SMALLER), answer["explanation"], answer["explanation_share"]
+        upright_image(file, SENT_SIDE), answer["explanation"], answer["explanation_share"]
     )
     with atomic_path(path) as temporary:
         image.save(temporary)
 
 
 def common_parser(description: str, default: str, example: str) -> argparse.ArgumentParser:
-    """Return a parser with the options that this script shares with test_cloud.py.
+    """Return a parser with the options of both test.py and test_cloud.py.
 
-    `default` describes the default of --endpoint in the help text."""
+    `default` is the text that describes the default of --endpoint.
+    """
     parser = script_parser(description, example)
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--url", default=URL, help="address of a photo (default: %(default)s)")
-    source.add_argument("--file", type=Path, help="photo to ask about")
-    parser.add_argument(
-        "--endpoint",
-        help=f"address of the service (default: {default})",
-    )
+    source.add_argument("--file", type=Path, help="photo on this machine")
+    parser.add_argument("--endpoint", help=f"address of the service (default: {default})")
     return parser
 
 
 def main() -> None:
-    """Ask, and print the answer."""
+    """Parse the arguments, ask, and print the answer or a summary."""
     parser = common_parser(
         __doc__, " or ".join(ENDPOINTS), "python test.py --file photo.jpg --explain out.png"
     )
-    parser.add_argument("--model", type=Path, help="answer with this model file, without a service")
+    parser.add_argument("--model", type=Path, help="run this model file here, without a service")
     parser.add_argument(
-        "--explain", type=Path, metavar="OUT.png", help="draw where the model looked in --file"
+        "--explain",
+        type=Path,
+        metavar="OUT.png",
+        help="write a copy of --file that shows where the model looked",
     )
     parser.add_argument(
         "--folder",
         type=Path,
-        help="classify all photos of a folder, without a service "
-        f"(model: --model, or {recipe.MODEL.name})",
+        help="classify all photos in this folder without a service, and write a table (--csv);"
+        f" the model is --model (default: models/{recipe.MODEL.name})",
     )
     parser.add_argument(
-        "--csv", type=Path, help="table for --folder; an unfinished table is continued"
+        "--csv",
+        type=Path,
+        help="table to write with --folder; photos that are already in the table are skipped",
     )
     args = parser.parse_args()
     if bool(args.folder) != bool(args.csv):
@@ -252,9 +258,9 @@ def main() -> None:
         event = event_for(args.url, args.file) | ({"explain": True} if args.explain else {})
         endpoints = (args.endpoint,) if args.endpoint else ENDPOINTS
         answer = ask_model(args.model, event) if args.model else ask(endpoints, event)
-        print(show(answer))
+        print(format_answer(answer))
         if args.explain:
-            draw(args.file, answer, args.explain)
+            save_explanation(args.file, answer, args.explain)
             print(f"where the model looked: {args.explain}")
 
 

@@ -77,7 +77,7 @@ def plant_faults(aws: World, keys: list[str]) -> None:
 def run_batch(aws: World, machine: str, form: str) -> None:
     """Start a batch as a user does, and wait for its end."""
     args = argparse.Namespace(bucket=BUCKET, prefix="photos/", state_machine=machine, dry_run=False)
-    args.results, batch.GROUP = f"results/{form}", FORMS[form]
+    args.results, batch.GROUP_SIZE = f"results/{form}", FORMS[form]
     said = batch.start(args, boto3.Session())
     if "started: " in said:
         aws.wait(said.partition("started: ")[2].split()[0])
@@ -85,8 +85,8 @@ def run_batch(aws: World, machine: str, form: str) -> None:
 
 def children(aws: World, form: str) -> tuple[int, int]:
     """Return the number of groups on the lists of a form, and how many of them failed."""
-    listed = len(list(batch.listed(aws.s3, BUCKET, f"results/{form}")))
-    files = [item["Key"] for item in batch.objects(aws.s3, BUCKET, f"results/{form}/")]
+    listed = len(list(batch.listed_photos(aws.s3, BUCKET, f"results/{form}")))
+    files = [item["Key"] for item in batch.list_objects(aws.s3, BUCKET, f"results/{form}/")]
     failed = sum(
         1 for key in files if "/FAILED_" in key for _ in batch.read_lines(aws.s3, BUCKET, key)
     )

@@ -90,7 +90,7 @@ def rows_by_name(file) -> dict[str, dict]:
 
 def failed_groups(aws, prefix: str) -> list[dict]:
     """The records of groups that failed, of all batches below a prefix."""
-    keys = [item["Key"] for item in batch.objects(aws.s3, BUCKET, f"results/{prefix}/")]
+    keys = [item["Key"] for item in batch.list_objects(aws.s3, BUCKET, f"results/{prefix}/")]
     files = [key for key in keys if "/FAILED_" in key]
     return [record for key in files for record in batch.read_lines(aws.s3, BUCKET, key)]
 

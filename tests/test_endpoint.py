@@ -85,7 +85,7 @@ def test_service_and_region_are_those_of_the_host(monkeypatch, url, service, reg
 
 def test_without_botocore_it_says_so(monkeypatch):
     monkeypatch.setitem(sys.modules, "botocore.session", None)
-    with pytest.raises(ValueError, match="--sign needs pip install botocore"):
+    with pytest.raises(ValueError, match="--sign needs botocore; run pip install botocore"):
         endpoint.signer("https://abc.lambda-url.eu-west-1.on.aws/")
 
 
@@ -149,7 +149,7 @@ def test_signed_where_that_is_wanted(cloud, photo, tmp_path):
         ask(f"{cloud}/signed", photo, "--sign", **wrong)
     )
     said = complaint(ask(f"{cloud}/signed", photo, "--sign", **place))
-    assert "no AWS credentials; if the AWS CLI has some, run eval" in said
+    assert "no AWS credentials; if the AWS CLI has them, run eval" in said
     said = complaint(ask(f"{cloud}/signed", photo, "--sign", AWS_PROFILE="missing", **place))
     assert "no AWS credentials: The config profile (missing) could not be found" in said
     sso = (
@@ -178,7 +178,7 @@ def test_a_refusal_says_what_to_do(cloud, photo, monkeypatch, capsys, status):
 
 
 def test_silence_cold_starts_and_others(cloud, photo):
-    assert "in time; wait longer with --timeout" in complaint(
+    assert "within 0.3 s; wait longer with --timeout" in complaint(
         ask(f"{cloud}/slow", photo, "--timeout", 0.3)
     )
     assert "status 200 (OK): something other than this service answers" in complaint(
@@ -188,7 +188,7 @@ def test_silence_cold_starts_and_others(cloud, photo):
     assert "(ConnectionError); check the address and the network" in said
     done = ask(f"{cloud}/slow", photo)
     assert done.returncode == 0 and done.stdout.startswith(BREED)
-    assert "still waiting; after a pause, Lambda has to start a container" in done.stderr
+    assert "still waiting; after a pause, Lambda has to start a container first" in done.stderr
 
 
 def figures(done: subprocess.CompletedProcess) -> dict[str, float]:

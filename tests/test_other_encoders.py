@@ -15,7 +15,12 @@ from odd_images import BREED, chunk, drawn_image, orientation_exif, png_file, sa
 from PIL import Image, PngImagePlugin
 from planted import smooth_image
 
-from dog_breeds.clients.client_images import MAX_SENT, UnreadableImage, image_to_send, upright_image
+from dog_breeds.clients.client_images import (
+    MAX_SENT_BYTES,
+    UnreadableImage,
+    image_to_send,
+    upright_image,
+)
 from dog_breeds.data.class_folders import inspect_image
 from dog_breeds.serving.jpegs import CutOff, has_all_scans, without_trailer
 from dog_breeds.serving.pixels import NoColours, read_pixels
@@ -181,7 +186,7 @@ def test_a_png_with_a_large_text_or_profile(ask, tmp_path, part):
     (tmp_path / "photo.png").write_bytes(behind)
     assert upright_image(tmp_path / "photo.png", 100).size == (100, 75)
     assert not isinstance(inspect_image(tmp_path / "photo.png"), str)
-    if len(behind) < MAX_SENT:
+    if len(behind) < MAX_SENT_BYTES:
         assert image_to_send(tmp_path / "photo.png") == behind
 
 

@@ -206,7 +206,7 @@ def test_site_is_replaced_and_no_other_folder(folder, colour_model, tmp_path):
     assert (tmp_path / "site/model.tflite").read_bytes() == colour_model.read_bytes()
     (tmp_path / "letters").mkdir()
     (tmp_path / "letters/to_anna.txt").write_text("Dear Anna")
-    with pytest.raises(ValueError, match="is not a site; name another folder"):
+    with pytest.raises(ValueError, match="is not a site; use another --output"):
         site.write_site(colour_model, tmp_path / "letters", PACKAGES)
     assert {path.name for path in tmp_path.iterdir()} == {"site", "letters"}
 

@@ -201,7 +201,7 @@ def test_half_rows_and_old_tables(tmp_path, left, names):
 def test_a_file_of_another_kind_is_left_alone(tmp_path, content):
     table = tmp_path / "out.csv"
     table.write_bytes(content)
-    with pytest.raises(ValueError, match=r"out\.csv .*; name another file"):
+    with pytest.raises(ValueError, match=r"out\.csv .*; use another file"):
         continue_table(table, tmp_path, MODEL)
     assert table.read_bytes() == content
 
@@ -223,7 +223,7 @@ def test_a_digest_that_a_spreadsheet_took_for_a_number(tmp_path, digest, cell):
     assert continue_table(table, tmp_path, digest).files == {"a.jpg"}
     assert cells(table)[0]["model"] == digest
     table.write_bytes(encode_head() + encode([row | {"model": cell}]))
-    with pytest.raises(ValueError, match="name another table, or delete these rows"):
+    with pytest.raises(ValueError, match="use another table, or delete these rows"):
         continue_table(table, tmp_path, "99999999")
 
 
@@ -231,6 +231,6 @@ def test_rows_of_another_model(tmp_path):
     table = tmp_path / "out.csv"
     content = encode_head() + encode([row_for("a.jpg", ANSWER, MODEL)])
     table.write_bytes(content)
-    with pytest.raises(ValueError, match=f"rows of the model {MODEL}, but the model file now is "):
+    with pytest.raises(ValueError, match=f"rows of the model {MODEL}, but the model file is now "):
         continue_table(table, tmp_path, "99999e99")
     assert table.read_bytes() == content

@@ -20,7 +20,7 @@ from odd_images import text
 from PIL import Image
 
 import teach
-from dog_breeds.clients.photo_files import LeftOut, list_photos
+from dog_breeds.clients.photo_files import SkippedFiles, list_photos
 from dog_breeds.data import class_folders
 from dog_breeds.data.duplicates import group_copies
 from dog_breeds.learning.features import Examples
@@ -274,7 +274,7 @@ def test_what_systems_leave_in_folders_is_no_image_and_is_told(tmp_path, capsys)
     assert f"left out: 1 photo in {root} itself" in said
     assert all(name in said for name in ("__MACOSX", "@eaDir 2", "#recycle", "$RECYCLE.BIN"))
     assert "3 files whose names are not those of photos (.db, .ini, .xmp)" in said
-    photos = LeftOut()
+    photos = SkippedFiles()
     names = list(list_photos(root, photos))
     assert len(names) == 15 and not any("@" in name or "SYNO" in name for name in names)
 

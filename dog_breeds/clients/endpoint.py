@@ -1,4 +1,4 @@
-"""Send requests to the service in the cloud, sign them, explain failures, and measure its speed."""
+"""Ask the service in the cloud: sign requests, explain failures, and measure the speed."""
 
 import ipaddress
 import itertools
@@ -16,34 +16,35 @@ from urllib.parse import urlsplit
 
 import requests
 
-HINTS = {  # the probable cause of an HTTP status that does not come from the handler
-    403: "the endpoint needs a signed request (--sign), or stage and path are wrong",
-    404: "there is nothing at this address; check region, stage and path",
-    413: "the request is too large; Lambda takes images of 4.5 MB, behind a load balancer of "
-    "0.7 MB",
+HINTS = {  # what to do about an HTTP status that AWS has answered instead of the handler
+    403: "the endpoint needs a signed request (--sign), or its stage or path is wrong",
+    404: "there is nothing at this address; check its region, stage and path",
+    413: "the request is too large; Lambda accepts images up to 4.5 MB, or 0.7 MB behind a load "
+    "balancer",
     429: "too many requests at once (throttled); try again, or raise the function's reserved "
     "concurrency",
-    500: "the service failed; look into the function's logs",
-    502: "the function failed, or ran out of memory; look into its logs",
-    503: "the service is not available; try again, then look into the function's logs",
-    504: "the function took too long; look into its logs, or raise its time-out",
+    500: "the service failed; read the function's logs",
+    502: "the function failed, or ran out of memory; read its logs",
+    503: "the service is not available; try again, then read the function's logs",
+    504: "the function took too long; read its logs, or raise its time-out",
 }
 SIGNED_HINT = (
-    "the signature was refused; check the credentials, their right to invoke the function, "
-    "and this machine's clock"
+    "the signature was refused; check the credentials, their right to invoke the function, and the "
+    "clock of this machine"
 )
 CONNECT_SECONDS = 5
-WAIT_SECONDS = 3  # until a remark tells the user why the answer takes so long
+WAIT_SECONDS = 3  # then a remark explains to the user why the answer takes so long
 
 
 # --- Signed requests ------------------------------------------------------------------------------
 
 
 def signer(endpoint: str) -> Callable[[requests.PreparedRequest], requests.PreparedRequest]:
-    """Return a function that signs requests to an endpoint: AWS's Signature Version 4.
+    """Return a function that signs requests to an endpoint with AWS's Signature Version 4.
 
-    The credentials are those that the AWS CLI would use. The host's name determines the service and
-    the region. Raises ValueError if credentials, region or botocore are missing.
+    The function has the form that `requests` expects as `auth`. The credentials are those that the
+    AWS CLI would use. The service and the region follow from the name of the host. Raises
+    ValueError if the credentials, the region or botocore are missing.
     """
     try:
         import botocore.session  # imported here, because only --sign needs it
@@ -51,35 +52,38 @@ def signer(endpoint: str) -> Callable[[requests.PreparedRequest], requests.Prepa
         from botocore.awsrequest import AWSRequest
         from botocore.exceptions import BotoCoreError, ClientError
     except ImportError:
-        raise ValueError("--sign needs pip install botocore") from None
+        raise ValueError("--sign needs botocore; run pip install botocore") from None
     host = urlsplit(endpoint).hostname or ""
-    named = re.fullmatch(
+    aws_host = re.fullmatch(
         r"[a-z0-9-]+\.(lambda-url|execute-api)\.([a-z0-9-]+)\.(?:on\.aws|(?:vpce\.)?amazonaws\.com(?:\.cn)?)",
         host,
     )
     session = botocore.session.get_session()
     try:
-        keys = session.get_credentials()
-        # A custom domain does not name the service. Only API Gateway can have one.
-        service, region = named.groups() if named else ("execute-api", os.environ.get("AWS_REGION"))
+        credentials = session.get_credentials()
+        # A custom domain shows neither service nor region. Only API Gateway can have one.
+        service, region = (
+            aws_host.groups() if aws_host else ("execute-api", os.environ.get("AWS_REGION"))
+        )
         region = region or session.get_config_variable("region")
     except BotoCoreError as error:
         raise ValueError(f"no AWS credentials: {error}") from None
-    if not keys:
+    if not credentials:
         command = 'eval "$(aws configure export-credentials --format env)"'
-        raise ValueError(f"no AWS credentials; if the AWS CLI has some, run {command}")
+        raise ValueError(f"no AWS credentials; if the AWS CLI has them, run {command}")
     if not region:
-        raise ValueError(f"the region of {host or endpoint} is not known; set AWS_REGION")
-    auth = SigV4Auth(keys, "lambda" if service == "lambda-url" else service, region)
+        raise ValueError(f"the name {host or endpoint} does not show a region; set AWS_REGION")
+    auth = SigV4Auth(credentials, "lambda" if service == "lambda-url" else service, region)
 
     def sign(request: requests.PreparedRequest) -> requests.PreparedRequest:
+        # Sign no other header, because a proxy may change it
         content_type = {
             name: value for name, value in request.headers.items() if name.lower() == "content-type"
         }
         signed = AWSRequest(request.method, request.url, content_type, request.body)
         try:
             auth.add_auth(signed)
-        # Credentials of SSO and of roles are fetched here, at their first use
+        # botocore fetches the credentials of SSO and of roles only here, at their first use
         except (BotoCoreError, ClientError) as error:
             raise ValueError(f"no AWS credentials: {error}") from None
         request.headers.update(signed.headers)
@@ -92,33 +96,33 @@ def signer(endpoint: str) -> Callable[[requests.PreparedRequest], requests.Prepa
 
 
 def open_session(url: str) -> requests.Session:
-    """Return a session for requests to an address.
+    """Return a session for requests to a URL.
 
-    The session ignores HTTP_PROXY for an address of this machine, which a proxy cannot reach.
+    For a URL of this machine the session ignores HTTP_PROXY, because a proxy cannot reach it.
     """
     session, host = requests.Session(), (urlsplit(url).hostname or "").rstrip(".").lower()
     try:
         address = ipaddress.ip_address(host)
-        here = address.is_loopback or address.is_unspecified
-    except ValueError:
-        here = host == "localhost" or host.endswith(".localhost")
-    session.trust_env = not here
+        is_local = address.is_loopback or address.is_unspecified
+    except ValueError:  # the host is a name
+        is_local = host == "localhost" or host.endswith(".localhost")
+    session.trust_env = not is_local
     return session
 
 
 class Reply(NamedTuple):
     """The result of a request."""
 
-    answer: dict | None  # the handler's answer, which may be an error; None: no answer
-    outcome: str  # "ok", an error code, "status_" with the HTTP status, or an exception's name
-    message: str  # for the user, if there is no answer
+    answer: dict | None  # the handler's answer, which may be an error; None if it gave none
+    outcome: str  # "ok", an error code, "status_403" and the like, or the name of an exception
+    message: str  # for the user if there is no answer, otherwise empty
     seconds: float
 
 
-def post(
+def _post(
     session: requests.Session, endpoint: str, body: bytes, seconds: float, auth: Callable | None
 ) -> Reply:
-    """Send JSON to an endpoint, and wait at most `seconds` for its reply."""
+    """Send a JSON body to an endpoint, and wait at most `seconds` for its reply."""
     start, headers = time.monotonic(), {"Content-Type": "application/json"}
 
     def reply(answer: dict | None, outcome: str, message: str = "") -> Reply:
@@ -131,11 +135,13 @@ def post(
             headers=headers,
             auth=auth,
             timeout=(CONNECT_SECONDS, seconds),
-            allow_redirects=False,  # the service never redirects; its answer shows a wrong address
+            allow_redirects=False,  # the service never redirects: the address must be wrong
         )
     except requests.Timeout:
         return reply(
-            None, "time_out", f"no answer from {endpoint} in time; wait longer with --timeout"
+            None,
+            "time_out",
+            f"no answer from {endpoint} within {seconds:g} s; wait longer with --timeout",
         )
     except requests.RequestException as error:
         name = type(error).__name__
@@ -151,7 +157,7 @@ def post(
     if isinstance(answer, dict) and isinstance(answer.get("error"), dict):
         return reply(answer, str(answer["error"].get("code")))
     status = response.status_code
-    # AWS's own services name the reason "message" or "Message"
+    # API Gateway gives its reason as "message", Lambda as "Message"
     reason = answer.get("message") or answer.get("Message") if isinstance(answer, dict) else None
     hint = (
         SIGNED_HINT
@@ -166,23 +172,25 @@ def post(
 
 
 def ask(
-    endpoint: str, event: dict, seconds: float, auth: Callable | None, tell: Callable[[str], Any]
+    endpoint: str, event: dict, seconds: float, auth: Callable | None, report: Callable[[str], Any]
 ) -> dict:
     """Return the service's answer to an event.
 
-    Calls `tell` with a remark if the answer takes longer than WAIT_SECONDS. Raises RuntimeError if
-    there is no answer.
+    If the answer takes longer than WAIT_SECONDS, `report` is called with a remark for the user.
+    Raises RuntimeError if there is no answer.
     """
-    waiting = threading.Timer(
-        WAIT_SECONDS, tell, ["still waiting; after a pause, Lambda has to start a container"]
+    remark = threading.Timer(
+        WAIT_SECONDS,
+        report,
+        ["still waiting; after a pause, Lambda has to start a container first"],
     )
-    waiting.daemon = True
-    waiting.start()
+    remark.daemon = True
+    remark.start()
     try:
         with open_session(endpoint) as session:
-            reply = post(session, endpoint, json.dumps(event).encode(), seconds, auth)
+            reply = _post(session, endpoint, json.dumps(event).encode(), seconds, auth)
     finally:
-        waiting.cancel()
+        remark.cancel()
     if reply.answer is None:
         raise RuntimeError(reply.message)
     return reply.answer
@@ -191,31 +199,32 @@ def ask(
 # --- Many requests --------------------------------------------------------------------------------
 
 
-def load(
+def measure_load(
     endpoint: str, event: dict, seconds: float, auth: Callable | None, number: int, clients: int
 ) -> dict:
-    """Send an event `number` times from several clients at once.
+    """Send an event `number` times, from several clients at once. Return the figures by name.
 
-    Return figures by name, and the number of each outcome. One more request comes before them,
-    because the service may still have to start. It counts only as the figure first_ms.
+    The figures are times, requests per second, and how often each outcome occurred. An additional
+    request comes first, because the service may still have to start. Only the figure first_ms
+    shows it.
     """
     body, counter, stopped = json.dumps(event).encode(), itertools.count(), threading.Event()
 
     def client(share: Iterable[int]) -> list[Reply]:
         with open_session(endpoint) as session:
-            return [post(session, endpoint, body, seconds, auth) for _ in share]
+            return [_post(session, endpoint, body, seconds, auth) for _ in share]
 
     (first,) = client(range(1))
     start = time.monotonic()
     with ThreadPoolExecutor(clients) as pool:
-        # Each client draws its next request from a common counter, up to `number`
+        # All clients take their next request from one counter, so that a slow client sends fewer
         shares = [
-            itertools.takewhile(lambda drawn: drawn < number and not stopped.is_set(), counter)
+            itertools.takewhile(lambda index: index < number and not stopped.is_set(), counter)
             for _ in range(clients)
         ]
         try:
             replies = list(itertools.chain.from_iterable(pool.map(client, shares)))
-        finally:  # after Ctrl-C, the clients send no further request
+        finally:  # after Ctrl-C, leaving the pool would otherwise wait for all other requests
             stopped.set()
     rate = number / (time.monotonic() - start)
     times = sorted(1000 * reply.seconds for reply in replies if reply.outcome == "ok")
@@ -226,6 +235,7 @@ def load(
         "requests_per_s": rate,
     }
     for percent in (50, 90, 99, 100) if times else ():
+        # The nearest-rank percentile: a time that was measured, without interpolation
         figures[f"p{percent}_ms"] = times[math.ceil(len(times) * percent / 100) - 1]
     outcomes = Counter(reply.outcome for reply in replies)
     return {**figures, "failed": number - outcomes["ok"], **dict(outcomes.most_common())}

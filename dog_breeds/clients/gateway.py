@@ -1,12 +1,11 @@
-"""Run a small gateway on this machine: it turns HTTP requests into events of AWS Lambda, and the
-function's responses into HTTP.
+"""Run a small gateway on this machine, in front of the emulator of AWS Lambda.
 
-    python -m dog_breeds.clients.gateway    # 127.0.0.1:9000, before the emulator on port 8080
+    python -m dog_breeds.clients.gateway    # http://127.0.0.1:9000, for an emulator on port 8080
     python -m dog_breeds.clients.gateway --port 9000 --emulator http://127.0.0.1:8080 --payload 1.0
 
-The events are those of a function URL (payload 2.0) or of an HTTP API (payload 1.0). The emulator
-runs one invocation at a time, so requests wait in a queue. The gateway needs Python's standard
-library only.
+The gateway turns HTTP requests into events of a function URL (payload 2.0) or of an HTTP API
+(payload 1.0), and the function's responses into HTTP. The emulator runs one invocation at a time,
+so requests wait in a queue. The gateway needs only Python's standard library.
 """
 
 import base64
@@ -31,31 +30,32 @@ MAX_EVENT = 6_291_456  # bytes: Lambda's limit for an event, and for a response
 TOO_LARGE = {
     "Message": f"Request must be smaller than {MAX_EVENT} bytes for the InvokeFunction operation"
 }
-# Bytes of a body that is too large. The gateway reads them all the same: most clients read an
-# answer only after they have sent the whole body.
-MAX_UNREAD = 100_000_000
+# The gateway reads a body that is too large up to this number of bytes and drops it, because most
+# clients read the answer only after they have sent the whole body
+MAX_DROPPED = 100_000_000
 CHUNK_HEAD = re.compile(rb"([0-9a-fA-F]{1,8})[ \t]*(?:;[^\r\n]*)?\r?\n")
 MAX_LINE, MAX_TRAILERS = 4096, 100  # bytes of a line between chunks; lines after the last chunk
-SECONDS = 60  # time-out of an invocation, and of a silent client
-# Headers that the gateway sets itself, and does not take from the function
-OURS = "connection", "content-length", "date", "keep-alive", "server", "transfer-encoding"
+TIMEOUT_SECONDS = 60  # for an invocation, and for a client that sends nothing
+# Headers of the function's response that the gateway replaces by its own
+OWN_HEADERS = "connection", "content-length", "date", "keep-alive", "server", "transfer-encoding"
 
 
 # --- Events and responses -------------------------------------------------------------------------
 
 
-def event_for(
+def _lambda_event(
     payload: str, method: str, target: str, headers: Message, body: bytes, client: str
 ) -> dict:
     """Return the event for an HTTP request, in the form of the payload "2.0" or "1.0".
 
-    `target` is the path with its query, not decoded.
+    `target` is the path with its query, still percent-encoded.
     """
     path, _, query = target.partition("?")
+    # Empty values count: AWS passes on ?x= as {"x": ""}
     pairs, now = parse_qsl(query, keep_blank_values=True), time.time()
     stamp = time.strftime("%d/%b/%Y:%H:%M:%S +0000", time.gmtime(now))
-    received = [*headers.items(), *added_headers(headers, client, now)]
-    binary = not is_text(headers)
+    received = [*headers.items(), *_added_headers(headers, client, now)]
+    binary = not _is_text(headers)
     event = {"version": payload, "isBase64Encoded": bool(body) and binary}
     text = base64.b64encode(body).decode() if binary else body.decode("utf-8", "replace")
     context: dict[str, Any] = {
@@ -66,7 +66,7 @@ def event_for(
         "stage": "$default",
     }
     if payload == "2.0":
-        # This payload has cookies apart, and joins the values of a repeated name by commas
+        # Payload 2.0 separates cookies from headers, and joins the values of a repeated name by ","
         cookies = [
             cookie.strip() for line in headers.get_all("Cookie", []) for cookie in line.split(";")
         ]
@@ -83,14 +83,17 @@ def event_for(
             "rawQueryString": query,
             "requestContext": context,
         }
-        event |= {"headers": {name: ",".join(values) for name, values in grouped(names).items()}}
-        event |= (
-            {"queryStringParameters": {k: ",".join(v) for k, v in grouped(pairs).items()}}
-            if pairs
-            else {}
-        )
-        return event | ({"cookies": cookies} if cookies else {}) | ({"body": text} if body else {})
-    # Payload 1.0 has each name twice: with its last value, and with the list of all values
+        event["headers"] = {k: ",".join(v) for k, v in _values_by_name(names).items()}
+        # Without values, this payload leaves out the keys
+        if pairs:
+            parameters = {k: ",".join(v) for k, v in _values_by_name(pairs).items()}
+            event["queryStringParameters"] = parameters
+        if cookies:
+            event["cookies"] = cookies
+        if body:
+            event["body"] = text
+        return event
+    # Payload 1.0 has two dicts of headers: one with the last value, one with a list of all values
     identity = {"sourceIp": client, "userAgent": headers.get("User-Agent", "")}
     context |= {
         "httpMethod": method,
@@ -100,16 +103,17 @@ def event_for(
     }
     context |= {"identity": identity, "requestTime": stamp, "requestTimeEpoch": int(now * 1000)}
     event |= {"resource": "$default", "path": path, "httpMethod": method, "requestContext": context}
-    event |= {"headers": dict(received), "multiValueHeaders": grouped(received)}
+    event |= {"headers": dict(received), "multiValueHeaders": _values_by_name(received)}
     event |= {
         "queryStringParameters": dict(pairs) or None,
-        "multiValueQueryStringParameters": grouped(pairs) or None,
+        "multiValueQueryStringParameters": _values_by_name(pairs) or None,
     }
     return event | {"pathParameters": None, "stageVariables": None, "body": text if body else None}
 
 
-def added_headers(headers: Message, client: str, now: float) -> list[tuple[str, str]]:
+def _added_headers(headers: Message, client: str, now: float) -> list[tuple[str, str]]:
     """Return the headers that AWS adds to a request."""
+    # netloc and not port, because .port raises ValueError for a port that is not a number
     port = urlsplit("//" + headers.get("Host", "")).netloc.rpartition(":")[2]
     return [
         ("X-Forwarded-For", client),
@@ -119,8 +123,8 @@ def added_headers(headers: Message, client: str, now: float) -> list[tuple[str, 
     ]
 
 
-def is_text(headers: Message) -> bool:
-    """Return whether AWS passes a body with this Content-Type on as text, and not as base64."""
+def _is_text(headers: Message) -> bool:
+    """Return whether AWS passes on a body with these headers as text, and not as base64."""
     media_type = headers.get("Content-Type", "").partition(";")[0].strip().lower()
     text_types = ("application/json", "application/xml", "application/javascript")
     return "Content-Encoding" not in headers and (
@@ -128,8 +132,8 @@ def is_text(headers: Message) -> bool:
     )
 
 
-def grouped(pairs: list[tuple[str, str]]) -> dict[str, list[str]]:
-    """Return a list of all values for each name, in their order."""
+def _values_by_name(pairs: list[tuple[str, str]]) -> dict[str, list[str]]:
+    """Return the list of all values of each name, in their order."""
     values = {}
     for name, value in pairs:
         values.setdefault(name, []).append(value)
@@ -139,14 +143,14 @@ def grouped(pairs: list[tuple[str, str]]) -> dict[str, list[str]]:
 def http_answer(payload: str, response: Any) -> tuple[int, list[tuple[str, str]], bytes]:
     """Return status, headers and body for a function's response.
 
-    Raises ValueError for a response that AWS would answer with status 502.
+    Raises ValueError for a response for which AWS would answer with status 502.
     """
     if not isinstance(response, dict) or "statusCode" not in response:
-        # With payload 2.0, a response without statusCode is the body of an answer
+        # With payload 2.0, a response without statusCode is itself the body of a 200
         if payload == "1.0" or (
             isinstance(response, dict) and {"errorMessage", "errorType"} <= response.keys()
         ):
-            raise ValueError("the function failed, or gave no statusCode")
+            raise ValueError("the function failed, or its response has no statusCode")
         return 200, [("Content-Type", "application/json")], json.dumps(response).encode()
     try:
         headers = list((response.get("headers") or {}).items())
@@ -158,7 +162,8 @@ def http_answer(payload: str, response: Any) -> tuple[int, list[tuple[str, str]]
         headers += [
             ("Set-Cookie", cookie) for cookie in response.get("cookies") or () if payload == "2.0"
         ]
-        headers = [(name, str(value)) for name, value in headers if name.lower() not in OURS]
+        headers = [(name, str(value)) for name, value in headers if name.lower() not in OWN_HEADERS]
+        # A line break would let the function's data add headers, or a second response
         if not all(re.fullmatch("[\t -~\xa0-\xff]*", name + value) for name, value in headers):
             raise ValueError("a header has a line break, or a character that HTTP does not allow")
         if not any(name.lower() == "content-type" for name, _ in headers):
@@ -171,75 +176,66 @@ def http_answer(payload: str, response: Any) -> tuple[int, list[tuple[str, str]]
         )
         return int(response["statusCode"]), headers, body
     except (AttributeError, TypeError, binascii.Error) as error:
-        raise ValueError(f"the function's response has a wrong form: {error}") from None
+        raise ValueError(f"the function's response is malformed: {error}") from None
 
 
 # --- Server ---------------------------------------------------------------------------------------
 
 
 class Gateway(http.server.ThreadingHTTPServer):
-    """The server. It answers each client in a thread of its own.
-
-    `one_at_a_time` passes one request after the other to the emulator.
-    """
+    """The server, with a thread for each client. It sends one request at a time to the emulator."""
 
     daemon_threads = True
-    request_queue_size = 128
+    request_queue_size = 128  # of connections that wait to be accepted
 
     def __init__(self, address: tuple[str, int], emulator: str, payload: str = "2.0") -> None:
-        """Listen at `address`, (host, port), in front of the emulator at this URL."""
+        """Listen at `address`, (host, port), and pass requests on to the emulator at this URL."""
         super().__init__(address, Handler)
-        self.emulator, self.payload = (
-            emulator.rstrip("/").removesuffix(INVOCATIONS) + INVOCATIONS,
-            payload,
-        )
-        self.one_at_a_time = ThreadPoolExecutor(1)
-        # No proxy: HTTP_PROXY must not catch requests to the emulator
-        self.direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        self.emulator = emulator.rstrip("/").removesuffix(INVOCATIONS) + INVOCATIONS
+        self.payload = payload
+        self.queue = ThreadPoolExecutor(1)  # its one thread invokes the function
+        # An opener without proxies: HTTP_PROXY must not catch requests to the emulator
+        self.opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
     def invoke(self, event: bytes) -> Any:
         """Return the function's response to an event. Raises OSError or ValueError."""
-        with self.direct.open(
-            urllib.request.Request(self.emulator, event), timeout=SECONDS
-        ) as response:
+        request = urllib.request.Request(self.emulator, event)
+        with self.opener.open(request, timeout=TIMEOUT_SECONDS) as response:
             content = response.read()
         if len(content) > MAX_EVENT:
             raise ValueError(f"the response has more than {MAX_EVENT:,} bytes")
         return json.loads(content)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Print errors, except those of clients that closed the connection."""
+        """Print an error, unless a client has closed its connection."""
         if not isinstance(sys.exc_info()[1], OSError):
             super().handle_error(request, client_address)
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
-    """Reads a request, passes it to the function, and sends the answer."""
+    """Reads HTTP requests of a client, passes them to the function, and sends the answers."""
 
     server: Gateway
     protocol_version = "HTTP/1.1"
-    timeout = SECONDS
-    wbufsize = -1  # buffered, so that head and body of an answer leave together
-    disable_nagle_algorithm = True
+    timeout = TIMEOUT_SECONDS
+    wbufsize = -1  # buffered, so that the head and the body of an answer are sent together
+    disable_nagle_algorithm = True  # otherwise an answer can wait 40 ms for the client's ACK
 
     def answer(self) -> None:
-        """Turn the request into an event, invoke the function, send its response."""
+        """Turn the request into an event, invoke the function, and send its response."""
         body = self.read_body()
-        if body is None:
+        if body is None:  # read_body has sent an error
             return
         payload, client = self.server.payload, self.client_address[0]
         event = json.dumps(
-            event_for(payload, self.command, self.path, self.headers, body, client)
+            _lambda_event(payload, self.command, self.path, self.headers, body, client)
         ).encode()
         if len(event) > MAX_EVENT:
             self.send(413, TOO_LARGE)
             return
         try:
-            self.send(
-                *http_answer(
-                    payload, self.server.one_at_a_time.submit(self.server.invoke, event).result()
-                )
-            )
+            response = self.server.queue.submit(self.server.invoke, event).result()
+            self.send(*http_answer(payload, response))
         except (OSError, ValueError, http.client.HTTPException) as error:
             print(f"gateway: no answer from the function: {error}", file=sys.stderr, flush=True)
             self.send(502, {"Message": "Internal Server Error"})
@@ -249,8 +245,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def read_body(self) -> bytes | None:
         """Return the body of the request.
 
-        If the body is too large, or its length is missing, the request is answered here, and the
-        result is None.
+        If the body is too large or its length is missing, send an error and return None.
         """
         if "Transfer-Encoding" in self.headers:
             return self.read_chunks()
@@ -262,36 +257,41 @@ class Handler(http.server.BaseHTTPRequestHandler):
         remaining = int(length)
         if remaining <= MAX_EVENT:
             return self.rfile.read(remaining)
-        self.close_connection = remaining > MAX_UNREAD
-        while 0 < remaining <= MAX_UNREAD and (block := self.rfile.read(min(remaining, 2**16))):
+        # A body of more than MAX_DROPPED is not read at all. What is left of it on the connection
+        # would look like a further request, so the connection is closed.
+        self.close_connection = remaining > MAX_DROPPED
+        while 0 < remaining <= MAX_DROPPED and (block := self.rfile.read(min(remaining, 2**16))):
             remaining -= len(block)
         self.send(413, TOO_LARGE)
         return None
 
     def read_chunks(self) -> bytes | None:
-        """Return a body that comes in chunks, each behind its length (RFC 9112 7.1), as clients
-        send what they do not know the length of. The event gets the header Content-Length instead.
+        """Return a body that comes in chunks, each after its length in hex (RFC 9112, 7.1).
+
+        Clients send chunks if they do not know the length in advance. The event gets the header
+        Content-Length instead of Transfer-Encoding, as on AWS. After an error, return None.
         """
         coding, body, length = self.headers["Transfer-Encoding"].strip().lower(), bytearray(), 0
-        whole = coding == "chunked" and "Content-Length" not in self.headers
-        while whole:
+        # Both headers at once are an attack (request smuggling), or a mistake
+        valid = coding == "chunked" and "Content-Length" not in self.headers
+        while valid:
             head = CHUNK_HEAD.fullmatch(self.rfile.readline(MAX_LINE))
             size = int(head[1], 16) if head else 0
             length += size
-            if not head or not size or length > MAX_UNREAD:
-                whole = bool(head)
+            if not head or not size or length > MAX_DROPPED:  # size 0 ends the body
+                valid = bool(head)
                 break
             for start in range(0, size, 2**16):
                 block = self.rfile.read(min(2**16, size - start))
                 if length <= MAX_EVENT:
                     body += block
-            whole = self.rfile.readline(3) in (b"\r\n", b"\n")
-        if not whole or length > MAX_UNREAD:
+            valid = self.rfile.readline(3) in (b"\r\n", b"\n")
+        if not valid or length > MAX_DROPPED:
             self.close_connection = True
-            if whole:
+            if valid:
                 self.send(413, TOO_LARGE)
             else:
-                self.send(400, {"Message": "the body has no chunks, but Transfer-Encoding says so"})
+                self.send(400, {"Message": "the body is not in valid chunks"})
             return None
         for _ in range(MAX_TRAILERS):
             if self.rfile.readline(MAX_LINE) in (b"\r\n", b"\n", b""):
@@ -304,7 +304,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
         return bytes(body)
 
     def send(self, status: int, headers: list[tuple[str, str]] | dict, body: bytes = b"") -> None:
-        """Send an answer. A dict instead of the headers is a message of AWS itself."""
+        """Send an answer.
+
+        `headers` can be a dict instead: the JSON of an error that AWS itself would send.
+        """
         if isinstance(headers, dict):
             headers, body = [("Content-Type", "application/json")], json.dumps(headers).encode()
         self.send_response(status)
@@ -317,7 +320,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.wfile.write(body)
 
     def version_string(self) -> str:
-        """Return the name in the answers' Server header."""
+        """Return the value of the Server header."""
         return "dog-breeds-gateway"
 
     def log_message(self, *args: object) -> None:
@@ -332,7 +335,7 @@ def main() -> None:
     parser.add_argument(
         "--host",
         default="127.0.0.1",
-        help="address to listen on; 0.0.0.0 admits other machines (default: %(default)s)",
+        help="address to listen on; 0.0.0.0 also admits other machines (default: %(default)s)",
     )
     parser.add_argument(
         "--port", type=int, default=9000, help="port to listen on (default: %(default)s)"

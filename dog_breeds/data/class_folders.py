@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from dog_breeds.clients.client_images import UnreadableImage, open_image
-from dog_breeds.clients.photo_files import LeftOut, kept_files, kept_folders, list_photos
+from dog_breeds.clients.photo_files import SkippedFiles, list_photos, photo_folders, photo_names
 from dog_breeds.console import with_progress
 from dog_breeds.data.duplicates import COLUMNS, ROWS
 from dog_breeds.serving.jpegs import CutOff
@@ -45,17 +45,17 @@ def list_class_images(root: Path, min_classes: int = 2) -> ClassImages:
     """
     if not root.is_dir():
         raise FileNotFoundError(f"there is no folder {root}")
-    left_out, images = LeftOut(), {}
+    skipped, images = SkippedFiles(), {}
     split_folders = _find_split_folders(root)
     if not split_folders:
         _check_class_count(root, len(_folders_with_photos(root)), min_classes)
     for place in split_folders or [root]:
-        for name, paths in _read_classes(place, left_out).items():
+        for name, paths in _read_classes(place, skipped).items():
             images.setdefault(name, []).extend(paths)
     if split_folders:
         names = ", ".join(path.relative_to(root).as_posix() for path in split_folders)
         print(f"{root} is split into {names}; the folders of the same class are combined")
-    for line in left_out.remarks(root):
+    for line in skipped.remarks(root):
         print(printable(line))
     _check_class_count(root, len(images), min_classes)
     return {name: sorted(images[name]) for name in sorted(images)}
@@ -83,24 +83,24 @@ def _folders_with_photos(place: Path) -> list[Path]:
     return [path for path in _sub_folders(place) if any(list_photos(path))]
 
 
-def _read_classes(root: Path, left_out: LeftOut) -> ClassImages:
+def _read_classes(root: Path, skipped: SkippedFiles) -> ClassImages:
     """Return the image files of each class folder in a folder. Empty folders are left out."""
     images: ClassImages = {}
     seen = set()  # device and inode of each folder
-    loose = len(kept_files(_file_names(root), LeftOut()))
+    loose = len(photo_names(_file_names(root), SkippedFiles()))
     if loose:
         photos = "photos" if loose > 1 else "photo"
         print(f"left out: {loose:,} {photos} in {root} itself, in no class")
-    for folder in _sub_folders(root, left_out):
+    for folder in _sub_folders(root, skipped):
         # A link to the folder of another class is no class of its own. Links come last.
         status = folder.stat()
         if (status.st_dev, status.st_ino) in seen:
             print(f"left out: {printable(folder)}, a link to another of these folders")
             continue
         seen.add((status.st_dev, status.st_ino))
-        names = kept_files(_file_names(folder), left_out)
+        names = photo_names(_file_names(folder), skipped)
         nested = _folders_with_photos(folder)
-        _sub_folders(folder, left_out)  # only to record the system folders in `left_out`
+        _sub_folders(folder, skipped)  # only to record the system folders in `skipped`
         if nested:
             raise ValueError(_nested_folder_message(root, folder, nested[0]))
         if not names and not any(not name.startswith(".") for name in _file_names(folder)):
@@ -219,10 +219,10 @@ def _no_classes_message(root: Path, folders: list[Path]) -> str:
     )
 
 
-def _sub_folders(place: Path, left_out: LeftOut | None = None) -> list[Path]:
+def _sub_folders(place: Path, skipped: SkippedFiles | None = None) -> list[Path]:
     """Return the folders in a folder without system folders: sorted, but links last."""
     names = [path.name for path in place.iterdir() if path.is_dir()]
-    folders = [place / name for name in kept_folders(names, left_out or LeftOut())]
+    folders = [place / name for name in photo_folders(names, skipped or SkippedFiles())]
     return sorted(folders, key=lambda path: (path.is_symlink(), path.name))
 
 
