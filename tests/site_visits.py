@@ -60,6 +60,6 @@ def loaded(page: Any) -> dict:
 def answer_of_page(page: Any, content: bytes) -> dict:
     """Return the page's answer about an image file. The page needs BASE64."""
     return page.evaluate(
-        "async text => (await answerHere(new Blob([toBytes(text)]))).answer",
+        "async text => (await answerInBrowser(new Blob([toBytes(text)]))).answer",
         base64.b64encode(content).decode(),
     )

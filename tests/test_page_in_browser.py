@@ -240,7 +240,7 @@ def test_address_by_keyboard_alone(visit, photo_server):
     page.keyboard.insert_text(f"{photo_server}/dog.jpg")
     page.keyboard.press("Enter")
     assert shown(page) == NAME
-    while page.evaluate("document.activeElement.id") != "look":
+    while page.evaluate("document.activeElement.id") != "explain":
         page.keyboard.press("Tab")
     page.keyboard.press("Space")
     assert page.is_visible("#map")
@@ -319,7 +319,7 @@ def test_where_it_looked(visit):
         "#file", {"name": "a.png", "mimeType": "image/png", "buffer": saved(image, format="PNG")}
     )
     assert shown(page) == "Samoyed" and page.is_hidden("#map")
-    page.check("#look")
+    page.check("#explain")
     assert page.is_visible("#map")
     image, canvas = page.locator("#photo").bounding_box(), page.locator("#map").bounding_box()
     for side, start in (("width", "x"), ("height", "y")):
@@ -341,7 +341,7 @@ def test_accessible_and_not_too_wide(visit, options):
             page.set_input_files("#file", DOG if state == "answer" else DOG | {"buffer": b"?"})
             shown(page) if state == "answer" else problem(page)
         if state == "answer":
-            page.check("#look")
+            page.check("#explain")
             page.click("summary >> text=The other breeds")
         found = axe.run(page).response["violations"]
         assert [(rule["id"], [node["html"] for node in rule["nodes"]]) for rule in found] == [], (

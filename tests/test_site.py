@@ -161,7 +161,7 @@ def outputs(page, value: np.ndarray) -> dict:
     """What the model in the page's worker makes of pixels; its tensors as lists."""
     return page.evaluate(
         """async text => {
-          const result = await inWorker("run", toBytes(text));
+          const result = await callWorker("run", toBytes(text));
           return Object.fromEntries(Object.entries(result).map(([name, value]) =>
             [name, ArrayBuffer.isView(value) ? [...value] : value]));
         }""",
@@ -173,8 +173,8 @@ def seen(page, content: bytes) -> np.ndarray:
     """The pixels that the browser makes of a file for the model."""
     text = page.evaluate(
         """async text => {
-          const image = await decoded(new Blob([toBytes(text)]));
-          return toText(await inWorker("modelPixels", image, [image.bitmap]));
+          const image = await decodeImage(new Blob([toBytes(text)]));
+          return toText(await callWorker("modelPixels", image, [image.bitmap]));
         }""",
         base64.b64encode(content).decode(),
     )
@@ -432,7 +432,7 @@ def test_first_visit_answers_and_asks_no_other_host(visit, address):
     page.set_input_files("#file", DOG)
     assert shown(page) == NAME
     assert page.inner_text("#first li:first-child") == f"{NAME}\n100.0 %"
-    page.check("#look")
+    page.check("#explain")
     assert page.is_visible("#map") and page.locator("#map").get_attribute("width") == "10"
     gray = png(Image.new("RGB", (64, 64), (128, 128, 128)))
     page.set_input_files("#file", {"name": "gray.png", "mimeType": "image/png", "buffer": gray})

@@ -49,7 +49,7 @@ REPLACED_TEXTS = {  # text of page.html that is wrong without a service -> its r
         "Your photo stays on this device: the model runs in your browser. After the first visit, "
         "it also works without a network."
     ),
-    "Without JavaScript, this form takes only addresses. The answer is JSON.": (
+    "Without JavaScript, this form accepts only addresses. The answer is JSON.": (
         "This page needs JavaScript: the model runs in your browser."
     ),
 }
@@ -221,11 +221,13 @@ def _index_page(folder: Path, facts: dict, page_values: dict) -> str:
     files: dict[str, Any] = {}
     for path in _list_files(folder):
         name, content = path.relative_to(folder).as_posix(), path.read_bytes()
-        sha256 = hashlib.sha256(content).hexdigest()
+        sha256 = hashlib.sha256(content)
         # The address contains the hash of the file, or LiteRT's version. A changed file therefore
         # has a new address, for which no cache has the old content.
-        address = name if name.startswith(LITERT) else f"{name}?{sha256[:16]}"
-        files[name] = {"address": address, "bytes": len(content), "sha256": sha256}
+        address = name if name.startswith(LITERT) else f"{name}?{sha256.hexdigest()[:16]}"
+        # In the form in which browsers expect a hash for fetch()
+        integrity = f"sha256-{base64.b64encode(sha256.digest()).decode()}"
+        files[name] = {"address": address, "bytes": len(content), "integrity": integrity}
     del files["service-worker.js"]  # browsers find the update of a service worker by its address
     site = {"litert": LITERT, "files": files, **page_values}
     page = page_html(facts, bool(page_values["kernel"]), site=site)

@@ -12,8 +12,8 @@ from dog_breeds.serving.http_events import HttpRequest, text_response
 PAGE = Path(__file__).with_name("page.html")
 OTHER_WORDS = {  # texts of the page for a file of teach.py, whose classes need not be breeds
     "Which breed is this dog?": "What does this photo show?",
-    "Give a photo of a dog, and see which breed it looks like.": (
-        "Give a photo, and see what it looks most like."
+    "Choose a photo of a dog to see which breed it looks like.": (
+        "Choose a photo to see what it looks most like."
     ),
     "Says which breed the dog in a photo is.": "Says what a photo shows.",
     "It may be a breed that": "It may be something that",

@@ -1,59 +1,57 @@
 "use strict";
-// Answers without a service: worker.js runs the model in this browser. Uses opened() and complain()
-// of the page.
+// Answers without a service: worker.js runs the model in this browser. Uses openImage(),
+// showProblem() and requestCount of the page.
 
 const site = JSON.parse(document.getElementById("facts").textContent).site;
-const THREADS = 4; // at most; more threads gain little, and each takes memory
-const START = 3000; // milliseconds to wait until the service worker has started
-const SILENCE = 60000; // milliseconds without progress until loading counts as failed
-const ONLY_HTTPS = "Only addresses that begin with https:// work here.";
+const MAX_THREADS = 4; // more threads gain little, and each takes memory
+const START_MS = 3000; // longest wait for the service worker to start
+const SILENCE_MS = 60000; // without any progress for this time, loading counts as failed
 const NOT_READABLE =
   "This website does not answer, or does not let other pages read its images. " +
   "Save the image, and choose the file.";
 const jobs = new Map(); // number of a job -> the functions that take its result or its error
-let count = 0; // number of jobs so far
+let jobCount = 0;
 let worker, loading;
 
-// Returns the answer about a File, a Blob or the text of a URL, and an address of the image for the
-// page.
-window.answerHere = async source => {
+// Returns the answer about a File, a Blob or the text of a URL, and an address at which the page
+// can show the image.
+window.answerInBrowser = async source => {
   const blob = typeof source === "string" ? await download(source) : source;
-  const image = await decoded(blob);
+  const image = await decodeImage(blob);
   await load();
-  return {
-    answer: await inWorker("answer", image, [image.bitmap]),
-    address: URL.createObjectURL(blob),
-  };
+  const answer = await callWorker("answer", image, [image.bitmap]);
+  return {answer, address: URL.createObjectURL(blob)};
 };
 
-// Returns the pixels of a file, upright and without colour management.
-async function decoded(blob) {
-  const bitmap = await opened(blob, {colorSpaceConversion: "none", premultiplyAlpha: "none"});
+// Decodes an image file, upright and without colour management, as the handler does.
+async function decodeImage(blob) {
+  const bitmap = await openImage(blob, {colorSpaceConversion: "none", premultiplyAlpha: "none"});
   const start = new Uint8Array(await blob.slice(0, 3).arrayBuffer());
   return {bitmap, jpeg: start.join() === "255,216,255"};
 }
 
 async function download(address) {
-  if (!/^https:\/\//i.test(address)) throw Error(ONLY_HTTPS);
-  let response;
-  try {
-    response = await fetch(address, {
-      credentials: "omit",
-      referrerPolicy: "no-referrer",
-      signal: AbortSignal.timeout(30000),
-    });
-  } catch {
-    throw Error(NOT_READABLE);
+  if (!/^https:\/\//i.test(address)) {
+    throw Error("Only addresses that begin with https:// work here.");
   }
-  const {ok, status} = response;
-  if (!ok) throw Error(`The website answered with status ${status}. Check the address.`);
+  const response = await fetch(address, {
+    credentials: "omit",
+    referrerPolicy: "no-referrer",
+    signal: AbortSignal.timeout(30000),
+  }).catch(() => {
+    throw Error(NOT_READABLE);
+  });
+  if (!response.ok) {
+    throw Error(`The website answered with status ${response.status}. Check the address.`);
+  }
   return response.blob();
 }
 
-function inWorker(job, input, transfer = []) {
+// Returns what the worker makes of a job. Objects in `transfer` move to the worker without a copy.
+function callWorker(job, input, transfer = []) {
   return new Promise((done, failed) => {
-    jobs.set(++count, {done, failed});
-    worker.postMessage({id: count, job, input}, transfer);
+    jobs.set(++jobCount, {done, failed});
+    worker.postMessage({id: jobCount, job, input}, transfer);
   });
 }
 
@@ -67,14 +65,15 @@ function load() {
 }
 
 async function start() {
-  await serviceWorker();
-  const threads = window.crossOriginIsolated ? Math.min(THREADS, navigator.hardwareConcurrency) : 1;
+  await startServiceWorker();
+  const cores = navigator.hardwareConcurrency;
+  const threads = window.crossOriginIsolated ? Math.min(MAX_THREADS, cores) : 1;
   try {
     const result = await startWorker(threads).catch(error => {
       if (threads === 1) throw error;
       return startWorker(1); // some phones lack the memory for threads, or never start them
     });
-    keep(result.wasm);
+    cacheFiles(result.wasm);
     return result;
   } finally {
     document.getElementById("loading")?.remove();
@@ -84,9 +83,9 @@ async function start() {
 function startWorker(threads) {
   worker?.terminate();
   worker = new Worker(site.files["worker.js"].address);
-  let heard = Date.now();
+  let lastMessage = Date.now();
   worker.onmessage = ({data}) => {
-    heard = Date.now();
+    lastMessage = Date.now();
     if (data.progress) return showProgress(data.progress);
     const {done, failed} = jobs.get(data.id);
     jobs.delete(data.id);
@@ -99,12 +98,13 @@ function startWorker(threads) {
     for (const {failed} of jobs.values()) failed(error);
     jobs.clear();
   };
+  // A worker that runs out of memory may say nothing at all, so watch the time as well
   let timer;
   const silence = new Promise((_, failed) => {
     const error = Error("This browser takes too long to start the model. Reload the page.");
-    timer = setInterval(() => Date.now() - heard > SILENCE && failed(error), 1000);
+    timer = setInterval(() => Date.now() - lastMessage > SILENCE_MS && failed(error), 1000);
   });
-  const ready = inWorker("load", {site, threads});
+  const ready = callWorker("load", {site, threads});
   return Promise.race([ready, silence]).finally(() => clearInterval(timer));
 }
 
@@ -120,28 +120,28 @@ function showProgress({received, total}) {
   Object.assign(label.lastChild, {max: total, value: received});
 }
 
-// Waits for the service worker, which keeps the files and makes threads possible. A page can use
-// threads only if the service worker has sent it with its headers. So the first visit loads the
-// page twice.
-async function serviceWorker() {
+// Starts the service worker, which caches the files and makes threads possible. A page gets threads
+// only if the service worker has sent it with its headers, so the first visit loads the page twice.
+async function startServiceWorker() {
   const container = navigator.serviceWorker; // exists only with https and on localhost
   if (!container || container.controller) return;
   const registration = await container.register("service-worker.js").catch(() => null);
   if (!registration || registration.active) return;
   await new Promise(done => {
     container.addEventListener("controllerchange", done, {once: true});
-    setTimeout(done, START);
+    setTimeout(done, START_MS);
   });
   const gains = !window.crossOriginIsolated && navigator.hardwareConcurrency > 1;
-  if (container.controller && gains && !asked) {
+  // Do not reload while the visitor waits for an answer
+  if (container.controller && gains && !requestCount) {
     location.reload();
-    await new Promise(() => {});
+    await new Promise(() => {}); // never: do nothing more until the page is gone
   }
 }
 
-// Asks the service worker to keep the files that this browser needs, and to delete those of older
-// versions of the site.
-function keep(wasm) {
+// Asks the service worker to cache the files that this browser needs, and to delete those of older
+// versions of the site. `wasm` is the variant of LiteRT.js that this browser has loaded.
+function cacheFiles(wasm) {
   const here = new URL("./", location).href;
   const needed = Object.keys(site.files).filter(
     name => !name.startsWith(site.litert) || name.startsWith(wasm.replace(/wasm$/, "")),
@@ -156,5 +156,5 @@ function keep(wasm) {
 
 document.addEventListener("DOMContentLoaded", () => {
   if (navigator.connection?.saveData) return; // load the model at the first photo instead
-  load().catch(error => asked || complain(error));
+  load().catch(error => requestCount || showProblem(error));
 });
