@@ -1,4 +1,4 @@
-"""test.py and test_cloud.py, run as a user runs them, against the real stack."""
+"""test.py and test_cloud.py, run as a user runs them, with the handler in AWS's emulator."""
 
 import io
 import re
@@ -23,8 +23,8 @@ from dog_breeds.clients.endpoint import open_session
 from dog_breeds.data.dataset import display_name
 
 
-def complaint(done: subprocess.CompletedProcess) -> str:
-    """What a client that gives up says: one line, and nothing else."""
+def error_line(done: subprocess.CompletedProcess) -> str:
+    """Return the error message of a client that failed, which is all that it may print."""
     assert done.returncode == 1 and done.stdout == ""
     assert done.stderr.count("\n") == 1, done.stderr
     return done.stderr.strip()
@@ -36,7 +36,7 @@ def gateway(stack):
         yield address
 
 
-def test_prints_breeds_with_bars_best_first(stack, gateway, colour_model, photo):
+def test_breeds_are_printed_with_bars_likeliest_first(stack, gateway, colour_model, photo):
     cloud = f"{gateway}/predict"
     for done in (
         run("test.py", "--file", photo, "--endpoint", stack.endpoint),
@@ -52,7 +52,7 @@ def test_prints_breeds_with_bars_best_first(stack, gateway, colour_model, photo)
         )
 
 
-def test_says_when_the_breed_is_not_known(stack, tmp_path):
+def test_an_unknown_breed_is_named_as_such(stack, tmp_path):
     Image.new("RGB", (64, 64), (128, 128, 128)).save(tmp_path / "gray.png")
     done = run("test.py", "--file", tmp_path / "gray.png", "--endpoint", stack.endpoint)
     first, second = done.stdout.splitlines()[:2]
@@ -60,16 +60,18 @@ def test_says_when_the_breed_is_not_known(stack, tmp_path):
     assert first == f"It looks most like {name}, but may be a breed that the model does not know."
 
 
-def test_shows_several_candidates_and_no_single_one(colour_model, tmp_path):
+def test_several_candidates_are_shown_in_one_line_but_never_one_alone(colour_model, tmp_path):
     model = with_facts(colour_model, tmp_path / "m.tflite", candidates={"threshold": 0.1})
-    lines = {}
+    outputs = []
+    # The first colour lies between those of two breeds
     for colour in ((67, 41, 20), COLOURS["shih_tzu"]):
         Image.new("RGB", (64, 64), colour).save(tmp_path / "dog.png")
         done = run("test.py", "--file", tmp_path / "dog.png", "--model", model)
-        lines[colour] = done.stdout.splitlines()
-    between, plain = lines.values()
-    assert between[0] == "Shih Tzu or Irish Wolfhound" and between[1].startswith("shih_tzu")
-    assert plain[0].startswith("shih_tzu") and len(plain) == len(between) - 1 == 10
+        outputs.append(done.stdout.splitlines())
+    two_candidates, one_candidate = outputs
+    assert two_candidates[0] == "Shih Tzu or Irish Wolfhound"
+    assert two_candidates[1].startswith("shih_tzu") and len(two_candidates) == 11
+    assert one_candidate[0].startswith("shih_tzu") and len(one_candidate) == 10
 
 
 @pytest.mark.parametrize("orientation", [1, 6])
@@ -79,6 +81,7 @@ def test_large_photo_is_sent_smaller_and_upright(stack, tmp_path, orientation):
         if orientation == 1
         else drawn_image(4000, 3000).transpose(Image.Transpose.ROTATE_90)
     )
+    # With noise, the file is larger than what is sent as it is
     noise = np.random.default_rng(0).integers(-9, 9, (image.height, image.width, 1))
     image = Image.fromarray((np.asarray(image, int) + noise).clip(0, 255).astype(np.uint8))
     image.save(tmp_path / "phone.jpg", quality=97, exif=orientation_exif(orientation))
@@ -88,8 +91,8 @@ def test_large_photo_is_sent_smaller_and_upright(stack, tmp_path, orientation):
     assert stack.log()["size"] == [2000, 1500] and stack.log()["bytes"] < 4_000_000
 
 
-def saved_heic(image: Image.Image, **options: object) -> bytes:
-    """The image as an iPhone stores it."""
+def heic_file(image: Image.Image, **options: object) -> bytes:
+    """Return an image as a HEIC file, as iPhones write it."""
     buffer = io.BytesIO()
     pillow_heif.from_pillow(image).save(buffer, **options)
     return buffer.getvalue()
@@ -97,9 +100,9 @@ def saved_heic(image: Image.Image, **options: object) -> bytes:
 
 def test_images_of_other_formats_are_sent_as_jpeg(stack, tmp_path):
     image = drawn_image(640, 480)
-    (tmp_path / "photo.heic").write_bytes(saved_heic(image))
+    (tmp_path / "photo.heic").write_bytes(heic_file(image))
     (tmp_path / "turned.heic").write_bytes(
-        saved_heic(image.transpose(Image.Transpose.ROTATE_90), exif=orientation_exif(6))
+        heic_file(image.transpose(Image.Transpose.ROTATE_90), exif=orientation_exif(6))
     )
     image.save(tmp_path / "photo.avif")
     image.save(tmp_path / "photo.jpg", format="TIFF")
@@ -119,7 +122,7 @@ def test_images_of_other_formats_are_sent_as_jpeg(stack, tmp_path):
     )
 
 
-def test_explanation_is_drawn(explaining_model, tmp_path):
+def test_explanation_is_drawn_on_the_upright_image(explaining_model, tmp_path):
     image = Image.new("RGB", (300, 400), COLOURS["samoyed"])
     image.paste(COLOURS["leonberg"], (150, 0, 300, 400))
     turned = image.transpose(Image.Transpose.ROTATE_90)
@@ -135,19 +138,21 @@ def test_explanation_is_drawn(explaining_model, tmp_path):
         assert drawn.getpixel((75, 200)) == COLOURS["samoyed"]
         dark = [round(0.27 * value) for value in COLOURS["leonberg"]]
         assert drawn.getpixel((225, 200)) == pytest.approx(dark, abs=2)
-        assert sum(drawn.getpixel((5, 200))) < 200, "beyond what the model sees"
+        assert sum(drawn.getpixel((5, 200))) < 200, (
+            "the margin, which the model does not see, is dark"
+        )
     done = run("test.py", "--explain", out)
     assert done.returncode == 2 and "--explain needs --file" in done.stderr
 
 
 @pytest.fixture
 def files(tmp_path, photo) -> Path:
-    """A folder of files that are no help."""
+    """A folder with a photo and with damaged files."""
     (tmp_path / "text.jpg").write_text("a dog")
     (tmp_path / "large.jpg").write_bytes(bytes(5_000_000))
     (tmp_path / "empty.jpg").write_bytes(b"")
     (tmp_path / "half.jpg").write_bytes(photo.read_bytes()[:2000])
-    heic = saved_heic(drawn_image(500, 375))
+    heic = heic_file(drawn_image(500, 375))
     (tmp_path / "half.heic").write_bytes(heic[: len(heic) // 2])
     (tmp_path / "bad.tflite").write_bytes(b"TFL3")
     return tmp_path
@@ -155,7 +160,7 @@ def files(tmp_path, photo) -> Path:
 
 @pytest.fixture(scope="module")
 def forbidden():
-    """A place of AWS's that is not this service."""
+    """An address at which AWS answers, but not this service."""
 
     class Forbidden(Silent):
         def do_POST(self) -> None:
@@ -170,7 +175,7 @@ def forbidden():
 
 
 @pytest.mark.parametrize(
-    ("arguments", "part"),
+    ("arguments", "expected"),
     [
         ("--file missing.jpg", "test.py: there is no file FOLDER/missing.jpg"),
         ("--file .", "test.py: FOLDER is a folder; name an image in it"),
@@ -204,23 +209,24 @@ def forbidden():
         ),
     ],
 )
-def test_one_line_and_status_1_when_something_is_wrong(stack, forbidden, files, arguments, part):
-    places = {"FORBIDDEN": forbidden, "NOWHERE": f"http://127.0.0.1:{free_ports()[0]}/"}
-    words = [
-        re.sub("FORBIDDEN|NOWHERE", lambda place: places[place[0]], word)
-        for word in arguments.split()
+def test_errors_are_one_line_and_status_1(stack, forbidden, files, arguments, expected):
+    addresses = {"FORBIDDEN": forbidden, "NOWHERE": f"http://127.0.0.1:{free_ports()[0]}/"}
+    argv = [
+        re.sub("FORBIDDEN|NOWHERE", lambda name: addresses[name[0]], argument)
+        for argument in arguments.split()
     ]
-    if words[0] == "--file":
-        words = [
-            files / word if re.search(r"^\.$|\.(jpg|heic|tflite)$", word) else word
-            for word in words
+    if argv[0] == "--file":
+        argv = [
+            files / argument if re.search(r"^\.$|\.(jpg|heic|tflite)$", argument) else argument
+            for argument in argv
         ]
-    given = () if re.search("endpoint|model", arguments) else ("--endpoint", stack.endpoint)
-    said = complaint(run("test.py", *words, *given))
-    assert said.startswith("test.py: ") and part.replace("FOLDER", str(files)) in said
+    if not re.search("endpoint|model", arguments):
+        argv += ["--endpoint", stack.endpoint]
+    message = error_line(run("test.py", *argv))
+    assert message.startswith("test.py: ") and expected.replace("FOLDER", str(files)) in message
 
 
-def test_the_server_of_make_serve_is_asked_first_then_a_container(
+def test_make_serve_is_asked_first_and_then_a_container(
     stack, forbidden, photo, monkeypatch, capsys
 ):
     nowhere = f"http://127.0.0.1:{free_ports()[0]}/"
@@ -231,47 +237,48 @@ def test_the_server_of_make_serve_is_asked_first_then_a_container(
     monkeypatch.setattr(test, "ENDPOINTS", (stack.endpoint, forbidden))
     assert exit_message(monkeypatch, test, "--file", photo) is None
     monkeypatch.setattr(test, "ENDPOINTS", (nowhere, forbidden))
-    said = exit_message(monkeypatch, test, "--file", photo)
-    assert said.startswith(f"test.py: no answer from {nowhere} (ConnectionError); {forbidden} ans")
-    assert said.endswith("without a service: --model models/dog_breeds_120.tflite")
+    message = exit_message(monkeypatch, test, "--file", photo)
+    assert message.startswith(f"test.py: no answer from {nowhere} (ConnectionError); {forbidden} a")
+    assert message.endswith("without a service: --model models/dog_breeds_120.tflite")
 
 
-def test_of_many_breeds_the_ten_likeliest_are_shown(photo):
+def test_the_ten_likeliest_of_120_breeds_are_shown(photo):
     lines = run(
         "test.py", "--file", photo, "--model", ROOT / "models/dog_breeds_120.tflite"
     ).stdout.splitlines()
-    shares = [float(line.split()[1].rstrip("%")) for line in lines if "%" in line]
-    assert len(shares) == 10 and shares == sorted(shares, reverse=True)
+    percentages = [float(line.split()[1].rstrip("%")) for line in lines if "%" in line]
+    assert len(percentages) == 10 and percentages == sorted(percentages, reverse=True)
 
 
 @pytest.mark.parametrize(
-    "words",
+    "arguments",
     [
         ("--url", "https://a.b/c.jpg", "--folder", "x", "--csv", "y"),
         ("--model", "z", "--endpoint", "http://a/"),
     ],
 )
-def test_words_that_would_not_be_heeded_are_refused(words):
-    done = run("test.py", *words)
+def test_options_that_would_have_no_effect_are_refused(arguments):
+    done = run("test.py", *arguments)
     assert done.returncode == 2 and re.search(
         "cannot be combined with --file, --url|--folder and --model work without one", done.stderr
     )
 
 
 def test_cloud_client_needs_an_endpoint_and_passes_errors_on(gateway, files):
-    assert "set DOG_BREEDS_ENDPOINT" in complaint(run("test_cloud.py"))
-    said = complaint(
+    assert "set DOG_BREEDS_ENDPOINT" in error_line(run("test_cloud.py"))
+    message = error_line(
         run("test_cloud.py", "--file", files / "text.jpg", "--endpoint", f"{gateway}/predict")
     )
-    assert said.startswith(f"test_cloud.py: {files / 'text.jpg'} is not an image in a known format")
-    said = complaint(
+    expected = f"test_cloud.py: {files / 'text.jpg'} is not an image in a known format"
+    assert message.startswith(expected)
+    message = error_line(
         run("test_cloud.py", "--file", files / "photo.jpg", "--endpoint", f"{gateway}/a.txt")
     )
-    assert said == "test_cloud.py: there is nothing at this path; use / or /predict"
+    assert message == "test_cloud.py: there is nothing at this path; use / or /predict"
 
 
-def test_help_shows_the_photo_and_the_endpoint():
-    text = "".join(run("test.py", "--help").stdout.split())
+def test_help_shows_the_default_photo_and_endpoints():
+    text = "".join(run("test.py", "--help").stdout.split())  # the lines break within addresses
     assert "https://images.unsplash.com/photo-1636496430627-a7b203b4cc58" in text
     assert all(endpoint in text for endpoint in test.ENDPOINTS)
 
@@ -293,35 +300,35 @@ def test_a_photo_whose_exif_pillow_cannot_write_is_turned_upright(tmp_path):
     )
 
 
-def test_a_image_of_too_many_pixels_is_sent_smaller(tmp_path):
+def test_an_image_with_too_many_pixels_is_sent_smaller(tmp_path):
     Image.new("L", (8000, 6500)).save(tmp_path / "telephone.jpg")
     assert (tmp_path / "telephone.jpg").stat().st_size < client_images.MAX_SENT_BYTES
     with Image.open(io.BytesIO(client_images.image_to_send(tmp_path / "telephone.jpg"))) as sent:
         assert sent.size == (2000, 1625)
 
 
-def test_what_cannot_be_sent_is_said(tmp_path, monkeypatch):
-    (tmp_path / "photo.heic").write_bytes(saved_heic(drawn_image()))
+def test_files_that_cannot_be_sent_have_a_message(tmp_path, monkeypatch):
+    (tmp_path / "photo.heic").write_bytes(heic_file(drawn_image()))
     (tmp_path / "bomb.png").write_bytes(png_file((60_000, 60_000, 8, 2, 0, 0, 0)))
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
-    for name, said in (
+    for name, message in (
         ("photo.heic", "is a HEIC photo; to read it, run pip install pillow-heif"),
         ("bomb.png", "has too many pixels; make it smaller"),
     ):
-        with pytest.raises(ValueError, match=said):
+        with pytest.raises(ValueError, match=message):
             client_images.image_to_send(tmp_path / name)
 
 
 @pytest.mark.parametrize("script", ["test.py", "convert_model.py"])
-def test_a_reader_that_has_seen_enough_ends_a_script_quietly(colour_model, photo, script):
-    words = {
+def test_a_closed_pipe_ends_a_script_quietly(colour_model, photo, script):
+    arguments = {
         "test.py": ["--file", photo, "--model", colour_model],
         "convert_model.py": ["--show", COMMITTED],
     }
     with subprocess.Popen(
-        command(script, *words[script]), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        command(script, *arguments[script]), stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as process:
-        process.stdout.close()  # before anything is printed
+        process.stdout.close()  # before the script prints anything, as `head` may do
         assert process.stderr.read() == b""
 
 
@@ -337,14 +344,14 @@ def test_a_service_on_this_machine_is_asked_without_the_proxy(photo, host):
 
     with local_server(Service) as address:
         endpoint = address.replace("127.0.0.1", host)
-        proxies = dict.fromkeys(PROXIES, "http://127.0.0.1:9")  # nobody listens there
+        proxies = dict.fromkeys(PROXIES, "http://127.0.0.1:9")  # no proxy listens there
         for script in ("test.py", "test_cloud.py"):
             done = run(script, "--file", photo, "--endpoint", endpoint, **proxies)
             assert done.returncode == 0 and "pug" in done.stdout, done.stderr
 
 
 @pytest.mark.parametrize(
-    ("url", "here"),
+    ("url", "is_local"),
     [
         ("http://LOCALHOST:9000/x", True),
         ("http://localhost.", True),
@@ -357,6 +364,6 @@ def test_a_service_on_this_machine_is_asked_without_the_proxy(photo, host):
         ("https://dogs.example.com", False),
     ],
 )
-def test_other_addresses_are_asked_as_the_environment_says(url, here):
+def test_only_addresses_of_this_machine_ignore_the_proxies(url, is_local):
     with open_session(url) as session:
-        assert session.trust_env is not here
+        assert session.trust_env is not is_local

@@ -1,5 +1,5 @@
-"""test_cloud.py against what endpoints in the cloud do: signatures, refusals, silence, cold starts,
-many at once.
+"""test_cloud.py with endpoints that demand signatures, refuse requests or answer late, and with
+many requests at once.
 """
 
 import datetime
@@ -22,7 +22,7 @@ from conftest import NOT_PUBLIC, accept_ctrl_c, command, exit_message, run
 from handler_fixtures import local_gateway, local_server
 from handler_process import Silent
 from odd_images import BREED
-from test_clients import complaint
+from test_clients import error_line
 
 import test_cloud
 from dog_breeds.clients import endpoint
@@ -34,11 +34,11 @@ KEYS = {
     "AWS_REGION": "eu-west-1",
 }
 ANSWER = {"prediction": {BREED: 1.0}, "known": True}
-LOCK, OFTEN = threading.Lock(), []
+often_lock, often_requests = threading.Lock(), []
 
 
 def signature(method: str, url: str, body: bytes, headers: dict) -> str:
-    """The Authorization header that botocore gives a request, at the time that its headers tell."""
+    """Return botocore's Authorization header for a request at the time that its headers state."""
     moment = datetime.datetime.strptime(headers["x-amz-date"], "%Y%m%dT%H%M%SZ").replace(
         tzinfo=datetime.timezone.utc
     )
@@ -75,7 +75,7 @@ def signature(method: str, url: str, body: bytes, headers: dict) -> str:
         ("https://abc.lambda-url.eu-west-1.on.aws.example/", "execute-api", "here-1"),
     ],
 )
-def test_service_and_region_are_those_of_the_host(monkeypatch, url, service, region):
+def test_service_and_region_follow_from_the_host(monkeypatch, url, service, region):
     for name, value in (KEYS | {"AWS_REGION": "here-1"}).items():
         monkeypatch.setenv(name, value)
     signed = endpoint.signer(url)(requests.Request("POST", url, data=b"{}").prepare())
@@ -83,14 +83,14 @@ def test_service_and_region_are_those_of_the_host(monkeypatch, url, service, reg
     assert scope.groups() == (region, service)
 
 
-def test_without_botocore_it_says_so(monkeypatch):
+def test_without_botocore_the_message_says_how_to_install_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "botocore.session", None)
     with pytest.raises(ValueError, match="--sign needs botocore; run pip install botocore"):
         endpoint.signer("https://abc.lambda-url.eu-west-1.on.aws/")
 
 
 class Cloud(Silent):
-    """An endpoint that misbehaves as its path says; /signed checks the signature."""
+    """An endpoint whose path says how it misbehaves. /signed checks the signature."""
 
     def do_POST(self) -> None:
         body, path = self.read(), self.path.strip("/")
@@ -107,12 +107,14 @@ class Cloud(Silent):
         elif path == "html":
             answer = "<html>"
         elif path.isdecimal():
-            status, answer = int(path), {"message": "said AWS"}
+            status, answer = int(path), {"message": "AWS's reason"}
         elif path == "often":
-            with LOCK:
-                OFTEN.append(len(OFTEN))
+            with often_lock:
+                often_requests.append(len(often_requests))
                 status, answer = (
-                    (429, {"Reason": "ReservedFunction"}) if len(OFTEN) % 10 == 0 else (200, ANSWER)
+                    (429, {"Reason": "ReservedFunction"})
+                    if len(often_requests) % 10 == 0
+                    else (200, ANSWER)
                 )
         self.reply(
             answer.encode() if isinstance(answer, str) else json.dumps(answer).encode(), status
@@ -125,33 +127,41 @@ def cloud() -> Iterator[str]:
         yield address
 
 
-def ask(place: str, photo: Path, *arguments: object, **env: str) -> subprocess.CompletedProcess:
-    return run("test_cloud.py", "--endpoint", place, "--file", photo, *arguments, **env)
+def ask(address: str, photo: Path, *arguments: object, **env: str) -> subprocess.CompletedProcess:
+    """Run test_cloud.py with an endpoint and a photo."""
+    return run("test_cloud.py", "--endpoint", address, "--file", photo, *arguments, **env)
 
 
-def test_signed_where_that_is_wanted(cloud, photo, tmp_path):
+def test_requests_are_signed_with_the_credentials_of_the_aws_cli(cloud, photo, tmp_path):
     done = ask(f"{cloud}/signed", photo, "--sign", **KEYS)
     assert done.returncode == 0 and done.stdout.startswith(BREED), done.stderr
     (tmp_path / "keys").write_text(
         "[other]\naws_access_key_id = AKID\naws_secret_access_key = secret/+\n"
     )
-    place = {
+    no_other_keys = {
         "AWS_SHARED_CREDENTIALS_FILE": str(tmp_path / "keys"),
         "AWS_EC2_METADATA_DISABLED": "true",
     }
     done = ask(
-        f"{cloud}/signed", photo, "--sign", AWS_PROFILE="other", AWS_REGION="eu-west-1", **place
+        f"{cloud}/signed",
+        photo,
+        "--sign",
+        AWS_PROFILE="other",
+        AWS_REGION="eu-west-1",
+        **no_other_keys,
     )
     assert done.returncode == 0, done.stderr
-    assert "needs a signed request (--sign)" in complaint(ask(f"{cloud}/signed", photo))
+    assert "needs a signed request (--sign)" in error_line(ask(f"{cloud}/signed", photo))
     wrong = {**KEYS, "AWS_SECRET_ACCESS_KEY": "other"}
-    assert "(Forbidden): the signature was refused" in complaint(
+    assert "(Forbidden): the signature was refused" in error_line(
         ask(f"{cloud}/signed", photo, "--sign", **wrong)
     )
-    said = complaint(ask(f"{cloud}/signed", photo, "--sign", **place))
-    assert "no AWS credentials; if the AWS CLI has them, run eval" in said
-    said = complaint(ask(f"{cloud}/signed", photo, "--sign", AWS_PROFILE="missing", **place))
-    assert "no AWS credentials: The config profile (missing) could not be found" in said
+    message = error_line(ask(f"{cloud}/signed", photo, "--sign", **no_other_keys))
+    assert "no AWS credentials; if the AWS CLI has them, run eval" in message
+    message = error_line(
+        ask(f"{cloud}/signed", photo, "--sign", AWS_PROFILE="missing", **no_other_keys)
+    )
+    assert "no AWS credentials: The config profile (missing) could not be found" in message
     sso = (
         "sso_session = my\nsso_account_id = 123456789012\nsso_role_name = dogs\nregion = "
         "eu-west-1\n"
@@ -162,79 +172,88 @@ def test_signed_where_that_is_wanted(cloud, photo, tmp_path):
         "AWS_CONFIG_FILE": str(tmp_path / "config"),
         "AWS_PROFILE": "sso",
         "HOME": str(tmp_path),
-        **place,
+        **no_other_keys,
     }
-    said = complaint(ask(f"{cloud}/signed", photo, "--sign", **logged_out))
-    assert said.startswith("test_cloud.py: no AWS credentials: Error loading SSO Token")
-    said = complaint(ask(f"{cloud}/signed", photo, "--sign", **{**KEYS, "AWS_REGION": ""}))
-    assert "set AWS_REGION" in said
+    message = error_line(ask(f"{cloud}/signed", photo, "--sign", **logged_out))
+    assert message.startswith("test_cloud.py: no AWS credentials: Error loading SSO Token")
+    message = error_line(ask(f"{cloud}/signed", photo, "--sign", **{**KEYS, "AWS_REGION": ""}))
+    assert "set AWS_REGION" in message
 
 
 @pytest.mark.parametrize("status", sorted(endpoint.HINTS))
-def test_a_refusal_says_what_to_do(cloud, photo, monkeypatch, capsys, status):
-    said = exit_message(monkeypatch, test_cloud, "--endpoint", f"{cloud}/{status}", "--file", photo)
+def test_a_status_of_aws_says_what_to_do(cloud, photo, monkeypatch, capsys, status):
+    message = exit_message(
+        monkeypatch, test_cloud, "--endpoint", f"{cloud}/{status}", "--file", photo
+    )
     assert capsys.readouterr().out == ""
-    assert said == f"test_cloud.py: status {status} (said AWS): {endpoint.HINTS[status]}"
+    assert message == f"test_cloud.py: status {status} (AWS's reason): {endpoint.HINTS[status]}"
 
 
-def test_silence_cold_starts_and_others(cloud, photo):
-    assert "within 0.3 s; wait longer with --timeout" in complaint(
+def test_time_outs_cold_starts_and_other_servers(cloud, photo):
+    assert "within 0.3 s; wait longer with --timeout" in error_line(
         ask(f"{cloud}/slow", photo, "--timeout", 0.3)
     )
-    assert "status 200 (OK): something other than this service answers" in complaint(
+    assert "status 200 (OK): something other than this service answers" in error_line(
         ask(f"{cloud}/html", photo)
     )
-    said = complaint(ask("https://127.0.0.1:9/", photo))
-    assert "(ConnectionError); check the address and the network" in said
+    message = error_line(ask("https://127.0.0.1:9/", photo))
+    assert "(ConnectionError); check the address and the network" in message
     done = ask(f"{cloud}/slow", photo)
     assert done.returncode == 0 and done.stdout.startswith(BREED)
     assert "still waiting; after a pause, Lambda has to start a container first" in done.stderr
 
 
 def figures(done: subprocess.CompletedProcess) -> dict[str, float]:
+    """Return the printed figures by name."""
     return {name: float(value) for name, value in re.findall(r"^(\w+) = (\S+)", done.stdout, re.M)}
 
 
-def test_failures_among_many_are_counted(cloud, photo):
+def test_failures_among_many_requests_are_counted(cloud, photo):
     done = ask(f"{cloud}/often", photo, "--requests", 60, "--concurrency", 4)
     found = figures(done)
     assert (
         done.returncode == 1
         and f"test_cloud.py: {found['failed']:.0f} of 60 requests failed" in done.stderr
     )
-    assert found["failed"] == found["status_429"] == 6 and found["ok"] == 54 and len(OFTEN) == 61
+    assert (
+        found["failed"] == found["status_429"] == 6
+        and found["ok"] == 54
+        and len(often_requests) == 61
+    )
     assert 0 < found["p50_ms"] <= found["p90_ms"] <= found["p99_ms"] <= found["p100_ms"]
 
 
 def test_ctrl_c_ends_the_requests(cloud, photo):
-    words = command(
+    argv = command(
         "test_cloud.py", "--endpoint", f"{cloud}/often", "--file", photo, "--requests", 100_000
     )
     with subprocess.Popen(
-        [*words, "--concurrency", "4"], stderr=subprocess.PIPE, preexec_fn=accept_ctrl_c
+        [*argv, "--concurrency", "4"], stderr=subprocess.PIPE, preexec_fn=accept_ctrl_c
     ) as process:
-        before = len(OFTEN)
-        while len(OFTEN) < before + 20 and process.poll() is None:
+        before = len(often_requests)
+        while len(often_requests) < before + 20 and process.poll() is None:
             time.sleep(0.01)
         process.send_signal(signal.SIGINT)
         assert process.communicate(timeout=300)[1] == b"test_cloud.py: stopped\n"
 
 
 @pytest.mark.parametrize(
-    "words", [("--requests", 0), ("--requests", -5), ("--requests", 5, "--concurrency", 0)]
+    "arguments", [("--requests", 0), ("--requests", -5), ("--requests", 5, "--concurrency", 0)]
 )
-def test_numbers_that_make_no_sense_are_refused(cloud, photo, words):
-    assert "--requests and --concurrency must be at least 1" in complaint(ask(cloud, photo, *words))
+def test_numbers_below_1_are_refused(cloud, photo, arguments):
+    assert "--requests and --concurrency must be at least 1" in error_line(
+        ask(cloud, photo, *arguments)
+    )
 
 
-def test_four_hundred_from_eight_clients(stack, photo):
-    """Through the gateway to the real stack, signed."""
+def test_four_hundred_signed_requests_from_eight_clients(stack, photo):
+    """The requests go through the gateway to the handler in AWS's emulator."""
     with local_gateway(stack.endpoint) as address:
-        place = f"{address}/predict"
-        single = ask(place, photo, "--sign", **KEYS)
+        url = f"{address}/predict"
+        single = ask(url, photo, "--sign", **KEYS)
         assert single.returncode == 0 and single.stdout.startswith(BREED), single.stderr
-        done = ask(place, photo, "--requests", 400, "--concurrency", 8, "--sign", **KEYS)
-        refused = complaint(run("test_cloud.py", "--endpoint", place, "--url", "http://10.0.0.1/"))
+        done = ask(url, photo, "--requests", 400, "--concurrency", 8, "--sign", **KEYS)
+        refused = error_line(run("test_cloud.py", "--endpoint", url, "--url", "http://10.0.0.1/"))
     assert done.returncode == 0, done.stderr
     assert figures(done)["ok"] == 400 and figures(done)["failed"] == 0
     assert refused == f"test_cloud.py: {NOT_PUBLIC}"
